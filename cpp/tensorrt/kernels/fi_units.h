@@ -1,0 +1,25 @@
+// What the FlashInfer units define: each .cu instantiates its template for the (type, head size) it is compiled for.
+#pragma once
+
+#include "tensorrt/kernels/attention.h"
+
+namespace nt::kernels::fi {
+
+template <DType Type, uint32_t HeadDim>
+struct Decode {
+  static cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
+  static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
+};
+
+template <DType Type, uint32_t HeadDim>
+struct Prefill {
+  static cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
+  static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
+};
+
+template <DType Type, uint32_t HeadDim>
+struct RopeAppend {
+  static cudaError_t run(const RopeAppendArgs&, cudaStream_t) noexcept;
+};
+
+}  // namespace nt::kernels::fi

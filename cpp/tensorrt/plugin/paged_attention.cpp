@@ -1,0 +1,250 @@
+#include "tensorrt/plugin/paged_attention.h"
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <new>
+#include <optional>
+#include <string_view>
+
+#include "tensorrt/plugin/step_state.h"
+
+namespace nt {
+
+namespace {
+
+using namespace nvinfer1;
+
+constexpr const char* kName = "NtPagedAttention";
+constexpr const char* kVersion = "1";
+constexpr const char* kNamespace = "";
+
+thread_local StepState* currentState = nullptr;
+
+std::optional<DType> toDType(DataType type) noexcept {
+  switch (type) {
+    case DataType::kFLOAT:
+      return DType::kF32;
+    case DataType::kHALF:
+      return DType::kF16;
+    case DataType::kBF16:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
+  }
+}
+
+bool valid(const PagedAttentionParams& p) noexcept {
+  return p.layer >= kLayerFromState && p.heads > 0 && p.kvHeads > 0 && p.heads % p.kvHeads == 0 && p.headDim > 0 &&
+         p.scale > 0 && p.rope >= 0 && p.window >= 0;
+}
+
+class PagedAttention final : public IPluginV3,
+                             public IPluginV3OneCore,
+                             public IPluginV3OneBuild,
+                             public IPluginV3OneRuntime {
+ public:
+  explicit PagedAttention(const PagedAttentionParams& params, StepState* state = nullptr) noexcept
+      : params_(params), state_(state) {}
+
+  // IPluginV3
+  IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
+    switch (type) {
+      case PluginCapabilityType::kCORE:
+        return static_cast<IPluginV3OneCore*>(this);
+      case PluginCapabilityType::kBUILD:
+        return static_cast<IPluginV3OneBuild*>(this);
+      case PluginCapabilityType::kRUNTIME:
+        return static_cast<IPluginV3OneRuntime*>(this);
+    }
+    return nullptr;
+  }
+  IPluginV3* clone() noexcept override { return new (std::nothrow) PagedAttention(params_, state_); }
+
+  // Core
+  const char* getPluginName() const noexcept override { return kName; }
+  const char* getPluginVersion() const noexcept override { return kVersion; }
+  const char* getPluginNamespace() const noexcept override { return kNamespace; }
+
+  // Build
+  int32_t getNbOutputs() const noexcept override { return 1; }
+  int32_t configurePlugin(const DynamicPluginTensorDesc*, int32_t, const DynamicPluginTensorDesc*,
+                          int32_t) noexcept override {
+    return 0;
+  }
+  bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t,
+                                 int32_t) noexcept override {
+    const PluginTensorDesc& desc = tensors[position].desc;
+    return desc.format == TensorFormat::kLINEAR && toDType(desc.type).has_value() &&
+           desc.type == tensors[0].desc.type;
+  }
+  int32_t getOutputDataTypes(DataType* outputs, int32_t, const DataType* inputs, int32_t) const noexcept override {
+    outputs[0] = inputs[0];
+    return 0;
+  }
+  int32_t getOutputShapes(const DimsExprs* inputs, int32_t, const DimsExprs*, int32_t, DimsExprs* outputs, int32_t,
+                          IExprBuilder& builder) noexcept override {
+    outputs[0].nbDims = 2;
+    outputs[0].d[0] = inputs[0].d[0];
+    outputs[0].d[1] = builder.constant(outputWidth());
+    return 0;
+  }
+  // The rotated queries; FlashInfer's own scratch depends on the batch and lives in the StepState.
+  size_t getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t, const DynamicPluginTensorDesc*,
+                          int32_t) const noexcept override {
+    const auto type = toDType(inputs[0].desc.type);
+    if (!type) return 0;
+    return static_cast<size_t>(inputs[0].max.d[0]) * static_cast<size_t>(outputWidth()) * sizeOf(*type);
+  }
+  // All instances of a shape cost the same whatever their layer: one timing serves them.
+  const char* getTimingCacheID() noexcept override { return kName; }
+
+  // Runtime
+  int32_t onShapeChange(const PluginTensorDesc*, int32_t, const PluginTensorDesc*, int32_t) noexcept override {
+    return 0;
+  }
+  IPluginV3* attachToContext(IPluginResourceContext*) noexcept override {
+    StepState* state = StepStateScope::current();
+    auto* attached = new (std::nothrow) PagedAttention(params_, state);
+    if (attached != nullptr && state != nullptr) ++state->attached;
+    return attached;
+  }
+  const PluginFieldCollection* getFieldsToSerialize() noexcept override {
+    fields_ = {PluginField{"layer", &params_.layer, PluginFieldType::kINT32, 1},
+               PluginField{"heads", &params_.heads, PluginFieldType::kINT32, 1},
+               PluginField{"kvHeads", &params_.kvHeads, PluginFieldType::kINT32, 1},
+               PluginField{"headDim", &params_.headDim, PluginFieldType::kINT32, 1},
+               PluginField{"scale", &params_.scale, PluginFieldType::kFLOAT32, 1},
+               PluginField{"rope", &params_.rope, PluginFieldType::kINT32, 1},
+               PluginField{"window", &params_.window, PluginFieldType::kINT32, 1}};
+    collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
+    return &collection_;
+  }
+  int32_t enqueue(const PluginTensorDesc* inputDesc, const PluginTensorDesc*, const void* const* inputs,
+                  void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
+
+ private:
+  int64_t outputWidth() const noexcept { return static_cast<int64_t>(params_.heads) * params_.headDim; }
+
+  PagedAttentionParams params_;
+  StepState* state_;
+  std::array<PluginField, 7> fields_{};
+  PluginFieldCollection collection_{};
+};
+
+int32_t PagedAttention::enqueue(const PluginTensorDesc* inputDesc, const PluginTensorDesc*, const void* const* inputs,
+                                void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
+  const auto rows = static_cast<uint32_t>(inputDesc[0].dims.d[0]);
+  if (rows == 0) return 0;
+  const auto type = toDType(inputDesc[0].type);
+  if (!type) return kPluginNoKernel;
+  const auto elementBytes = static_cast<int64_t>(sizeOf(*type));
+  if (state_ == nullptr)
+    return cudaMemsetAsync(outputs[0], 0, static_cast<size_t>(rows * outputWidth() * elementBytes), stream);
+
+  const StepState& step = *state_;
+  const int32_t layer = params_.layer == kLayerFromState ? step.layer : params_.layer;
+  if (rows != step.rows) return kPluginRowsMismatch;
+  if (layer < 0 || layer >= step.layers || params_.rope >= step.ropes) return kPluginUnknownLayer;
+  const auto headDim = static_cast<uint32_t>(params_.headDim);
+  const kernels::AttentionKernels* kernels = kernels::findAttentionKernels(*type, headDim, step.plainKernels);
+  if (kernels == nullptr) return kPluginNoKernel;
+
+  const int64_t heads = params_.heads;
+  const int64_t kvHeads = params_.kvHeads;
+  kernels::PagedKv kv;
+  auto* pool = static_cast<char*>(step.pool) + layer * step.layerBytes;
+  kv.headStride = headDim;
+  kv.tokenStride = kvHeads * headDim;
+  kv.pageStride = 2 * step.pageSize * kv.tokenStride;
+  kv.k = pool;
+  kv.v = pool + kv.pageStride / 2 * elementBytes;
+  kv.indices = step.kvIndices;
+  kv.indptr = step.kvIndptr;
+  kv.lastPageLen = step.lastPageLen;
+  kv.batch = step.batch;
+  kv.kvHeads = static_cast<uint32_t>(kvHeads);
+  kv.pageSize = static_cast<uint32_t>(step.pageSize);
+
+  const auto* qkv = static_cast<const char*>(inputs[0]);
+  kernels::RopeAppendArgs append;
+  append.q = qkv;
+  append.k = qkv + heads * headDim * elementBytes;
+  append.v = qkv + (heads + kvHeads) * headDim * elementBytes;
+  append.rowStride = (heads + 2 * kvHeads) * headDim;
+  append.qOut = workspace;
+  append.kv = kv;
+  append.batchIndices = step.batchIndices;
+  append.positions = step.positions;
+  append.cosSin = step.cosSin[params_.rope];
+  append.rows = rows;
+  append.heads = static_cast<uint32_t>(heads);
+  if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) return status;
+
+  kernels::AttentionArgs attention;
+  attention.q = workspace;
+  attention.out = outputs[0];
+  attention.qIndptr = step.qIndptr;
+  attention.batchIndices = step.batchIndices;
+  attention.positions = step.positions;
+  attention.kv = kv;
+  attention.rows = rows;
+  attention.heads = static_cast<uint32_t>(heads);
+  attention.scale = params_.scale;
+  attention.window = params_.window;
+  const auto run = step.path == AttentionPath::kDecode ? kernels->runDecode : kernels->runPrefill;
+  return run(step.workspace, step.plan, attention, stream);
+}
+
+class PagedAttentionCreator final : public IPluginCreatorV3One {
+ public:
+  const char* getPluginName() const noexcept override { return kName; }
+  const char* getPluginVersion() const noexcept override { return kVersion; }
+  const char* getPluginNamespace() const noexcept override { return kNamespace; }
+  const PluginFieldCollection* getFieldNames() noexcept override { return &names_; }
+  IPluginV3* createPlugin(const char*, const PluginFieldCollection* fields, TensorRTPhase) noexcept override {
+    PagedAttentionParams params;
+    for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
+      const PluginField& field = fields->fields[i];
+      if (field.data == nullptr || field.length != 1) return nullptr;
+      const std::string_view name = field.name;
+      const auto integer = [&] { return *static_cast<const int32_t*>(field.data); };
+      if (name == "layer")
+        params.layer = integer();
+      else if (name == "heads")
+        params.heads = integer();
+      else if (name == "kvHeads")
+        params.kvHeads = integer();
+      else if (name == "headDim")
+        params.headDim = integer();
+      else if (name == "scale")
+        params.scale = *static_cast<const float*>(field.data);
+      else if (name == "rope")
+        params.rope = integer();
+      else if (name == "window")
+        params.window = integer();
+    }
+    return createPagedAttention(params);
+  }
+
+ private:
+  PluginFieldCollection names_{0, nullptr};
+};
+
+}  // namespace
+
+StepStateScope::StepStateScope(StepState* state) noexcept : previous_(currentState) { currentState = state; }
+StepStateScope::~StepStateScope() { currentState = previous_; }
+StepState* StepStateScope::current() noexcept { return currentState; }
+
+nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept {
+  return valid(params) ? new (std::nothrow) PagedAttention(params) : nullptr;
+}
+
+bool registerPagedAttention(nvinfer1::IPluginRegistry& registry) noexcept {
+  if (registry.getCreator(kName, kVersion, kNamespace) != nullptr) return true;
+  static PagedAttentionCreator creator;
+  return registry.registerCreator(creator, kNamespace);
+}
+
+}  // namespace nt

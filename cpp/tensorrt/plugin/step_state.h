@@ -1,0 +1,67 @@
+// What the attention layers of a step need and the TensorRT graph does not carry: the cache, the step's tables, the plan.
+//
+// TensorRT neither copies nor bounds the pool (it may exceed 2^31 elements), and the batch is no dimension of the graph. The
+// owner of an execution context makes the state, sets it for the thread while it creates the context (StepStateScope), and fills
+// it before each enqueue. One state per context; the contexts of one model share the addresses in it.
+#pragma once
+
+#include <cstdint>
+
+#include "tensorrt/kernels/attention.h"
+
+namespace nt {
+
+enum class AttentionPath : uint8_t {
+  kPrefill,  // any number of rows a sequence
+  kDecode,   // one row a sequence; row i is sequence i
+};
+
+struct StepState {
+  // The pool: [layers, pages, 2, pageSize, kvHeads, headDim]; K is entry 0 of a page, V entry 1.
+  void* pool = nullptr;
+  int64_t layerBytes = 0;
+  int32_t pageSize = 0;
+  int32_t layers = 0;
+
+  // Rotary tables, one per AttentionOp::rope: [maxPositions, headDim] float32, cosines then sines.
+  const float* const* cosSin = nullptr;
+  int32_t ropes = 0;
+
+  // The step's tables (device). See kernels::PagedKv and kernels::AttentionArgs.
+  const int32_t* batchIndices = nullptr;  // [rows], negative for padding
+  const int32_t* positions = nullptr;     // [rows]
+  const int32_t* qIndptr = nullptr;       // [batch + 1]
+  const int32_t* kvIndptr = nullptr;      // [batch + 1]
+  const int32_t* kvIndices = nullptr;
+  const int32_t* lastPageLen = nullptr;  // [batch]
+  uint32_t rows = 0;                     // rows of the graph, padding included
+  uint32_t batch = 0;                    // sequences, padding included
+
+  AttentionPath path = AttentionPath::kPrefill;
+  kernels::Plan plan;
+  kernels::Workspace workspace;
+  // Takes the plain kernels even where FlashInfer has the shape. To be set before contexts are created.
+  bool plainKernels = false;
+
+  // The layer of an engine that holds one layer for all (its plugin says kLayerFromState); read at each enqueue.
+  int32_t layer = 0;
+
+  // Plugin instances that took this state over; must equal the engine's attention layers once its context exists.
+  int32_t attached = 0;
+};
+
+// The state that plugins attached on this thread take over, for the lifetime of the scope. Scopes nest.
+class StepStateScope {
+ public:
+  explicit StepStateScope(StepState* state) noexcept;
+  ~StepStateScope();
+  StepStateScope(const StepStateScope&) = delete;
+  StepStateScope& operator=(const StepStateScope&) = delete;
+
+  static StepState* current() noexcept;
+
+ private:
+  StepState* previous_;
+};
+
+}  // namespace nt
