@@ -1,0 +1,143 @@
+import { TensorRTError } from '../errors'
+import { JinjaTemplateClass, type JinjaTemplate } from './hf_libraries'
+import { normalizeMessages, plainJson, SizeBudget, type ChatMessage, type JsonValue } from './messages'
+
+/** What a render takes beside the messages. */
+export interface RenderOptions {
+  /** End with the opening of the assistant's turn. Default true. */
+  addGenerationPrompt?: boolean | undefined
+  /** Tool definitions, as JSON schemas, for templates that take them. */
+  tools?: readonly unknown[] | undefined
+  /** Documents for templates of retrieval models. */
+  documents?: readonly unknown[] | undefined
+  /** Further variables of the template, such as `enable_thinking`. They cannot replace the variables named here. */
+  templateArgs?: Readonly<Record<string, unknown>> | undefined
+}
+
+/** Input of a render after validation: plain JSON, nothing of the caller's own objects. */
+export interface RenderInput {
+  readonly messages: JsonValue[]
+  readonly tools: JsonValue
+  readonly documents: JsonValue
+  readonly templateArgs: { [key: string]: JsonValue }
+  readonly addGenerationPrompt: boolean
+}
+
+/** Most UTF-16 units that all strings of one chat may hold together: a render is synchronous. */
+export const MAX_CHAT_LENGTH = 4 * 1024 * 1024
+
+const DEFAULT_TEMPLATE = 'default'
+const TOOL_TEMPLATE = 'tool_use'
+
+/** Thrown by a template's own `raise_exception`, to tell its judgement of the messages from a fault of the template. */
+class RaisedByTemplate extends Error {}
+
+function templateError(error: unknown): TensorRTError {
+  if (error instanceof TensorRTError) return error
+  const { message } = error as Error
+  if (error instanceof RaisedByTemplate) {
+    return new TensorRTError('ERR_INVALID_ARGUMENT', `The chat template refuses these messages: ${message}`, { cause: error })
+  }
+  return new TensorRTError('ERR_CHAT_TEMPLATE', `The chat template failed: ${message}`, { cause: error })
+}
+
+function namedTemplates(value: unknown): Map<string, string> {
+  if (value === undefined || value === null) return new Map()
+  if (typeof value === 'string') return new Map([[DEFAULT_TEMPLATE, value]])
+  const entries = Array.isArray(value)
+    ? value.map((entry: { name?: unknown; template?: unknown } | null) => [entry?.name, entry?.template] as const)
+    : undefined
+  if (!entries || entries.some(([name, source]) => typeof name !== 'string' || typeof source !== 'string')) {
+    throw new TensorRTError('ERR_CHAT_TEMPLATE', '"chat_template" must be a string or a list of { name, template }')
+  }
+  return new Map(entries as [string, string][])
+}
+
+/**
+ * Checks the messages and options of a chat, and copies them as plain JSON.
+ * @throws ERR_INVALID_ARGUMENT for bad messages, and for more than {@link MAX_CHAT_LENGTH} UTF-16 units of strings
+ */
+export function validateChat(messages: readonly ChatMessage[], options: RenderOptions = {}): RenderInput {
+  const budget = new SizeBudget(MAX_CHAT_LENGTH)
+  const list = (value: unknown, name: string) => {
+    if (value === undefined || value === null) return null
+    if (!Array.isArray(value)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be an array`)
+    return plainJson(value, name, budget)
+  }
+  return {
+    messages: normalizeMessages(messages, budget),
+    tools: list(options.tools, 'tools'),
+    documents: list(options.documents, 'documents'),
+    templateArgs: plainJson(options.templateArgs ?? {}, 'templateArgs', budget) as { [key: string]: JsonValue },
+    addGenerationPrompt: options.addGenerationPrompt ?? true,
+  }
+}
+
+/** A model's chat template: Jinja as transformers renders it, `raise_exception` and `strftime_now` included. */
+export class ChatTemplate {
+  private readonly sources: ReadonlyMap<string, string>
+  private readonly compiled = new Map<string, JinjaTemplate>()
+
+  /**
+   * @param chatTemplate `chat_template` of tokenizer_config.json (a string, or a list of named templates), or the text of
+   *   chat_template.jinja; undefined for a model without one, which fails at the first render
+   * @param specialTokens strings that the template sees as `bos_token`, `eos_token` and so on
+   * @throws ERR_CHAT_TEMPLATE for a template that does not parse
+   */
+  constructor(
+    chatTemplate: unknown,
+    private readonly specialTokens: ReadonlyMap<string, string> = new Map(),
+  ) {
+    this.sources = namedTemplates(chatTemplate)
+    for (const [name, source] of this.sources) {
+      try {
+        this.compiled.set(name, new JinjaTemplateClass(source))
+      } catch (cause) {
+        const message = `Chat template "${name}" does not parse: ${(cause as Error).message}`
+        throw new TensorRTError('ERR_CHAT_TEMPLATE', message, { cause })
+      }
+    }
+  }
+
+  /** Whether the model has a template at all. */
+  get available(): boolean {
+    return this.compiled.size > 0
+  }
+
+  /**
+   * The prompt's text for a chat.
+   * @throws ERR_INVALID_ARGUMENT for bad messages, or with the template's own words where it raises an exception
+   * @throws ERR_CHAT_TEMPLATE where there is no template, or it fails
+   */
+  render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+    return this.renderInput(validateChat(messages, options))
+  }
+
+  /** Same as {@link render}, for input that {@link validateChat} made. */
+  renderInput(input: RenderInput): string {
+    const template = this.choose(input.tools !== null)
+    try {
+      return template.render({
+        ...Object.fromEntries(this.specialTokens),
+        ...input.templateArgs,
+        messages: input.messages,
+        tools: input.tools,
+        documents: input.documents,
+        add_generation_prompt: input.addGenerationPrompt,
+        raise_exception: (message: unknown) => {
+          throw new RaisedByTemplate(String(message))
+        },
+      })
+    } catch (error) {
+      throw templateError(error)
+    }
+  }
+
+  private choose(withTools: boolean): JinjaTemplate {
+    const chosen = (withTools ? this.compiled.get(TOOL_TEMPLATE) : undefined) ?? this.compiled.get(DEFAULT_TEMPLATE)
+    if (chosen) return chosen
+    throw new TensorRTError('ERR_CHAT_TEMPLATE', 'This model has no chat template', {
+      hint: 'use a prompt instead of messages, or add "chat_template" to tokenizer_config.json',
+    })
+  }
+}
