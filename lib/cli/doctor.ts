@@ -1,0 +1,98 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { Command } from 'commander'
+import { TensorRTError } from '../errors'
+import { loadAddon } from '../native'
+import { inspectModel } from '../llm'
+import { version } from '../version'
+import { formatBytes } from './output'
+
+interface Check {
+  name: string
+  ok: boolean
+  /** A failed check that does not stop the library from working here. */
+  optional?: boolean
+  detail: string
+  hint?: string | undefined
+}
+
+export function doctorCommand(): Command {
+  return new Command('doctor')
+    .description('Check that this machine can run the library, and a model folder if one is given.')
+    .argument('[model]', 'a model folder to check')
+    .option('--json', 'the report as JSON on stdout')
+    .addHelpText('after', '\nExit code 0 when everything that is needed works, 1 otherwise.')
+    .action(doctor)
+}
+
+async function doctor(model: string | undefined, options: { json?: boolean }): Promise<void> {
+  const checks: Check[] = [checkNode(), checkPlatform(), ...checkAddon()]
+  if (model !== undefined) checks.push(await checkModel(model))
+  const healthy = checks.every((check) => check.ok || check.optional === true)
+  process.exitCode = healthy ? 0 : 1
+  if (options.json === true) {
+    process.stdout.write(`${JSON.stringify({ version, healthy, checks }, null, 2)}\n`)
+    return
+  }
+  process.stdout.write(`node-tensorrt ${version}\n`)
+  for (const { name, ok, optional, detail, hint } of checks) {
+    process.stdout.write(`${ok ? '  ok  ' : optional === true ? '  --  ' : ' FAIL '} ${name}: ${detail}\n`)
+    if (!ok && hint !== undefined) process.stdout.write(`       ${hint}\n`)
+  }
+  process.stdout.write(healthy ? 'Everything that is needed works.\n' : 'Something that is needed does not work.\n')
+}
+
+function checkNode(): Check {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  const ok = major > 20 || (major === 20 && minor >= 19)
+  return { name: 'Node', ok, detail: `${process.version}, Node-API ${process.versions.napi}`, hint: 'Node 20.19 or later is needed.' }
+}
+
+function checkPlatform(): Check {
+  const header = (process.report.getReport() as { header?: { glibcVersionRuntime?: string } }).header
+  const libc = header?.glibcVersionRuntime
+  const linux = process.platform === 'linux'
+  return {
+    name: 'Platform',
+    ok: linux && libc !== undefined,
+    detail: `${process.platform}-${process.arch}${libc === undefined ? '' : `, glibc ${libc}`}`,
+    hint: linux ? 'The prebuilt binary needs glibc 2.28 or later; on musl, build from source.' : 'Linux on x64 is supported.',
+  }
+}
+
+function checkAddon(): Check[] {
+  try {
+    const { addon, path } = loadAddon()
+    const cpu = addon.cpuFeatures()
+    return [
+      { name: 'Addon', ok: true, detail: `${addon.version} (${addon.buildType}) from ${path}` },
+      { name: 'CPU backend', ok: true, detail: `${cpu.model}, ${cpu.simd.join(' > ')}, ${cpu.threads} threads` },
+    ]
+  } catch (error) {
+    return [failed('Addon', error)]
+  }
+}
+
+async function checkModel(folder: string): Promise<Check> {
+  try {
+    const facts = await inspectModel(folder)
+    return {
+      name: `Model ${folder}`,
+      ok: true,
+      detail:
+        `${facts.family}, ${facts.layers} layers, vocabulary ${facts.vocabSize}, context ${facts.maxPositions}, ` +
+        `weights ${formatBytes(facts.weightBytes)} in ${facts.files} file${facts.files === 1 ? '' : 's'}`,
+    }
+  } catch (error) {
+    const where = resolve(folder)
+    const check = failed(`Model ${folder}`, error)
+    if (existsSync(where)) check.detail += `; the folder holds ${readdirSync(where).slice(0, 12).join(', ') || 'nothing'}`
+    return check
+  }
+}
+
+function failed(name: string, error: unknown): Check {
+  const message = error instanceof Error ? error.message : String(error)
+  const code = error instanceof TensorRTError ? ` [${error.code}]` : ''
+  return { name, ok: false, detail: `${message}${code}` }
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env node
+import { Command } from 'commander'
+import { benchCommand } from './bench'
+import { chatCommand } from './chat'
+import { doctorCommand } from './doctor'
+import { reportFailure } from './output'
+import { runCommand } from './run'
+import { version } from '../version'
+
+const program = new Command('node-tensorrt')
+  .description('Run language models from Node: continuous batching, a paged KV cache and token streaming.')
+  .version(version)
+  .showHelpAfterError('(add --help for the options)')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ node-tensorrt run "Write a short story about a shy robot."
+  $ node-tensorrt run --model ./my-llama --temperature 0 --json "What is 7 plus 5?"
+  $ node-tensorrt chat --system "Begin every answer with: Ahoy!"
+  $ node-tensorrt bench --requests 64 --concurrency 16
+  $ node-tensorrt doctor --json
+
+Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
+  )
+  .addCommand(runCommand())
+  .addCommand(chatCommand())
+  .addCommand(benchCommand())
+  .addCommand(doctorCommand())
+
+// Commander ends with 1 on a usage error; 2 is the convention that tells it from a failure of the work itself.
+const usageExit = (command: Command): void => {
+  command.exitOverride((error) => {
+    process.exitCode = error.exitCode === 0 ? 0 : 2
+    throw error
+  })
+  for (const child of command.commands) usageExit(child)
+}
+usageExit(program)
+
+program.parseAsync().catch((error: unknown) => {
+  if (error instanceof Error && 'code' in error && String(error.code).startsWith('commander.')) return
+  reportFailure(error, process.argv.includes('--json'))
+})

@@ -1,0 +1,119 @@
+/** Options that several commands take, parsed strictly: a value that is no number is a usage error, never a NaN. */
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { LLM, type LLMOptions } from '../llm'
+import { Progress } from './output'
+
+export interface ModelOptions {
+  model: string
+  backend: 'auto' | 'cpu' | 'tensorrt'
+  threads?: number
+  kvCacheMemory?: number
+  maxSequences?: number
+  prefixCache: boolean
+  json?: boolean
+}
+
+export interface SamplingOptions {
+  maxTokens?: number
+  temperature?: number
+  topK?: number
+  topP?: number
+  minP?: number
+  repetitionPenalty?: number
+  seed?: number
+  stop?: string[]
+}
+
+/** The demo model that travels in the package. */
+const bundledModel = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
+
+export function parseInteger(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (!/^[+-]?\d+$/.test(text.trim()) || value < min || value > max) {
+      throw new InvalidArgumentError(`expected an integer from ${min}${max === Number.MAX_SAFE_INTEGER ? '' : ` to ${max}`}.`)
+    }
+    return value
+  }
+}
+
+export function parseNumber(min: number, max = Infinity): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (text.trim() === '' || !Number.isFinite(value) || value < min || value > max) {
+      throw new InvalidArgumentError(`expected a number from ${min}${max === Infinity ? '' : ` to ${max}`}.`)
+    }
+    return value
+  }
+}
+
+/** '512M', '4GiB', '1e9': bytes. Suffixes are powers of 1024. */
+export function parseBytes(text: string): number {
+  const match = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt])i?b?|b)?$/i.exec(text.trim())
+  const power = match === null ? -1 : 'kmgt'.indexOf((match[2] ?? '').toLowerCase() || '?') + 1
+  const value = match === null ? NaN : Math.floor(Number(match[1]) * 1024 ** power)
+  if (!Number.isSafeInteger(value) || value <= 0) throw new InvalidArgumentError('expected bytes, such as 512M or 4GiB.')
+  return value
+}
+
+/** '128' or '16-512': an inclusive range. */
+export function parseRange(text: string): { min: number; max: number } {
+  const match = /^(\d+)(?:-(\d+))?$/.exec(text.trim())
+  const min = Number(match?.[1])
+  const max = Number(match?.[2] ?? match?.[1])
+  if (match === null || min < 1 || max < min) throw new InvalidArgumentError('expected a count such as 128, or a range such as 16-512.')
+  return { min, max }
+}
+
+export function addModelOptions(command: Command): Command {
+  return command
+    .option('-m, --model <folder>', 'model folder in Hugging Face layout (default: the bundled demo model)', bundledModel)
+    .addOption(
+      new Option('-b, --backend <name>', 'what runs the model').choices(['auto', 'cpu', 'tensorrt']).default('auto'),
+    )
+    .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 4096))
+    .option('--kv-cache-memory <bytes>', 'size of the KV cache, such as 512M', parseBytes)
+    .option('--max-sequences <n>', 'sequences that run at once', parseInteger(1, 65536))
+    .option('--no-prefix-cache', 'do not share pages between equal prompt prefixes')
+}
+
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('-n, --max-tokens <n>', 'most tokens to generate', parseInteger(1))
+    .option('-t, --temperature <t>', '0 = greedy (default: the model\'s generation_config)', parseNumber(0, 100))
+    .option('--top-k <k>', 'sample from the k most probable tokens', parseInteger(0))
+    .option('--top-p <p>', 'sample from the most probable tokens that hold this share', parseNumber(0, 1))
+    .option('--min-p <p>', 'drop tokens below this share of the best one\'s probability', parseNumber(0, 1))
+    .option('--repetition-penalty <r>', '1 = off', parseNumber(0.01, 100))
+    .option('-s, --seed <n>', 'the same seed gives the same text', parseInteger(0))
+    .option('--stop <text...>', 'end before any of these texts')
+}
+
+/** Only the sampling fields that were given, so that the model's own defaults stay in force for the others. */
+export function samplingOf(options: SamplingOptions): SamplingOptions {
+  const keys = ['maxTokens', 'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'seed', 'stop'] as const
+  return Object.fromEntries(keys.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]))
+}
+
+export async function loadModel(options: ModelOptions, signal: AbortSignal): Promise<LLM> {
+  // A bare name of a bundled model works from any directory.
+  const named = join(bundledModel, '..', options.model)
+  const folder = !existsSync(options.model) && !options.model.includes('/') && existsSync(named) ? named : options.model
+  const progress = new Progress()
+  const started = Date.now()
+  const timer = setInterval(() => {
+    progress.update(`loading ${options.model} ... ${((Date.now() - started) / 1000).toFixed(0)} s`)
+  }, 250)
+  try {
+    const load: LLMOptions = { backend: options.backend, prefixCache: options.prefixCache, signal }
+    if (options.threads !== undefined) load.threads = options.threads
+    if (options.kvCacheMemory !== undefined) load.kvCacheMemory = options.kvCacheMemory
+    if (options.maxSequences !== undefined) load.maxSequences = options.maxSequences
+    return await LLM.load(folder, load)
+  } finally {
+    clearInterval(timer)
+    progress.clear()
+  }
+}

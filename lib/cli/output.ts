@@ -1,0 +1,101 @@
+/** What the commands share: where output goes, how failures read, and how Ctrl-C ends work. */
+import { AbortError, TensorRTError } from '../errors'
+
+export const INTERRUPTED = 130
+
+/** Prints an error for a human on stderr, or as JSON on stdout, and sets the exit code. */
+export function reportFailure(error: unknown, json: boolean): void {
+  if (error instanceof AbortError) {
+    process.exitCode = INTERRUPTED
+    return
+  }
+  process.exitCode = 1
+  const known = error instanceof TensorRTError
+  const message = error instanceof Error ? error.message : String(error)
+  if (json) {
+    const code = known ? error.code : 'ERR_INTERNAL'
+    process.stdout.write(`${JSON.stringify({ error: { code, message, hint: known ? error.hint : undefined } })}\n`)
+  } else {
+    process.stderr.write(`node-tensorrt: ${message}${known ? ` [${error.code}]` : ''}\n`)
+    if (!known && error instanceof Error && process.env['NODE_TENSORRT_DEBUG'] !== undefined) {
+      process.stderr.write(`${error.stack}\n`)
+    }
+  }
+}
+
+/** Aborts on the first Ctrl-C (or when the reader of stdout goes away); a second Ctrl-C ends the process at once. */
+export class Interrupt {
+  readonly #controller = new AbortController()
+  readonly #onSignal = (): void => {
+    if (this.#controller.signal.aborted) process.exit(INTERRUPTED)
+    this.#controller.abort(new Error('interrupted'))
+  }
+  readonly #onStdoutError = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== 'EPIPE') throw error
+    this.#controller.abort(error)
+  }
+
+  constructor() {
+    process.on('SIGINT', this.#onSignal)
+    process.on('SIGTERM', this.#onSignal)
+    process.stdout.on('error', this.#onStdoutError)
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  dispose(): void {
+    process.off('SIGINT', this.#onSignal)
+    process.off('SIGTERM', this.#onSignal)
+  }
+}
+
+/** One line on stderr that rewrites itself; silent where stderr is no terminal. */
+export class Progress {
+  #shown = false
+  #last = 0
+
+  constructor(private readonly enabled = process.stderr.isTTY === true) {}
+
+  /** `force` draws even if the last drawing is less than 100 ms old. */
+  update(text: string, force = false): void {
+    if (!this.enabled) return
+    const now = Date.now()
+    if (!force && now - this.#last < 100) return
+    this.#last = now
+    this.#shown = true
+    process.stderr.write(`\r\x1b[2K${text.slice(0, Math.max(20, (process.stderr.columns ?? 80) - 1))}`)
+  }
+
+  clear(): void {
+    if (this.#shown) process.stderr.write('\r\x1b[2K')
+    this.#shown = false
+  }
+}
+
+/** Resolves when the stream can take more, so that a slow terminal slows the reader and not the memory. */
+export async function writeOut(text: string, signal: AbortSignal): Promise<void> {
+  if (text === '' || signal.aborted || process.stdout.write(text)) return
+  await new Promise<void>((resolve) => {
+    const done = (): void => {
+      process.stdout.off('drain', done)
+      process.stdout.off('close', done)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    process.stdout.once('drain', done)
+    process.stdout.once('close', done)
+    signal.addEventListener('abort', done)
+  })
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  let unit = 0
+  while (bytes >= 1024 && unit < units.length - 1) {
+    bytes /= 1024
+    unit++
+  }
+  return `${unit === 0 || bytes >= 100 ? Math.round(bytes) : bytes.toFixed(1)} ${units[unit]}`
+}
