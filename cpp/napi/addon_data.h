@@ -1,0 +1,24 @@
+// What the addon keeps per environment (main thread, each Worker). There are no globals.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "core/backend.h"
+
+namespace nt::napi {
+
+struct AddonData {
+  napi_ref backendClass = nullptr;
+  napi_ref listenerKey = nullptr;  // a Symbol
+  // Set while the constructor is called from C++; a call from JavaScript finds it empty and throws.
+  std::unique_ptr<Backend> underConstruction;
+
+  static AddonData* of(napi_env env) noexcept {
+    void* data = nullptr;
+    return napi_get_instance_data(env, &data) == napi_ok ? static_cast<AddonData*>(data) : nullptr;
+  }
+};
+
+}  // namespace nt::napi
