@@ -29,7 +29,14 @@ struct StepSequence {
   bool sample() const noexcept { return (flags & kSample) != 0; }
 };
 
+// Moves only: a copy's spans would look into the original.
 struct StepBatch {
+  StepBatch() = default;
+  StepBatch(StepBatch&&) = default;
+  StepBatch& operator=(StepBatch&&) = default;
+  StepBatch(const StepBatch&) = delete;
+  StepBatch& operator=(const StepBatch&) = delete;
+
   std::vector<int32_t> packed;  // owns what the spans look into
   int32_t stepId = 0;
   std::vector<StepSequence> sequences;
@@ -39,22 +46,64 @@ struct StepBatch {
 // Slots that are open at this point of the command order, as the caller's thread sees it.
 class SlotSet {
  public:
-  explicit SlotSet(int32_t maxSlots) : open_(static_cast<size_t>(maxSlots), false) {}
+  explicit SlotSet(int32_t maxSlots) : slots_(maxSlots > 0 ? static_cast<size_t>(maxSlots) : 0) {}
+  // ERR_INVALID_ARGUMENT: no such slot, open already, not open.
   Status open(int32_t slot);
   Status close(int32_t slot);
-  bool isOpen(int32_t slot) const noexcept {
-    return slot >= 0 && static_cast<size_t>(slot) < open_.size() && open_[static_cast<size_t>(slot)];
-  }
+  bool isOpen(int32_t slot) const noexcept { return has(slot) && slots_[static_cast<size_t>(slot)].open; }
+  // Whether a step since `open` samples this slot, so that "its last sampled token" means something.
+  bool hasSampled(int32_t slot) const noexcept { return isOpen(slot) && slots_[static_cast<size_t>(slot)].sampled; }
+  // The slot must be open.
+  void markSampled(int32_t slot) noexcept { slots_[static_cast<size_t>(slot)].sampled = true; }
 
  private:
-  std::vector<bool> open_;
+  struct Slot {
+    bool open = false;
+    bool sampled = false;
+  };
+  bool has(int32_t slot) const noexcept { return slot >= 0 && static_cast<size_t>(slot) < slots_.size(); }
+  Status checkRange(int32_t slot) const;
+
+  std::vector<Slot> slots_;
 };
 
-// Checks every count and every id against `info` and `slots`. ERR_INVALID_ARGUMENT (ERR_INVALID_TOKEN for a token id) says which
-// sequence and what was expected. Work is proportional to the step, nothing is allocated per token.
-Expected<StepBatch> parseStep(std::vector<int32_t> packed, const BackendInfo& info, const SlotSet& slots);
+// Parses and checks packed steps. Keeps scratch between calls, one mark per page and slot of the backend, so that a call's work
+// is proportional to the step alone. Not thread-safe.
+class StepParser {
+ public:
+  explicit StepParser(const BackendInfo& info);
 
-// Checks a slot's parameters and tokens (ranges, finite numbers, ids below vocabSize, lengths).
+  // Checks every count and every id against the backend's limits and `slots`, and on success alone notes there which slots the
+  // step samples. ERR_INVALID_ARGUMENT (ERR_INVALID_TOKEN for a token id) says which sequence and what was expected;
+  // ERR_OUT_OF_MEMORY. Stricter than the layout needs: a step has at least one sequence, a sequence lists no page twice and
+  // no more pages than the longest sequence needs, and the reserved int is 0.
+  Expected<StepBatch> parse(std::vector<int32_t> packed, SlotSet& slots) noexcept;
+
+ private:
+  struct PageMark {
+    uint32_t epoch = 0;
+    int32_t sequence = 0;  // the last one that lists the page
+    bool written = false;
+  };
+
+  Expected<StepBatch> parseChecked(std::vector<int32_t> packed, SlotSet& slots);
+  void nextEpoch() noexcept;
+  Status checkSequence(const StepSequence& sequence, int64_t pages, const SlotSet& slots);
+  Status checkPages(const std::vector<StepSequence>& sequences, int32_t index);
+  Status checkTokens(const StepSequence& sequence, std::span<const int32_t> tokens, const SlotSet& slots) const;
+
+  int32_t vocabSize_;
+  int32_t maxPositions_;
+  int32_t pageSize_;
+  int32_t maxStepTokens_;
+  // A mark counts only if it carries the current step's epoch: nothing is cleared between steps.
+  uint32_t epoch_ = 0;
+  std::vector<PageMark> pages_;
+  std::vector<uint32_t> slotEpochs_;
+};
+
+// Checks a slot's number, parameters and tokens (ranges, finite numbers, ids below vocabSize, 1 <= prompt, prompt + output <=
+// maxPositions). ERR_INVALID_ARGUMENT, or ERR_INVALID_TOKEN for a token id.
 Status checkSlotInit(const SlotInit& init, const BackendInfo& info);
 
 }  // namespace nt
