@@ -50,7 +50,7 @@ def check(dtype, heads, kv_heads, d, new, cached, path, graph, plain=False, wind
     q_indptr += [q_indptr[-1] + (i + 1 if path else 0) for i in range(pad_seqs)]
     kv_indptr += [kv_indptr[-1]] * pad_seqs
     last = [(t - 1) % PAGE + 1 for t in total] + [1] * pad_seqs
-    rows = sum(new) + (pad_seqs if path else pad_rows)
+    rows = sum(new) + pad_seqs + pad_rows
     seq_of = [i for i, n in enumerate(new) for _ in range(n)] + [-1] * (rows - sum(new))
     pos = [c + j for n, c in zip(new, cached) for j in range(n)] + [0] * (rows - sum(new))
 

@@ -2,7 +2,7 @@
 //
 // TensorRT neither copies nor bounds the pool (it may exceed 2^31 elements), and the batch is no dimension of the graph. The
 // owner of an execution context makes the state, sets it for the thread while it creates the context (StepStateScope), and fills
-// it before each enqueue. One state per context; the contexts of one model share the addresses in it.
+// it before each enqueue. Contexts that run on one stream may share one state.
 #pragma once
 
 #include <cstdint>
