@@ -29,6 +29,14 @@ export const MAX_CHAT_LENGTH = 4 * 1024 * 1024
 const DEFAULT_TEMPLATE = 'default'
 const TOOL_TEMPLATE = 'tool_use'
 
+/** Names that the template language defines itself. */
+const RESERVED = new Set([
+  ...['true', 'false', 'none', 'True', 'False', 'None'],
+  ...['namespace', 'range', 'raise_exception', 'strftime_now'],
+])
+
+const RAISE = 'raise_exception_of_host'
+
 /** Thrown by a template's own `raise_exception`, to tell its judgement of the messages from a fault of the template. */
 class RaisedByTemplate extends Error {}
 
@@ -39,6 +47,13 @@ function templateError(error: unknown): TensorRTError {
     return new TensorRTError('ERR_INVALID_ARGUMENT', `The chat template refuses these messages: ${message}`, { cause: error })
   }
   return new TensorRTError('ERR_CHAT_TEMPLATE', `The chat template failed: ${message}`, { cause: error })
+}
+
+/** The library's raise_exception throws an error like any other, so the template is made to call ours. */
+function compile(source: string): JinjaTemplate {
+  const template = new JinjaTemplateClass(source)
+  template.parsed.body.unshift(...new JinjaTemplateClass(`{% set raise_exception = ${RAISE} %}`).parsed.body)
+  return template
 }
 
 function namedTemplates(value: unknown): Map<string, string> {
@@ -64,11 +79,19 @@ export function validateChat(messages: readonly ChatMessage[], options: RenderOp
     if (!Array.isArray(value)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be an array`)
     return plainJson(value, name, budget)
   }
+  const templateArgs = plainJson(options.templateArgs ?? {}, 'templateArgs', budget)
+  if (typeof templateArgs !== 'object' || templateArgs === null || Array.isArray(templateArgs)) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"templateArgs" must be an object')
+  }
+  const reserved = Object.keys(templateArgs).find((name) => RESERVED.has(name))
+  if (reserved !== undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"templateArgs" must not define "${reserved}"`)
+  }
   return {
     messages: normalizeMessages(messages, budget),
     tools: list(options.tools, 'tools'),
     documents: list(options.documents, 'documents'),
-    templateArgs: plainJson(options.templateArgs ?? {}, 'templateArgs', budget) as { [key: string]: JsonValue },
+    templateArgs,
     addGenerationPrompt: options.addGenerationPrompt ?? true,
   }
 }
@@ -91,7 +114,7 @@ export class ChatTemplate {
     this.sources = namedTemplates(chatTemplate)
     for (const [name, source] of this.sources) {
       try {
-        this.compiled.set(name, new JinjaTemplateClass(source))
+        this.compiled.set(name, compile(source))
       } catch (cause) {
         const message = `Chat template "${name}" does not parse: ${(cause as Error).message}`
         throw new TensorRTError('ERR_CHAT_TEMPLATE', message, { cause })
@@ -124,7 +147,7 @@ export class ChatTemplate {
         tools: input.tools,
         documents: input.documents,
         add_generation_prompt: input.addGenerationPrompt,
-        raise_exception: (message: unknown) => {
+        [RAISE]: (message: unknown) => {
           throw new RaisedByTemplate(String(message))
         },
       })

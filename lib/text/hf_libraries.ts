@@ -33,6 +33,7 @@ interface HfTokenizersModule {
 }
 
 export interface JinjaTemplate {
+  readonly parsed: { readonly body: unknown[] }
   render(variables: Record<string, unknown>): string
 }
 

@@ -84,7 +84,7 @@ export class Tokenizer implements PieceSource {
   private readonly plan: DecodePlan
   private readonly tokens: (string | undefined)[] = []
   private readonly addedById = new Map<number, HfAddedToken>()
-  private readonly pieces: (Piece | undefined)[] = []
+  private readonly pieces: (Piece | undefined)[]
   private readonly firstPieces: (Piece | undefined)[]
   private readonly addedByContent = new Map<string, HfAddedToken>()
   private readonly addedByNormalized = new Map<string, HfAddedToken>()
@@ -117,6 +117,8 @@ export class Tokenizer implements PieceSource {
     }
     this.vocabSize = this.tokens.length
     if (this.vocabSize === 0) throw new TensorRTError('ERR_TOKENIZER_INVALID', 'tokenizer.json has an empty vocabulary')
+    // Allocated whole: an array that is filled here and there turns into a slow hash table.
+    this.pieces = new Array<Piece | undefined>(this.vocabSize)
     this.firstPieces = this.plan.firstDiffers ? [] : this.pieces
 
     this.specialTokens = namedSpecialTokens(config)
