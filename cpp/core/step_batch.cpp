@@ -247,6 +247,10 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
     return range("promptLogprobs", "in -1 ... vocabSize");
   }
   if (sampling.minTokens < 0) return range("minTokens", ">= 0");
+  // Banning every token would leave none to sample.
+  if (std::cmp_greater_equal(sampling.bannedTokens.size(), info.vocabSize)) {
+    return range("bannedTokens", "fewer than the vocabulary has");
+  }
   if (init.prompt.empty()) return range("prompt", "one token at least");
   if (init.prompt.size() > static_cast<size_t>(info.maxPositions) ||
       init.output.size() > static_cast<size_t>(info.maxPositions) - init.prompt.size()) {
@@ -257,13 +261,6 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
   if (Status status = checkTokenList("bannedTokens", sampling.bannedTokens, info.vocabSize); !status) return status;
   if (Status status = checkTokenList("prompt", init.prompt, info.vocabSize); !status) return status;
   if (Status status = checkTokenList("output", init.output, info.vocabSize); !status) return status;
-  // Banning every token would leave none to sample.
-  if (std::cmp_greater_equal(sampling.bannedTokens.size(), info.vocabSize)) {
-    std::vector<int32_t> banned = sampling.bannedTokens;
-    std::sort(banned.begin(), banned.end());
-    const auto distinct = std::unique(banned.begin(), banned.end()) - banned.begin();
-    if (distinct >= info.vocabSize) return range("bannedTokens", "fewer than the vocabulary has");
-  }
   return {};
 }
 
