@@ -1,0 +1,175 @@
+/**
+ * An executor of one's own, without a model: the next token is a hash of all tokens before it. They are read back through the
+ * paged cache, so a page that was freed too early, shared wrongly or lost changes the output.
+ *
+ * It shows everything that an executor owes the scheduler: checks that throw before anything changes, order of slots and
+ * steps, the last sampled token, one result per step and never from within `submit`, and an end.
+ */
+import { TensorRTError } from '../../lib/errors'
+import {
+  type Executor,
+  type ExecutorInfo,
+  LAST_SAMPLED_TOKEN,
+  type LogprobRow,
+  parseStep,
+  type SlotInit,
+  StepFlag,
+  type StepResult,
+  type StepSequenceView,
+  type StepView,
+} from '../../lib/scheduler'
+
+interface Slot {
+  init: SlotInit
+  sampled: number
+  last: number
+}
+
+type Command = { open: SlotInit } | { close: number } | { step: StepView }
+
+export class HashExecutor implements Executor {
+  readonly info: ExecutorInfo
+  /** "Keys and values": the token of each position, `[numPages, pageSize]`. */
+  private readonly cache: Int32Array
+  private readonly slots = new Map<number, Slot>()
+  private readonly open = new Set<number>()
+  private readonly queue: Command[] = []
+  private onResult: ((result: StepResult) => void) | undefined
+  private closed = false
+
+  constructor(sizes: Partial<ExecutorInfo> = {}) {
+    this.info = {
+      name: 'hash',
+      device: 'a hash function',
+      batchInvariant: true,
+      vocabSize: 97,
+      maxPositions: 256,
+      pageSize: 4,
+      numPages: 256,
+      maxSlots: 16,
+      maxStepTokens: 64,
+      kvCacheBytes: 0,
+      weightBytes: 0,
+      ...sizes,
+    }
+    this.cache = new Int32Array(this.info.numPages * this.info.pageSize)
+  }
+
+  start(onResult: (result: StepResult) => void): void {
+    this.onResult = onResult
+  }
+
+  openSlot(init: SlotInit): void {
+    this.require(init.slot >= 0 && init.slot < this.info.maxSlots && !this.open.has(init.slot), `slot ${init.slot} cannot be opened`)
+    this.open.add(init.slot)
+    this.queue.push({ open: { ...init, output: init.output.slice() } })
+  }
+
+  closeSlot(slot: number): void {
+    this.require(this.open.delete(slot), `slot ${slot} is not open`)
+    this.queue.push({ close: slot })
+  }
+
+  submit(step: Int32Array): void {
+    this.require(this.onResult !== undefined, 'not started')
+    this.queue.push({ step: parseStep(step, this.info, (slot) => this.open.has(slot)) })
+    setImmediate(() => this.runOne())
+  }
+
+  close(): Promise<void> {
+    this.closed = true
+    for (let step = this.nextStep(); step !== undefined; step = this.nextStep()) {
+      this.onResult?.({ ...emptyResult(step), error: { code: 'ERR_DISPOSED', message: 'The executor was closed', retryable: false } })
+    }
+    return Promise.resolve()
+  }
+
+  private require(condition: boolean, what: string): void {
+    if (this.closed) throw new TensorRTError('ERR_DISPOSED', 'The executor is closed')
+    if (!condition) throw new TensorRTError('ERR_INVALID_ARGUMENT', what)
+  }
+
+  /** Takes effect of the slots' commands up to the next step. */
+  private nextStep(): StepView | undefined {
+    for (let command = this.queue.shift(); command !== undefined; command = this.queue.shift()) {
+      if ('step' in command) return command.step
+      if ('close' in command) this.slots.delete(command.close)
+      else this.slots.set(command.open.slot, { init: command.open, sampled: command.open.output.length, last: command.open.output.at(-1) ?? 0 })
+    }
+    return undefined
+  }
+
+  private runOne(): void {
+    const step = this.nextStep()
+    if (step === undefined) return
+    const tokens: number[] = []
+    const logits: Float32Array[] = []
+    const result = emptyResult(step)
+    step.sequences.forEach((seq, index) => {
+      const slot = this.slots.get(seq.slot)!
+      const { prompt, sampling } = slot.init
+      let row = new Float32Array(0)
+      seq.tokens.forEach((token, i) => {
+        const position = seq.cached + i
+        this.cache[this.address(seq, position)] = token === LAST_SAMPLED_TOKEN ? slot.last : token
+        const reportsNext = (seq.flags & StepFlag.PROMPT_LOGPROBS) !== 0 && position + 1 < prompt.length
+        if (reportsNext || i === seq.tokens.length - 1) row = this.logitsAt(seq, position)
+        if (reportsNext) result.logprobs.push(logprobRow(index, position + 1, prompt[position + 1]!, row, sampling.promptLogprobs))
+      })
+      if ((seq.flags & StepFlag.LOGITS) !== 0) logits.push(row)
+      if ((seq.flags & StepFlag.SAMPLE) === 0) return
+      slot.last = sample(row, slot)
+      slot.sampled++
+      tokens.push(slot.last)
+      if (sampling.logprobs >= 0) result.logprobs.push(logprobRow(index, seq.cached + seq.tokens.length, slot.last, row, sampling.logprobs))
+    })
+    result.tokens = Int32Array.from(tokens)
+    result.logits = Float32Array.from(logits.flatMap((row) => [...row]))
+    this.onResult!(result)
+  }
+
+  private address(seq: StepSequenceView, position: number): number {
+    const { pageSize } = this.info
+    return seq.pages[Math.floor(position / pageSize)]! * pageSize + (position % pageSize)
+  }
+
+  /** `[vocabSize]`, each in [0, 8): pseudo-random, by all tokens up to `position`. */
+  private logitsAt(seq: StepSequenceView, position: number): Float32Array<ArrayBuffer> {
+    let state = 0
+    for (let p = 0; p <= position; p++) state = mix(state ^ this.cache[this.address(seq, p)]!)
+    return Float32Array.from({ length: this.info.vocabSize }, (_, token) => (mix(state + token) >>> 8) / 2 ** 21)
+  }
+}
+
+function mix(value: number): number {
+  let h = Math.imul(value + 0x3c6ef372, 0x85ebca6b)
+  h = Math.imul(h ^ (h >>> 15), 0xc2b2ae35)
+  return h ^ (h >>> 13)
+}
+
+/** Greedy, or by temperature with Gumbel noise keyed by (seed, index of the output token, token). */
+function sample(logits: Float32Array, slot: Slot): number {
+  const { temperature, seed, minTokens, bannedTokens } = slot.init.sampling
+  let best = -1
+  let bestScore = -Infinity
+  logits.forEach((logit, token) => {
+    if (slot.sampled < minTokens && bannedTokens.includes(token)) return
+    const uniform = ((mix(mix(mix(seed) ^ slot.sampled) + token) >>> 8) + 0.5) / 2 ** 24
+    const score = temperature === 0 ? logit : logit / temperature - Math.log(-Math.log(uniform))
+    if (score > bestScore) [best, bestScore] = [token, score]
+  })
+  return best
+}
+
+function logprobRow(sequence: number, position: number, token: number, logits: Float32Array, top: number): LogprobRow {
+  const logSum = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0))
+  const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b)
+  const topIds = Int32Array.from(order.slice(0, top))
+  const topLogprobs = Float32Array.from(topIds, (id) => logits[id]! - logSum)
+  return { sequence, position, token, logprob: logits[token]! - logSum, rank: order.indexOf(token) + 1, topIds, topLogprobs }
+}
+
+function emptyResult(step: StepView): StepResult {
+  const none = new Float32Array(0)
+  return { stepId: step.stepId, tokens: new Int32Array(0), logprobs: [], logits: none, timings: { queueUs: 0, runUs: 0 } }
+}

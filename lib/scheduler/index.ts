@@ -1,0 +1,6 @@
+export * from './executor'
+export { type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
+export { type GenerationRequest, type RequestSampling, type SchedulerLimits } from './request'
+export { Scheduler, type PlannedStep, type SchedulerOptions, type SchedulerStats } from './scheduler'
+export { type Sequence } from './sequence'
+export { parseStep, type StepSequenceView, type StepView } from './step_view'

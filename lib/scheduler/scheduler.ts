@@ -1,0 +1,708 @@
+/**
+ * Continuous batching over a paged KV cache: decides which tokens of which sequences run in the next step.
+ *
+ * The scheduler is pure: it does no I/O, starts no timer and reads no clock (`now` is an argument, in ms, on any monotonic clock
+ * that all calls share). The caller drives it:
+ *
+ * ```ts
+ * const step = scheduler.plan(now())              // at most 1 + runAhead steps in flight
+ * for (const slot of step.close) executor.closeSlot(slot)
+ * for (const init of step.open) executor.openSlot(init)
+ * executor.submit(step.packed)
+ * // when its result arrives:
+ * const events = scheduler.complete(result, now())  // then plan and submit again, and only then hand out the events
+ * ```
+ */
+import { TensorRTError } from '../errors'
+import { BlockManager, type PageHash } from './block_manager'
+import { StepCostModel } from './cost_model'
+import type { LogprobRow, SlotInit, StepResult } from './executor'
+import { IndexedHeap } from './heap'
+import { EventBuffer, type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
+import { checkRequest, type GenerationRequest, type SchedulerLimits } from './request'
+import { before, Sequence, SequenceState } from './sequence'
+import { SequencePages } from './sequence_pages'
+import { spreadFailure } from './step_failure'
+import { StepRecord } from './step_record'
+
+export interface SchedulerOptions {
+  /** Share equal prefixes between requests (default true). The siblings of one request share its prompt either way. */
+  prefixCache?: boolean | undefined
+  /** Steps that may be planned before the results of the ones before are known (default 1). */
+  runAhead?: number | undefined
+  /** Most tokens in a step (default: the executor's limit, which also bounds it). */
+  maxStepTokens?: number | undefined
+  /** Most sequences at once (default: the executor's limit, which also bounds it). */
+  maxSequences?: number | undefined
+  /** Sequences that may wait (default 1024); beyond that `add` throws ERR_QUEUE_FULL. */
+  maxQueue?: number | undefined
+  /** How often a sequence is run again after a retryable step failure (default 1). */
+  maxRetries?: number | undefined
+  /**
+   * A waiting sequence becomes one priority level more urgent each `agingMs` (default 5000). So nothing that arrives later than
+   * `(priority - most urgent priority in use + 1) * agingMs` after a sequence is served before it.
+   */
+  agingMs?: number | undefined
+  /** Replaces the hash of page contents (tests). */
+  hash?: PageHash | undefined
+}
+
+/** What to hand to the executor, in this order: close the slots, open the slots, submit. */
+export interface PlannedStep {
+  /** As the packed step and its result carry it. */
+  stepId: number
+  close: readonly number[]
+  open: readonly SlotInit[]
+  packed: Int32Array
+  /** Tokens that the step computes, and sequences that it has rows of. */
+  tokens: number
+  sequences: number
+}
+
+export interface SchedulerStats {
+  /** Sequences with a slot, in the queue, and preempted ones that wait for steps in flight. */
+  running: number
+  waiting: number
+  stepsInFlight: number
+  pagesTotal: number
+  pagesFree: number
+  pagesCached: number
+  pagesUsed: number
+  /** Computed positions per position of the used pages, 0 to 1. */
+  kvUtilization: number
+  /** Counters since the start. */
+  steps: number
+  stepFailures: number
+  retries: number
+  preemptions: number
+  /** Rows of steps whose result nobody needed: the sequence had ended by then, or an earlier step failed. */
+  wastedRows: number
+  prefillTokens: number
+  decodeTokens: number
+  /** Tokens of admitted prompts that could have come from the prefix cache, and that did. */
+  prefixQueryTokens: number
+  prefixHitTokens: number
+  requestsAdded: number
+  sequencesFinished: number
+  sequencesFailed: number
+  sequencesAborted: number
+}
+
+interface Group {
+  sequences: Sequence[]
+  live: number
+}
+
+/** Sequences that may be passed over in one plan because a running one computes their prefix just now. */
+const MAX_SET_ASIDE = 16
+
+export class Scheduler {
+  readonly limits: Readonly<SchedulerLimits>
+  private readonly prefixCache: boolean
+  private readonly runAhead: number
+  private readonly maxStepTokens: number
+  private readonly maxQueue: number
+  private readonly maxRetries: number
+  private readonly agingMs: number
+
+  private readonly blocks: BlockManager
+  private readonly pages: SequencePages
+  private readonly cost = new StepCostModel()
+  private readonly groups = new Map<string | number, Group>()
+  private readonly waiting = new IndexedHeap<Sequence>(before, 'waitingIndex')
+  private readonly promotions = new IndexedHeap<Sequence>((a, b) => a.promoteAt < b.promoteAt, 'promotionIndex')
+  private readonly timers = new IndexedHeap<Sequence>((a, b) => a.wakeAt < b.wakeAt, 'timerIndex')
+  /** In order of admission. Finished sequences stay until the next plan. */
+  private running: Sequence[] = []
+  private readonly freeSlots: number[] = []
+  private toClose: number[] = []
+  private readonly inFlight: StepRecord[] = []
+  private readonly spareRecords: StepRecord[] = []
+  private readonly completed = new EventBuffer()
+  private readonly expired = new EventBuffer()
+  private readonly decodes: Sequence[] = []
+  private readonly prefills: Sequence[] = []
+  private readonly setAside: Sequence[] = []
+
+  private nextStep = 0
+  private arrivals = 0
+  private parked = 0
+  private decodeStart = 0
+  private draining = false
+  private readonly counters = {
+    steps: 0,
+    stepFailures: 0,
+    retries: 0,
+    preemptions: 0,
+    wastedRows: 0,
+    prefillTokens: 0,
+    decodeTokens: 0,
+    prefixQueryTokens: 0,
+    prefixHitTokens: 0,
+    requestsAdded: 0,
+    sequencesFinished: 0,
+    sequencesFailed: 0,
+    sequencesAborted: 0,
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT when an option is out of range. */
+  constructor(limits: SchedulerLimits, options: SchedulerOptions = {}) {
+    this.prefixCache = options.prefixCache ?? true
+    this.runAhead = atLeast('runAhead', options.runAhead ?? 1, 0)
+    this.maxQueue = atLeast('maxQueue', options.maxQueue ?? 1024, 1)
+    this.maxRetries = atLeast('maxRetries', options.maxRetries ?? 1, 0)
+    this.agingMs = atLeast('agingMs', options.agingMs ?? 5000, 1)
+    this.maxStepTokens = Math.min(atLeast('maxStepTokens', options.maxStepTokens ?? limits.maxStepTokens, 1), limits.maxStepTokens)
+    const slots = Math.min(atLeast('maxSequences', options.maxSequences ?? limits.maxSlots, 1), limits.maxSlots)
+    this.limits = { ...limits, maxSlots: slots, maxStepTokens: this.maxStepTokens }
+    this.blocks = new BlockManager({
+      numPages: limits.numPages,
+      pageSize: limits.pageSize,
+      maxStepsInFlight: this.runAhead + 1,
+      retain: this.prefixCache,
+      ...(options.hash === undefined ? {} : { hash: options.hash }),
+    })
+    this.pages = new SequencePages(this.blocks, slots, limits.maxPositions)
+    for (let slot = slots - 1; slot >= 0; slot--) this.freeSlots.push(slot)
+    for (let i = 0; i <= this.runAhead; i++) this.spareRecords.push(new StepRecord(slots))
+  }
+
+  /** True while a sequence lives or a step is in flight. */
+  get hasWork(): boolean {
+    return this.groups.size > 0 || this.inFlight.length > 0
+  }
+
+  /**
+   * Queues a request.
+   * @returns its sequences, `n` of them.
+   * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE (it would not fit into the empty
+   * pool), ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED (the deadline cannot be met even if nothing else ran), ERR_DISPOSED (draining).
+   * Nothing has changed then.
+   */
+  add(request: GenerationRequest, now: number): readonly Sequence[] {
+    if (this.draining) throw new TensorRTError('ERR_DISPOSED', 'No new requests are taken: the scheduler is draining')
+    if (this.groups.has(request.id)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `A request with the id ${request.id} is live`)
+    const maxTokens = checkRequest(request, this.limits)
+    const n = request.n ?? 1
+    if (this.waiting.size + n > this.maxQueue) {
+      throw new TensorRTError('ERR_QUEUE_FULL', `${this.waiting.size} sequences wait, ${n} more exceed the limit of ${this.maxQueue}`, {
+        hint: 'retry later, or raise maxQueue',
+      })
+    }
+    const order = this.arrivals
+    // The first letter keeps private salts apart from those that callers choose.
+    const salt = this.prefixCache ? `s${request.cacheSalt ?? ''}` : n > 1 ? `p${order}` : null
+    const publishLimit = this.prefixCache ? Infinity : request.prompt.length
+    const sequences: Sequence[] = []
+    for (let i = 0; i < n; i++) sequences.push(new Sequence(request, i, order + i, now, maxTokens, salt, publishLimit))
+    const first = sequences[0]!
+    if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
+      throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
+    }
+    this.arrivals += n
+    this.groups.set(request.id, { sequences, live: n })
+    this.counters.requestsAdded++
+    for (const seq of sequences) {
+      this.enqueue(seq, now)
+      this.setTimer(seq)
+    }
+    return sequences
+  }
+
+  /**
+   * Ends all sequences of a request, in whatever state. No event reports it.
+   * @returns false if no such request lives.
+   */
+  abort(id: string | number): boolean {
+    const group = this.groups.get(id)
+    if (group === undefined) return false
+    for (const seq of group.sequences) if (!seq.finished) this.end(seq, 'sequencesAborted')
+    return true
+  }
+
+  /**
+   * Ends one sequence on the caller's judgement (a stop string). Tokens of it that steps in flight still sample are dropped.
+   * No event reports it.
+   * @returns false if it does not live.
+   */
+  finish(id: string | number, reason: FinishReason = 'stop', index = 0): boolean {
+    const seq = this.groups.get(id)?.sequences[index]
+    if (seq === undefined || seq.finished) return false
+    this.end(seq, reason === 'abort' ? 'sequencesAborted' : 'sequencesFinished')
+    return true
+  }
+
+  /** From now on `add` throws ERR_DISPOSED; what is queued still runs to its end ({@link hasWork}). */
+  drain(): void {
+    this.draining = true
+  }
+
+  /** Ends everything that lives, without events. @returns the sequences that were ended. */
+  clear(): Sequence[] {
+    const ended: Sequence[] = []
+    for (const group of [...this.groups.values()]) {
+      for (const seq of group.sequences) {
+        if (seq.finished) continue
+        this.end(seq, 'sequencesAborted')
+        ended.push(seq)
+      }
+    }
+    return ended
+  }
+
+  /**
+   * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, or `1 + runAhead` steps are in
+   * flight. Every planned step must be submitted and its result given to {@link complete}; if submitting throws, give complete() a
+   * failed result in its place, in order.
+   */
+  plan(now: number): PlannedStep | null {
+    if (this.inFlight.length > this.runAhead) return null
+    this.promote(now)
+    const relieved = this.collect(now)
+
+    const record = this.spareRecords.pop()!
+    record.reset(this.nextStep)
+    const open: SlotInit[] = []
+    const decodeRows = this.addDecodes(record)
+    for (const seq of this.prefills) {
+      const budget = this.maxStepTokens - record.tokens
+      if (budget === 0) break
+      record.add(seq, Math.min(seq.known - seq.computed, budget), this.limits.pageSize)
+    }
+    if (!relieved) this.admit(record, decodeRows, open, now)
+    if (record.rows === 0) {
+      this.spareRecords.push(record)
+      return null
+    }
+
+    const packed = record.pack(this.pages.table, this.pages.stride)
+    this.advance(record)
+    this.nextStep++
+    this.inFlight.push(record)
+    this.counters.steps++
+    this.counters.decodeTokens += decodeRows
+    this.counters.prefillTokens += record.tokens - decodeRows
+    const close = this.toClose
+    this.toClose = []
+    return { stepId: record.wireId(), close, open, packed, tokens: record.tokens, sequences: record.rows }
+  }
+
+  /** Slots to close although no step follows (an idle executor). Otherwise {@link PlannedStep.close} brings them. */
+  takeClosedSlots(): readonly number[] {
+    const close = this.toClose
+    this.toClose = []
+    return close
+  }
+
+  /**
+   * Takes the result of the oldest step in flight.
+   * @returns what became of its sequences; valid until the next call of `complete`.
+   * @throws ERR_INTERNAL when the result is not of that step.
+   */
+  complete(result: StepResult, now: number): SequenceEvents {
+    const events = this.completed.clear()
+    const record = this.inFlight[0]
+    if (record === undefined || record.wireId() !== result.stepId) {
+      throw new TensorRTError('ERR_INTERNAL', `A result of step ${result.stepId} arrived, expected was ${record?.wireId() ?? 'none'}`)
+    }
+    this.inFlight.shift()
+    this.blocks.completeStep(record.stepId)
+    const error = result.error ?? this.malformed(record, result)
+    if (error === undefined) {
+      this.cost.observe(record.tokens, result.timings)
+      this.takeTokens(record, result, events)
+    } else {
+      this.takeFailure(record, error, now, events)
+    }
+    for (const seq of record.sequences) {
+      seq.inFlight--
+      if (seq.state === SequenceState.PARKED && seq.inFlight === 0) {
+        this.parked--
+        this.enqueue(seq, now)
+      }
+    }
+    record.sequences.length = 0
+    this.spareRecords.push(record)
+    return events
+  }
+
+  /**
+   * Fails what has run out of time: ERR_TIMEOUT, and ERR_DEADLINE_EXCEEDED for deadlines that have passed or, of waiting
+   * sequences, cannot be met any more.
+   * @returns valid until the next call of `expire`.
+   */
+  expire(now: number): SequenceEvents {
+    const events = this.expired.clear()
+    for (let seq = this.timers.peek(); seq !== undefined && seq.wakeAt <= now; seq = this.timers.peek()) {
+      const error = this.overdue(seq, now)
+      if (error === undefined) {
+        this.setTimer(seq)
+        // A wake-up that changed nothing must not come again at once.
+        if (seq.wakeAt <= now) seq.wakeAt = Math.min(seq.timeoutAt, seq.deadline)
+        this.timers.update(seq)
+      } else {
+        this.end(seq, 'sequencesFailed')
+        events.push(seq, NO_TOKEN, null, null, null, error)
+      }
+    }
+    return events
+  }
+
+  /** Milliseconds until {@link expire} has something to look at; null = nothing is timed. */
+  nextWakeup(now: number): number | null {
+    const seq = this.timers.peek()
+    return seq === undefined ? null : Math.max(0, seq.wakeAt - now)
+  }
+
+  stats(): SchedulerStats {
+    const { blocks, limits } = this
+    const capacity = blocks.used * limits.pageSize
+    let running = 0
+    let unfilled = 0
+    for (const seq of this.running) {
+      if (seq.finished) continue
+      running++
+      unfilled += seq.pageCount * limits.pageSize - seq.computed
+    }
+    return {
+      running,
+      waiting: this.waiting.size + this.parked,
+      stepsInFlight: this.inFlight.length,
+      pagesTotal: limits.numPages,
+      pagesFree: blocks.free,
+      pagesCached: blocks.cached,
+      pagesUsed: blocks.used,
+      kvUtilization: capacity === 0 ? 0 : (capacity - unfilled) / capacity,
+      ...this.counters,
+    }
+  }
+
+  /** Verifies that no page is lost and every reference is accounted for; O(pages). @throws ERR_INTERNAL */
+  check(): void {
+    this.pages.check(this.running.filter((seq) => seq.state === SequenceState.RUNNING))
+    const slots = new Set(this.freeSlots)
+    for (const seq of this.running) if (!seq.finished) slots.add(seq.slot)
+    if (slots.size !== this.limits.maxSlots) throw new TensorRTError('ERR_INTERNAL', `${slots.size} of ${this.limits.maxSlots} slots are accounted for`)
+  }
+
+  // --- planning ---
+
+  /** Sorts the running sequences into those with one token to run and those with more, and finds pages for the former. */
+  private collect(now: number): boolean {
+    const { running, decodes, prefills } = this
+    const { pageSize } = this.limits
+    decodes.length = 0
+    prefills.length = 0
+    let pagesNeeded = 0
+    let kept = 0
+    for (let i = 0; i < running.length; i++) {
+      const seq = running[i]!
+      if (seq.state !== SequenceState.RUNNING) continue
+      running[kept++] = seq
+      const length = seq.known + seq.pending
+      const left = length - seq.computed
+      if (left > 1) {
+        prefills.push(seq)
+      } else if (left === 1) {
+        const sampled = length - seq.promptLength
+        if (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.request.needsHost === true))) continue
+        decodes.push(seq)
+        if (seq.computed === seq.pageCount * pageSize) pagesNeeded++
+      }
+    }
+    running.length = kept
+    if (pagesNeeded <= this.blocks.available) return false
+    this.relieve(pagesNeeded, now)
+    return true
+  }
+
+  /**
+   * Too few pages for all that decode: preempts from the least urgent up until the rest fits, now or when the steps in flight
+   * have completed. The most urgent always stays, so that there is progress. Who gets no page yet sits this step out.
+   */
+  private relieve(needed: number, now: number): void {
+    const { blocks } = this
+    const { pageSize } = this.limits
+    const order = [...this.running].sort((a, b) => (before(a, b) ? -1 : 1))
+    const decodes = new Set(this.decodes)
+    for (let i = order.length - 1; i > 0 && needed > blocks.available + blocks.soonAvailable; i--) {
+      const victim = order.pop()!
+      if (decodes.delete(victim) && victim.computed === victim.pageCount * pageSize) needed--
+      this.counters.preemptions++
+      this.suspend(victim, now)
+    }
+    let available = blocks.available
+    this.running = this.running.filter((seq) => seq.state === SequenceState.RUNNING)
+    for (const seq of order) {
+      if (decodes.has(seq) && seq.computed === seq.pageCount * pageSize && available-- <= 0) decodes.delete(seq)
+    }
+    keepIf(this.decodes, (seq) => decodes.has(seq))
+    keepIf(this.prefills, (seq) => seq.state === SequenceState.RUNNING)
+  }
+
+  /** When the budget is too small for all, the next step goes on where this one stopped. */
+  private addDecodes(record: StepRecord): number {
+    const { decodes } = this
+    const { pageSize } = this.limits
+    const count = Math.min(decodes.length, this.maxStepTokens)
+    const start = count === decodes.length ? 0 : this.decodeStart % decodes.length
+    for (let i = 0, at = start; i < count; i++) {
+      const seq = decodes[at]!
+      if (seq.computed === seq.pageCount * pageSize) this.pages.grow(seq)
+      record.add(seq, 1, pageSize)
+      if (++at === decodes.length) at = 0
+    }
+    this.decodeStart = start + count
+    return count
+  }
+
+  /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
+  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
+    const { waiting, pages, blocks, setAside } = this
+    while (record.tokens < this.maxStepTokens && this.freeSlots.length > 0 && setAside.length < MAX_SET_ASIDE) {
+      const seq = waiting.peek()
+      if (seq === undefined) break
+      const found = pages.lookUp(seq)
+      if (this.prefixComing(seq, found, record, firstPrefill)) {
+        waiting.remove(seq)
+        setAside.push(seq)
+        continue
+      }
+      // A page in reserve for each running sequence, or the newcomer would be preempted again at the next page boundary.
+      if (pages.cost(seq) + this.running.length > blocks.available) break
+      this.dequeue(seq)
+      seq.state = SequenceState.RUNNING
+      seq.slot = this.freeSlots.pop()!
+      pages.admit(seq)
+      if (seq.admissions++ === 0) {
+        this.counters.prefixQueryTokens += pages.shareable(seq) * this.limits.pageSize
+        this.counters.prefixHitTokens += seq.computed
+      }
+      this.running.push(seq)
+      open.push(seq.slotInit())
+      record.add(seq, Math.min(seq.known - seq.computed, this.maxStepTokens - record.tokens), this.limits.pageSize)
+    }
+    for (const seq of setAside) waiting.push(seq)
+    setAside.length = 0
+  }
+
+  /**
+   * True when a sequence in this step computes most of what this one would compute: waiting for it is cheaper, as a page
+   * written in a step cannot be read in the same one. This is also how siblings come to share their prompt.
+   */
+  private prefixComing(seq: Sequence, found: number, record: StepRecord, firstPrefill: number): boolean {
+    const { pageSize } = this.limits
+    const shareable = this.pages.shareable(seq)
+    const atLeastPages = found + Math.max(1, Math.ceil((seq.known / pageSize - found) / 2))
+    if (shareable <= found) return false
+    for (let row = firstPrefill; row < record.rows; row++) {
+      const other = record.sequences[row]!
+      if (other.salt !== seq.salt) continue
+      const limit = Math.min(shareable * pageSize, other.known, other.publishLimit)
+      const worth = other.id === seq.id ? (found + 1) * pageSize : atLeastPages * pageSize
+      if (limit < worth) continue
+      let common = 0
+      while (common < limit && other.tokens[common] === seq.tokens[common]) common++
+      if (common >= worth) return true
+    }
+    return false
+  }
+
+  /** Accounts for the rows of a packed step. */
+  private advance(record: StepRecord): void {
+    const { sequences } = record
+    for (let row = 0; row < sequences.length; row++) {
+      const seq = sequences[row]!
+      seq.computed += record.tokensOf(row)
+      if (record.samplesRow(row)) seq.pending++
+      seq.inFlight++
+      seq.lastStep = record.stepId
+    }
+    // Only now: pages that this step writes must not be found by others while it is planned.
+    for (let row = 0; row < sequences.length; row++) this.pages.publish(sequences[row]!)
+  }
+
+  // --- results ---
+
+  private malformed(record: StepRecord, result: StepResult): StepResult['error'] {
+    const { tokens } = result
+    if (tokens.length === record.samples) {
+      let valid = true
+      for (let i = 0; i < tokens.length; i++) valid &&= tokens[i]! >= 0 && tokens[i]! < this.limits.vocabSize
+      if (valid) return undefined
+    }
+    return {
+      code: 'ERR_INTERNAL',
+      message: `The executor returned ${tokens.length} tokens for ${record.samples} sampled rows, or one outside the vocabulary`,
+      retryable: false,
+    }
+  }
+
+  private takeTokens(record: StepRecord, result: StepResult, events: EventBuffer): void {
+    const { logprobs } = result
+    let sampleAt = 0
+    let logprobAt = 0
+    for (let row = 0; row < record.rows; row++) {
+      const seq = record.sequences[row]!
+      const samples = record.samplesRow(row)
+      const token = samples ? result.tokens[sampleAt++]! : NO_TOKEN
+      const live = record.dropped[row] === 0
+      if (samples && live) seq.pending--
+      if (!live || seq.finished) {
+        this.counters.wastedRows++
+        while (logprobAt < logprobs.length && logprobs[logprobAt]!.sequence === row) logprobAt++
+        continue
+      }
+      let promptRows: LogprobRow[] | null = null
+      let tokenRow: LogprobRow | null = null
+      for (; logprobAt < logprobs.length && logprobs[logprobAt]!.sequence === row; logprobAt++) {
+        const reported = logprobs[logprobAt]!
+        if (reported.position >= seq.promptLength) {
+          tokenRow = reported
+        } else if (reported.position >= seq.nextPromptLogprob) {
+          // A recomputed prompt reports again what was reported before it was preempted.
+          seq.nextPromptLogprob = reported.position + 1
+          ;(promptRows ??= []).push(reported)
+        }
+      }
+      let finish: FinishReason | null = null
+      if (samples) {
+        seq.append(token)
+        if (seq.outputLength > seq.request.sampling.minTokens && isStop(seq.stopTokens, token)) finish = 'stop'
+        else if (seq.outputLength >= seq.maxTokens) finish = 'length'
+        else if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
+      } else if (seq.maxTokens === 0 && record.cachedOf(row) + record.tokensOf(row) === seq.promptLength) {
+        finish = 'length'
+      }
+      if (finish !== null) {
+        if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
+        this.end(seq, 'sequencesFinished')
+      }
+      if (samples || finish !== null || promptRows !== null) events.push(seq, token, tokenRow, promptRows, finish, null)
+    }
+  }
+
+  private takeFailure(record: StepRecord, error: NonNullable<StepResult['error']>, now: number, events: EventBuffer): void {
+    this.counters.stepFailures++
+    const holders = this.running.filter((seq) => seq.state === SequenceState.RUNNING)
+    const damaged = spreadFailure(record, this.inFlight, holders, this.pages, record.stepId)
+    for (let row = 0; row < record.rows; row++) {
+      const seq = record.sequences[row]!
+      const dropped = record.dropped[row] !== 0
+      if (!dropped && record.samplesRow(row)) seq.pending--
+      if (seq.finished || dropped) {
+        this.counters.wastedRows++
+      } else if (error.retryable && seq.failures < this.maxRetries) {
+        seq.failures++
+        this.counters.retries++
+        damaged.push(seq)
+      } else {
+        this.end(seq, 'sequencesFailed')
+        const cause = new TensorRTError(error.code, error.message)
+        const again = seq.failures > 0 ? ` (after ${seq.failures} retries)` : ''
+        events.push(seq, NO_TOKEN, null, null, null, new TensorRTError('ERR_STEP_FAILED', `${error.message}${again}`, { cause }))
+      }
+    }
+    for (const seq of damaged) if (seq.state === SequenceState.RUNNING) this.suspend(seq, now)
+    this.running = this.running.filter((seq) => seq.state === SequenceState.RUNNING)
+  }
+
+  // --- the life of a sequence ---
+
+  /** Gives up pages and slot and goes back to the queue, keeping its output. The caller takes it out of `running`. */
+  private suspend(seq: Sequence, now: number): void {
+    this.leaveSlot(seq)
+    if (seq.inFlight === 0) {
+      this.enqueue(seq, now)
+    } else {
+      seq.state = SequenceState.PARKED
+      this.parked++
+    }
+  }
+
+  private end(seq: Sequence, counter: 'sequencesFinished' | 'sequencesFailed' | 'sequencesAborted'): void {
+    if (seq.state === SequenceState.RUNNING) this.leaveSlot(seq)
+    else if (seq.state === SequenceState.PARKED) this.parked--
+    else this.dequeue(seq)
+    seq.state = SequenceState.FINISHED
+    this.timers.remove(seq)
+    this.counters[counter]++
+    const group = this.groups.get(seq.id)!
+    if (--group.live === 0) this.groups.delete(seq.id)
+  }
+
+  private leaveSlot(seq: Sequence): void {
+    this.pages.release(seq)
+    this.toClose.push(seq.slot)
+    this.freeSlots.push(seq.slot)
+    seq.slot = -1
+  }
+
+  private enqueue(seq: Sequence, now: number): void {
+    seq.state = SequenceState.WAITING
+    this.setRank(seq, now)
+    this.waiting.push(seq)
+    this.promotions.push(seq)
+  }
+
+  private dequeue(seq: Sequence): void {
+    this.waiting.remove(seq)
+    this.promotions.remove(seq)
+  }
+
+  private setRank(seq: Sequence, now: number): void {
+    const levels = Math.max(0, Math.floor((now - seq.arrival) / this.agingMs))
+    seq.rank = seq.priority - levels
+    seq.promoteAt = seq.arrival + (levels + 1) * this.agingMs
+  }
+
+  private promote(now: number): void {
+    for (let seq = this.promotions.peek(); seq !== undefined && seq.promoteAt <= now; seq = this.promotions.peek()) {
+      this.setRank(seq, now)
+      this.promotions.update(seq)
+      this.waiting.update(seq)
+    }
+  }
+
+  // --- time ---
+
+  private leastServiceMs(seq: Sequence): number {
+    const found = this.pages.lookUp(seq) * this.limits.pageSize
+    const outputs = Math.min(Math.max(seq.request.sampling.minTokens, 1), seq.maxTokens) - seq.outputLength
+    return this.cost.leastMs(seq.known - found, Math.max(outputs, 1), this.maxStepTokens)
+  }
+
+  private overdue(seq: Sequence, now: number): TensorRTError | undefined {
+    if (now >= seq.timeoutAt) return new TensorRTError('ERR_TIMEOUT', `The request did not end within ${seq.request.timeoutMs} ms`)
+    if (now >= seq.deadline) return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline has passed')
+    if (seq.deadline < Infinity && seq.state === SequenceState.WAITING && now + this.leastServiceMs(seq) >= seq.deadline) {
+      return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met any more')
+    }
+    return undefined
+  }
+
+  /** Sets when the sequence must be looked at next, and puts it among the timers if it is not there. */
+  private setTimer(seq: Sequence): void {
+    const waits = seq.deadline < Infinity && seq.state === SequenceState.WAITING
+    seq.wakeAt = Math.min(seq.timeoutAt, waits ? seq.deadline - this.leastServiceMs(seq) : seq.deadline)
+    if (seq.wakeAt < Infinity && !this.timers.has(seq)) this.timers.push(seq)
+  }
+}
+
+function isStop(stopTokens: Int32Array, token: number): boolean {
+  for (let i = 0; i < stopTokens.length; i++) if (stopTokens[i] === token) return true
+  return false
+}
+
+function keepIf<T>(items: T[], keep: (item: T) => boolean): void {
+  let kept = 0
+  for (const item of items) if (keep(item)) items[kept++] = item
+  items.length = kept
+}
+
+function atLeast(name: string, value: number, least: number): number {
+  if (!Number.isInteger(value) || value < least) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${name} must be an integer of at least ${least}, not ${value}`)
+  }
+  return value
+}
