@@ -45,6 +45,12 @@ napi_value makeString(napi_env env, const char* text) {
   return value;
 }
 
+napi_value makeFunction(napi_env env, const char* name, napi_callback callback) {
+  napi_value value = nullptr;
+  napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &value);
+  return value;
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto data = std::make_unique<AddonData>();
   const auto finalize = [](napi_env, void* instance, void*) { delete static_cast<AddonData*>(instance); };
@@ -56,14 +62,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   const auto value = [](const char* name, napi_value it) {
     return napi_property_descriptor{name, nullptr, nullptr, nullptr, nullptr, it, napi_enumerable, nullptr};
   };
-  const auto function = [](const char* name, napi_callback callback) {
-    return napi_property_descriptor{name, nullptr, callback, nullptr, nullptr, nullptr, napi_enumerable, nullptr};
-  };
   const std::array properties = {
       value("version", makeString(env, NT_VERSION)),
       value("buildType", makeString(env, NT_BUILD_TYPE)),
-      function("cpuFeatures", getCpuFeatures),
-      function("createCpuBackend", createCpu),
+      value("cpuFeatures", makeFunction(env, "cpuFeatures", getCpuFeatures)),
+      value("createCpuBackend", makeFunction(env, "createCpuBackend", createCpu)),
   };
   if (BackendObject::define(env) != napi_ok ||
       napi_define_properties(env, exports, properties.size(), properties.data()) != napi_ok) {

@@ -64,10 +64,12 @@ napi_value BackendObject::create(napi_env env, std::unique_ptr<Backend> backend)
   napi_value constructor = nullptr;
   napi_value object = nullptr;
   addon->underConstruction = std::move(backend);
-  const bool ok = napi_get_reference_value(env, addon->backendClass, &constructor) == napi_ok &&
-                  napi_new_instance(env, constructor, 0, nullptr, &object) == napi_ok;
+  const bool made = napi_get_reference_value(env, addon->backendClass, &constructor) == napi_ok &&
+                    napi_new_instance(env, constructor, 0, nullptr, &object) == napi_ok;
+  if (made && !addon->underConstruction) return object;
   if (addon->underConstruction) endBackend(std::move(addon->underConstruction));
-  return ok ? object : nullptr;
+  throwStatus(env, {"ERR_INTERNAL", "Could not create the backend's object"});
+  return nullptr;
 }
 
 napi_value BackendObject::construct(napi_env env, napi_callback_info info) noexcept {

@@ -16,19 +16,23 @@ class ObjectWriter {
 
   void set(const char* name, double value) noexcept {
     napi_value number = nullptr;
-    put(name, napi_create_double(env_, value, &number), number);
+    const napi_status created = napi_create_double(env_, value, &number);
+    put(name, created, number);
   }
   void set(const char* name, int32_t value) noexcept {
     napi_value number = nullptr;
-    put(name, napi_create_int32(env_, value, &number), number);
+    const napi_status created = napi_create_int32(env_, value, &number);
+    put(name, created, number);
   }
   void set(const char* name, bool value) noexcept {
     napi_value boolean = nullptr;
-    put(name, napi_get_boolean(env_, value, &boolean), boolean);
+    const napi_status created = napi_get_boolean(env_, value, &boolean);
+    put(name, created, boolean);
   }
   void set(const char* name, const std::string& value) noexcept {
     napi_value text = nullptr;
-    put(name, napi_create_string_utf8(env_, value.data(), value.size(), &text), text);
+    const napi_status created = napi_create_string_utf8(env_, value.data(), value.size(), &text);
+    put(name, created, text);
   }
   // Calls fill(data) with memory for `count` elements of 4 bytes. The memory is V8's own: buffers that wrap foreign memory
   // are refused by runtimes with a pointer cage, such as Electron.
@@ -41,7 +45,8 @@ class ObjectWriter {
     ok_ = napi_create_arraybuffer(env_, count * 4, &data, &buffer) == napi_ok;
     if (!ok_) return;
     if (count > 0) fill(data);
-    put(name, napi_create_typedarray(env_, type, count, buffer, 0, &array), array);
+    const napi_status created = napi_create_typedarray(env_, type, count, buffer, 0, &array);
+    put(name, created, array);
   }
   void set(const char* name, const std::vector<int32_t>& values) noexcept {
     setArray(name, napi_int32_array, values.size(),
