@@ -6,10 +6,14 @@ import type { Tokenizer } from './tokenizer'
 
 export interface EncodeChatOptions extends RenderOptions {
   /**
-   * Whether special tokens spelt out inside a message (`<|end|>`) become their ids, as in transformers, which lets the author of a
-   * message forge turns. Default false: they are ordinary text.
+   * Whether special tokens spelt out inside a message (`<|end|>`) become their ids, as in transformers, which lets the
+   * author of a message forge turns. Default false: they are ordinary text.
    */
   allowSpecial?: boolean | undefined
+  /**
+   * Most tokens to accept. A chat that is far too long is refused without the cost of encoding it. Default: no limit.
+   */
+  maxTokens?: number | undefined
 }
 
 export interface EncodedChat {
@@ -24,8 +28,9 @@ const PRIVATE_USE: readonly (readonly [number, number])[] = [
 ]
 
 /**
- * Replaces characters by private-use characters of the same length that appear nowhere else, and back. A template cannot take a
- * disguised special token for one of its own, while trimming, slicing, measuring and JSON leave the disguise as it is.
+ * Replaces characters by private-use characters of the same length that appear nowhere else, and back. A template
+ * cannot take a disguised special token for one of its own, while trimming, slicing, measuring and JSON leave the
+ * disguise as it is.
  */
 class Disguise {
   private readonly disguised = new Map<string, string>()
@@ -89,16 +94,18 @@ function sameMatches(a: readonly { index: number }[], b: readonly { index: numbe
 }
 
 /**
- * Renders a chat and encodes it. By default only the template makes special tokens: one that a message spells out, in whatever way it
- * reaches the prompt, is ordinary text there, byte for byte what its author wrote. Where no message spells one, the ids are those of
- * transformers.
+ * Renders a chat and encodes it. By default only the template makes special tokens: one that a message spells out, in
+ * whatever way it reaches the prompt, is ordinary text there, byte for byte what its author wrote. Where no message
+ * spells one, the ids are those of transformers.
  *
- * The chat is rendered twice: as it is, and with the first characters of all special tokens disguised in everything but the template. What
- * is special in the second rendering is the template's own doing. A template that looks for such characters itself (it parses
- * `<think>`, say) renders the disguised chat differently, or refuses it; then only the special tokens that are spelt out in full are disguised.
+ * The chat is rendered twice: as it is, and with the first characters of all special tokens disguised in everything but
+ * the template. What is special in the second rendering is the template's own doing. A template that looks for such
+ * characters itself (it parses `<think>`, say) renders the disguised chat differently, or refuses it; then only the
+ * special tokens that are spelt out in full are disguised.
  *
  * @throws ERR_INVALID_ARGUMENT for bad messages, or with the template's own words where it raises an exception
  * @throws ERR_CHAT_TEMPLATE where there is no template, or it fails
+ * @throws ERR_PROMPT_TOO_LONG where the prompt has more than `maxTokens` tokens
  */
 export function encodeChat(
   tokenizer: Tokenizer,
@@ -108,7 +115,10 @@ export function encodeChat(
 ): EncodedChat {
   const input = validateChat(messages, options)
   const text = template.renderInput(input)
-  const asTransformers = (): EncodedChat => ({ text, ids: tokenizer.encode(text, { addSpecialTokens: false }) })
+  const { maxTokens } = options
+  const asTransformers = (): EncodedChat => {
+    return { text, ids: tokenizer.encode(text, { addSpecialTokens: false, maxTokens }) }
+  }
   const specials = tokenizer.specialContents
   if ((options.allowSpecial ?? false) || specials.length === 0) return asTransformers()
 
@@ -119,7 +129,10 @@ export function encodeChat(
   })
   // One text of them all, so that a special token spelt across two strings is found too.
   const joined = strings.join('')
-  const firstChars = alternation(specials.map((content) => String.fromCodePoint(content.codePointAt(0)!)), 'giu')!
+  const firstChars = alternation(
+    specials.map((content) => String.fromCodePoint(content.codePointAt(0)!)),
+    'giu',
+  )!
   if (joined.search(firstChars) < 0) return asTransformers()
 
   const renderHidden = (pattern: RegExp) => {
@@ -143,5 +156,5 @@ export function encodeChat(
   if (hidden.text === text && sameMatches(tokenizer.findSpecial(hidden.rendered), tokenizer.findSpecial(text))) {
     return asTransformers()
   }
-  return { text: hidden.text, ids: tokenizer.encodeDisguised(hidden.rendered, hidden.reveal) }
+  return { text: hidden.text, ids: tokenizer.encodeDisguised(hidden.rendered, hidden.reveal, maxTokens) }
 }

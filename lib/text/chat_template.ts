@@ -30,10 +30,7 @@ const DEFAULT_TEMPLATE = 'default'
 const TOOL_TEMPLATE = 'tool_use'
 
 /** Names that the template language defines itself. */
-const RESERVED = new Set([
-  ...['true', 'false', 'none', 'True', 'False', 'None'],
-  ...['namespace', 'range', 'raise_exception', 'strftime_now'],
-])
+const RESERVED = new Set('true false none True False None namespace range raise_exception strftime_now'.split(' '))
 
 const RAISE = 'raise_exception_of_host'
 
@@ -44,7 +41,9 @@ function templateError(error: unknown): TensorRTError {
   if (error instanceof TensorRTError) return error
   const { message } = error as Error
   if (error instanceof RaisedByTemplate) {
-    return new TensorRTError('ERR_INVALID_ARGUMENT', `The chat template refuses these messages: ${message}`, { cause: error })
+    return new TensorRTError('ERR_INVALID_ARGUMENT', `The chat template refuses these messages: ${message}`, {
+      cause: error,
+    })
   }
   return new TensorRTError('ERR_CHAT_TEMPLATE', `The chat template failed: ${message}`, { cause: error })
 }
@@ -102,8 +101,8 @@ export class ChatTemplate {
   private readonly compiled = new Map<string, JinjaTemplate>()
 
   /**
-   * @param chatTemplate `chat_template` of tokenizer_config.json (a string, or a list of named templates), or the text of
-   *   chat_template.jinja; undefined for a model without one, which fails at the first render
+   * @param chatTemplate `chat_template` of tokenizer_config.json (a string, or a list of named templates), or the text
+   *   of chat_template.jinja; undefined for a model without one, which fails at the first render
    * @param specialTokens strings that the template sees as `bos_token`, `eos_token` and so on
    * @throws ERR_CHAT_TEMPLATE for a template that does not parse
    */

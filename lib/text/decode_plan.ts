@@ -1,6 +1,9 @@
 import { TensorRTError } from '../errors'
 
-/** A token's text: a string where it holds whole characters only, else its bytes (it starts, continues or breaks a character). */
+/**
+ * A token's text: a string where it holds whole characters only, else its bytes (it starts, continues or breaks a
+ * character).
+ */
 export type Piece = string | Uint8Array
 
 /** Up to `count` copies of the character `content` are cut from one end of the whole text. */
@@ -10,8 +13,8 @@ export interface StripRule {
 }
 
 /**
- * The decoder of a tokenizer.json, compiled into what a stream can do: every token maps to a piece of its own, the pieces are
- * concatenated as bytes, and only the two ends of the text are treated specially.
+ * The decoder of a tokenizer.json, compiled into what a stream can do: every token maps to a piece of its own, the
+ * pieces are concatenated as bytes, and only the two ends of the text are treated specially.
  */
 export interface DecodePlan {
   /** Piece of a token; `first` when no kept token precedes it. */
@@ -91,7 +94,9 @@ function replaceStage(config: DecoderConfig): TokenStage {
     try {
       regex = new RegExp(pattern.Regex, 'gu')
     } catch (cause) {
-      throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `Pattern of the tokenizer's decoder: ${pattern.Regex}`, { cause })
+      throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `Pattern of the tokenizer's decoder: ${pattern.Regex}`, {
+        cause,
+      })
     }
     return (token) => token.replace(regex, () => content)
   }
@@ -161,7 +166,8 @@ function flatten(config: DecoderConfig): DecoderConfig[] {
 
 /**
  * Compiles the `decoder` of a tokenizer.json.
- * @throws ERR_MODEL_UNSUPPORTED for a decoder whose output for a token depends on tokens further on (CTC, BPEDecoder, a Replace after Fuse).
+ * @throws ERR_MODEL_UNSUPPORTED for a decoder whose output for a token depends on tokens further on (CTC, BPEDecoder, a
+ *   Replace after Fuse).
  */
 export function compileDecoder(config: unknown): DecodePlan {
   if (config === null || config === undefined) {

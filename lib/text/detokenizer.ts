@@ -5,8 +5,8 @@ export interface DetokenizerOptions {
   /** Leave special tokens out of the text. Default false. */
   skipSpecialTokens?: boolean | undefined
   /**
-   * The tokens continue a text instead of starting one: the rules for a text's beginning (the leading space that SentencePiece-type
-   * tokenizers add and their decoders cut) do not apply. Default false, as in `Tokenizer.decode`.
+   * The tokens continue a text instead of starting one: the rules for a text's beginning (the leading space that
+   * SentencePiece-type tokenizers add and their decoders cut) do not apply. Default false, as in `Tokenizer.decode`.
    */
   continuation?: boolean | undefined
 }
@@ -21,8 +21,9 @@ export interface PieceSource {
 }
 
 /**
- * Turns tokens into text as they arrive. Never emits half a character: the first bytes of a character wait for the rest, and bytes that
- * can no longer become one are U+FFFD. All that is emitted, flush included, equals `Tokenizer.decode` of all ids, at constant cost a token.
+ * Turns tokens into text as they arrive. Never emits half a character: the first bytes of a character wait for the
+ * rest, and bytes that can no longer become one are U+FFFD. All that is emitted, flush included, equals
+ * `Tokenizer.decode` of all ids, at constant cost a token.
  */
 export class Detokenizer {
   private readonly skipSpecial: boolean
@@ -41,7 +42,10 @@ export class Detokenizer {
     this.startLeft = this.first ? source.stripStart.count : 0
   }
 
-  /** Text that became certain with these tokens; may be empty. @throws ERR_INVALID_TOKEN for a value that is no token id. */
+  /**
+   * Text that became certain with these tokens; may be empty.
+   * @throws ERR_INVALID_TOKEN for a value that is no token id.
+   */
   push(ids: Iterable<number>): string {
     let text = ''
     for (const id of ids) text += this.next(id)
@@ -53,7 +57,9 @@ export class Detokenizer {
     return this.atEnds(this.next(id))
   }
 
-  /** Ends the text: a character under way becomes U+FFFD. The detokenizer can go on afterwards as if the text continued. */
+  /**
+   * Ends the text: a character under way becomes U+FFFD. The detokenizer can go on afterwards as if the text continued.
+   */
   flush(): string {
     const text = this.atEnds(this.utf8.flush())
     this.tail = ''

@@ -1,6 +1,6 @@
 /**
- * Typed access to the two Hugging Face libraries of this room. Both publish declarations for ES modules only, which a CommonJS
- * build cannot name, so the part of their public surface that is used here is declared by hand.
+ * Typed access to the two Hugging Face libraries of this room. Both publish declarations for ES modules only, which a
+ * CommonJS build cannot name, so the part of their public surface that is used here is declared by hand.
  */
 
 /** An added token of tokenizer.json: a string that the tokenizer matches before it splits anything else. */
@@ -18,9 +18,7 @@ export interface HfTokenizer {
   readonly normalizer: ((text: string) => string) | null
   readonly pre_tokenizer: ((text: string, options: { section_index: number }) => string[]) | null
   readonly model: (tokens: string[]) => string[]
-  readonly post_processor:
-    | ((tokens: string[], pair: null, addSpecialTokens: boolean) => { tokens: string[] })
-    | null
+  readonly post_processor: ((tokens: string[], pair: null, addSpecialTokens: boolean) => { tokens: string[] }) | null
   encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] }
   decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string
   token_to_id(token: string): number | undefined
@@ -41,7 +39,5 @@ interface JinjaModule {
   Template: new (source: string) => JinjaTemplate
 }
 
-// eslint-disable-next-line @typescript-eslint/no-require-imports
 export const { Tokenizer: HfTokenizerClass } = require('@huggingface/tokenizers') as HfTokenizersModule
-// eslint-disable-next-line @typescript-eslint/no-require-imports
 export const { Template: JinjaTemplateClass } = require('@huggingface/jinja') as JinjaModule

@@ -5,7 +5,10 @@ export interface TextPart {
   readonly text: string
 }
 
-/** One message of a chat. Further fields (`tool_calls`, `tool_call_id`, `name` ...) reach the template as they are and must be JSON. */
+/**
+ * One message of a chat. Further fields (`tool_calls`, `tool_call_id`, `name` ...) reach the template as they are and
+ * must be JSON.
+ */
 export interface ChatMessage {
   /** `system`, `user`, `assistant`, `tool` or what else the model's template knows. */
   readonly role: string
@@ -94,7 +97,8 @@ export function normalizeMessages(messages: readonly ChatMessage[], budget: Size
   if (messages.length > MAX_MESSAGES) throw invalid(`"messages" holds more than ${MAX_MESSAGES} messages`)
   return messages.map((message: unknown, index) => {
     const where = `messages[${index}]`
-    if (typeof message !== 'object' || message === null || Array.isArray(message)) throw invalid(`"${where}" must be an object`)
+    if (typeof message !== 'object' || message === null || Array.isArray(message))
+      throw invalid(`"${where}" must be an object`)
     const { role, content, ...rest } = message as Record<string, unknown>
     if (typeof role !== 'string' || !ROLE.test(role)) {
       throw invalid(`"${where}.role" must be a string of 1 to 64 letters, digits, "_", "." or "-"`)

@@ -64,9 +64,9 @@ function step(from: State, unit: number): State {
 }
 
 /**
- * Finds stop strings in text that arrives in pieces (Aho and Corasick's automaton, constant time a character). The stop string that is
- * complete first wins, and of those that end together the longest, so the result does not depend on how the text was cut. Only the
- * longest end of the text that could still become a stop string is held back.
+ * Finds stop strings in text that arrives in pieces (Aho and Corasick's automaton, constant time a character). The stop
+ * string that is complete first wins, and of those that end together the longest, so the result does not depend on how
+ * the text was cut. Only the longest end of the text that could still become a stop string is held back.
  */
 export class StopMatcher {
   private readonly root: State | undefined

@@ -3,15 +3,20 @@ import { bytesOfPiece, compileDecoder, type DecodePlan, type Piece, type StripRu
 import { Detokenizer, type PieceSource } from './detokenizer'
 import { HfTokenizerClass, type HfAddedToken, type HfTokenizer } from './hf_libraries'
 import { alternation } from './patterns'
+import { longestToken } from './token_bound'
 
 export interface EncodeOptions {
   /** Add what the tokenizer's post-processor adds, usually BOS. Default true. */
   addSpecialTokens?: boolean | undefined
   /**
-   * Whether special tokens spelt out in the text (`<|end|>`) become their ids, as in transformers. With false they are ordinary text,
-   * and no special id other than the unknown token comes of the text. Default true.
+   * Whether special tokens spelt out in the text (`<|end|>`) become their ids, as in transformers. With false they are
+   * ordinary text, and no special id other than the unknown token comes of the text. Default true.
    */
   allowSpecial?: boolean | undefined
+  /**
+   * Most tokens to accept. A text that is far too long is refused without the cost of encoding it. Default: no limit.
+   */
+  maxTokens?: number | undefined
 }
 
 export interface DecodeOptions {
@@ -20,7 +25,8 @@ export interface DecodeOptions {
 }
 
 /** Names of the special tokens of tokenizer_config.json, with the strings they stand for. */
-export type SpecialTokenName = 'bos_token' | 'eos_token' | 'unk_token' | 'pad_token' | 'sep_token' | 'cls_token' | 'mask_token'
+export type SpecialTokenName =
+  'bos_token' | 'eos_token' | 'unk_token' | 'pad_token' | 'sep_token' | 'cls_token' | 'mask_token'
 
 const SPECIAL_TOKEN_NAMES: readonly SpecialTokenName[] = [
   'bos_token',
@@ -51,7 +57,9 @@ function tokenContent(value: unknown): string | undefined {
   return typeof content === 'string' ? content : undefined
 }
 
-/** Strings of the special tokens that a tokenizer_config.json names; an entry is a string or an object with `content`. */
+/**
+ * Strings of the special tokens that a tokenizer_config.json names; an entry is a string or an object with `content`.
+ */
 function namedSpecialTokens(config: JsonObject): ReadonlyMap<SpecialTokenName, string> {
   const named = new Map<SpecialTokenName, string>()
   for (const name of SPECIAL_TOKEN_NAMES) {
@@ -62,9 +70,9 @@ function namedSpecialTokens(config: JsonObject): ReadonlyMap<SpecialTokenName, s
 }
 
 /**
- * The tokenizer of a Hugging Face folder. Encoding is @huggingface/tokenizers'; decoding is this library's own, token by token, so that
- * a stream and a whole text agree. The clean-up of spaces before punctuation (`clean_up_tokenization_spaces`) is never applied: it
- * changes text that the model wrote.
+ * The tokenizer of a Hugging Face folder. Encoding is @huggingface/tokenizers'; decoding is this library's own, token
+ * by token, so that a stream and a whole text agree. The clean-up of spaces before punctuation
+ * (`clean_up_tokenization_spaces`) is never applied: it changes text that the model wrote.
  */
 export class Tokenizer implements PieceSource {
   /** One more than the largest token id. A model's vocabulary may be larger, padded with ids that stand for nothing. */
@@ -82,6 +90,7 @@ export class Tokenizer implements PieceSource {
 
   private readonly hf: HfTokenizer
   private readonly plan: DecodePlan
+  private readonly longestToken: number
   private readonly tokens: (string | undefined)[] = []
   private readonly addedById = new Map<number, HfAddedToken>()
   private readonly pieces: (Piece | undefined)[]
@@ -113,13 +122,17 @@ export class Tokenizer implements PieceSource {
       for (const [token, id] of this.hf.get_vocab(true)) if (typeof token === 'string') this.tokens[id] = token
       for (const [id, token] of this.hf.get_added_tokens_decoder()) this.addedById.set(id, token)
     } catch (cause) {
-      throw new TensorRTError('ERR_TOKENIZER_INVALID', `tokenizer.json cannot be used: ${(cause as Error).message}`, { cause })
+      throw new TensorRTError('ERR_TOKENIZER_INVALID', `tokenizer.json cannot be used: ${(cause as Error).message}`, {
+        cause,
+      })
     }
     this.vocabSize = this.tokens.length
     if (this.vocabSize === 0) throw new TensorRTError('ERR_TOKENIZER_INVALID', 'tokenizer.json has an empty vocabulary')
     // Allocated whole: an array that is filled here and there turns into a slow hash table.
-    this.pieces = new Array<Piece | undefined>(this.vocabSize)
+    this.pieces = Array.from({ length: this.vocabSize })
     this.firstPieces = this.plan.firstDiffers ? [] : this.pieces
+
+    this.longestToken = longestToken(json, this.tokens)
 
     this.specialTokens = namedSpecialTokens(config)
     this.bosTokenId = this.idOfName('bos_token')
@@ -146,27 +159,35 @@ export class Tokenizer implements PieceSource {
   /**
    * Token ids of a text.
    * @throws ERR_INVALID_ARGUMENT where `text` is no string
+   * @throws ERR_PROMPT_TOO_LONG where it has more than `maxTokens` tokens
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
     if (typeof text !== 'string') throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The text to encode must be a string')
-    const addSpecial = options.addSpecialTokens ?? true
-    if (options.allowSpecial ?? true) return this.checked(this.hf.encode(text, { add_special_tokens: addSpecial }).ids)
-    const plain = this.checked(this.hf.encode(text, { add_special_tokens: false }).ids)
-    if (!addSpecial && !plain.some((id) => this.isForbidden(id))) return plain
-    const tokens = this.encodeSections(this.splitAtAdded(text, this.ordinaryAddedPattern))
-    const processed = this.hf.post_processor?.(tokens, null, addSpecial).tokens ?? tokens
-    return this.idsOf(processed)
+    this.assertAtMost(options.maxTokens, this.minTokens(text), true)
+    const ids = this.encodeWhole(text, options)
+    this.assertAtMost(options.maxTokens, ids.length, false)
+    return ids
+  }
+
+  /** A number of tokens that the text has at least, found without encoding it; may be 0. */
+  minTokens(text: string): number {
+    return Math.ceil(text.length / this.longestToken)
   }
 
   /**
-   * Token ids of a text in which some special tokens are disguised: those that stand undisguised become their ids, and what `reveal`
-   * makes of the text between them is ordinary text, as with `allowSpecial: false`. Nothing is added at the ends.
+   * Token ids of a text in which some special tokens are disguised: those that stand undisguised become their ids, and
+   * what `reveal` makes of the text between them is ordinary text, as with `allowSpecial: false`. Nothing is added at
+   * the ends.
+   * @throws ERR_PROMPT_TOO_LONG where it has more than `maxTokens` tokens
    */
-  encodeDisguised(text: string, reveal: (text: string) => string): number[] {
+  encodeDisguised(text: string, reveal: (text: string) => string, maxTokens?: number): number[] {
+    this.assertAtMost(maxTokens, this.minTokens(text), true)
     const sections = this.splitAtAdded(text, this.specialPattern).flatMap((section) =>
       section.added ? [section] : this.splitAtAdded(reveal(section.text), this.ordinaryAddedPattern),
     )
-    return this.idsOf(this.encodeSections(sections))
+    const ids = this.idsOf(this.encodeSections(sections))
+    this.assertAtMost(maxTokens, ids.length, false)
+    return ids
   }
 
   /**
@@ -220,6 +241,21 @@ export class Tokenizer implements PieceSource {
     return Array.from(text.matchAll(this.specialPattern), (match) => ({ index: match.index, content: match[0] }))
   }
 
+  private encodeWhole(text: string, options: EncodeOptions): number[] {
+    const addSpecial = options.addSpecialTokens ?? true
+    if (options.allowSpecial ?? true) return this.checked(this.hf.encode(text, { add_special_tokens: addSpecial }).ids)
+    const plain = this.checked(this.hf.encode(text, { add_special_tokens: false }).ids)
+    if (!addSpecial && !plain.some((id) => this.isForbidden(id))) return plain
+    const tokens = this.encodeSections(this.splitAtAdded(text, this.ordinaryAddedPattern))
+    return this.idsOf(this.hf.post_processor?.(tokens, null, addSpecial).tokens ?? tokens)
+  }
+
+  private assertAtMost(maxTokens: number | undefined, tokens: number, estimate: boolean): void {
+    if (maxTokens === undefined || tokens <= maxTokens) return
+    const counted = `${estimate ? 'at least ' : ''}${tokens} tokens`
+    throw new TensorRTError('ERR_PROMPT_TOO_LONG', `The text has ${counted}, the limit is ${maxTokens}`)
+  }
+
   private idOfName(name: SpecialTokenName): number | undefined {
     const content = this.specialTokens.get(name)
     return content === undefined ? undefined : this.tokenToId(content)
@@ -259,7 +295,10 @@ export class Tokenizer implements PieceSource {
     let from = 0
     for (const match of pattern ? text.matchAll(pattern) : []) {
       if (match.index > from) sections.push({ text: text.slice(from, match.index), added: undefined })
-      sections.push({ text: match[0], added: this.addedByContent.get(match[0]) ?? this.addedByNormalized.get(match[0]) })
+      sections.push({
+        text: match[0],
+        added: this.addedByContent.get(match[0]) ?? this.addedByNormalized.get(match[0]),
+      })
       from = match.index + match[0].length
     }
     if (from < text.length) sections.push({ text: text.slice(from), added: undefined })
@@ -286,8 +325,10 @@ export class Tokenizer implements PieceSource {
       return id !== undefined && this.isForbidden(id)
     }
     if (!tokens.some(forbidden)) return tokens
-    // A model that finds the special token's spelling in its own vocabulary (Unigram, ignore_merges) gets it character by character.
-    return tokens.flatMap((token) => (forbidden(token) ? Array.from(token).flatMap((char) => this.hf.model([char])) : [token]))
+    // A model that finds a special token's spelling in its vocabulary (Unigram, ignore_merges) gets it by characters.
+    return tokens.flatMap((token) =>
+      forbidden(token) ? Array.from(token).flatMap((char) => this.hf.model([char])) : [token],
+    )
   }
 }
 

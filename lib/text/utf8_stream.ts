@@ -1,9 +1,9 @@
 const REPLACEMENT = '\uFFFD'
 
 /**
- * Incremental UTF-8 decoder, as the Encoding Standard defines it ("UTF-8 decoder", maximal subparts become one U+FFFD each), without
- * its BOM handling: a BOM is kept. Node's TextDecoder in streaming mode gives the same text; this one costs no call into native code,
- * which dominates when a token holds one to four bytes.
+ * Incremental UTF-8 decoder, as the Encoding Standard defines it ("UTF-8 decoder", maximal subparts become one U+FFFD
+ * each), without its BOM handling: a BOM is kept. Node's TextDecoder in streaming mode gives the same text; this one
+ * costs no call into native code, which dominates when a token holds one to four bytes.
  */
 export class Utf8Stream {
   private codePoint = 0

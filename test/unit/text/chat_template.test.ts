@@ -8,7 +8,8 @@ const user = (content: ChatMessage['content']): ChatMessage => ({ role: 'user', 
 
 const invalid = (text: string) =>
   expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining(text) })
-const broken = (text: string) => expect.objectContaining({ code: 'ERR_CHAT_TEMPLATE', message: expect.stringContaining(text) })
+const broken = (text: string) =>
+  expect.objectContaining({ code: 'ERR_CHAT_TEMPLATE', message: expect.stringContaining(text) })
 
 describe('rendering', () => {
   it.each(goldens.chats.map((chat: any, i: number) => [i, chat]))('equals transformers, chat %i', (_i, chat: any) => {
@@ -30,7 +31,10 @@ describe('rendering', () => {
   it('chooses the named template for tools, and passes tools, documents, arguments and further fields', () => {
     const template = new ChatTemplate([
       { name: 'default', template: '{{ mode }}{{ documents }}{{ tools is none }}' },
-      { name: 'tool_use', template: '{{ tools[0].name }}:{{ messages[0].tool_calls[0].id }}:{{ messages[0].content is none }}' },
+      {
+        name: 'tool_use',
+        template: '{{ tools[0].name }}:{{ messages[0].tool_calls[0].id }}:{{ messages[0].content is none }}',
+      },
     ])
     const call = { role: 'assistant', tool_calls: [{ id: 'c1' }] }
     expect(template.render([user('x')], { templateArgs: { mode: 'brief' }, documents: ['d'] })).toBe('brief["d"]true')

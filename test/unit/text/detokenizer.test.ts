@@ -19,7 +19,12 @@ const subjects: [string, Tokenizer][] = [
   ['metaspace', unigramTokenizer()],
 ]
 
-function stream(tokenizer: Tokenizer, ids: readonly number[], cuts: readonly number[], options: DetokenizerOptions): string[] {
+function stream(
+  tokenizer: Tokenizer,
+  ids: readonly number[],
+  cuts: readonly number[],
+  options: DetokenizerOptions,
+): string[] {
   const detokenizer = new Detokenizer(tokenizer, options)
   const texts: string[] = []
   let from = 0
@@ -66,17 +71,20 @@ describe.each(subjects)('%s', (name, tokenizer) => {
 })
 
 describe('text as it arrives', () => {
-  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))('emits %j by whole characters', (text, golden: any) => {
-    const tokenizer = storyTokenizer()
-    const detokenizer = new Detokenizer(tokenizer)
-    const utf8 = new TextDecoder()
-    golden.ids.forEach((id: number, i: number) => {
-      // The platform's own streaming decoder says what is certain after each token.
-      expect(detokenizer.pushToken(id)).toBe(utf8.decode(Buffer.from(golden.bytes_hex[i], 'hex'), { stream: true }))
-    })
-    expect(detokenizer.flush()).toBe('')
-    expect(tokenizer.decode(golden.ids)).toBe(text)
-  })
+  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))(
+    'emits %j by whole characters',
+    (text, golden: any) => {
+      const tokenizer = storyTokenizer()
+      const detokenizer = new Detokenizer(tokenizer)
+      const utf8 = new TextDecoder()
+      golden.ids.forEach((id: number, i: number) => {
+        // The platform's own streaming decoder says what is certain after each token.
+        expect(detokenizer.pushToken(id)).toBe(utf8.decode(Buffer.from(golden.bytes_hex[i], 'hex'), { stream: true }))
+      })
+      expect(detokenizer.flush()).toBe('')
+      expect(tokenizer.decode(golden.ids)).toBe(text)
+    },
+  )
 
   it('streams every golden text', () => {
     const tokenizer = storyTokenizer()
@@ -122,7 +130,10 @@ describe('text as it arrives', () => {
 
 describe('Utf8Stream', () => {
   it('equals the platform decoder on any bytes, piece by piece', () => {
-    const byte = fc.oneof(fc.integer({ min: 0, max: 255 }), fc.constantFrom(0xe0, 0xed, 0xf0, 0xf4, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xef, 0xbb))
+    const byte = fc.oneof(
+      fc.integer({ min: 0, max: 255 }),
+      fc.constantFrom(0xe0, 0xed, 0xf0, 0xf4, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xef, 0xbb),
+    )
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 3 })), fc.array(byte), (pieces, tail) => {
         const own = new Utf8Stream()

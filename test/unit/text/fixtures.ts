@@ -86,7 +86,10 @@ export function unigramTokenizer(): Tokenizer {
 export function storyTokenizerWith(...tokens: (readonly [content: string, more: object])[]): Tokenizer {
   const next = 4096
   return new Tokenizer(
-    { ...storyTokenizerJson, added_tokens: [...storyTokenizerJson.added_tokens, ...tokens.map(([c, m], i) => added(next + i, c, m))] },
+    {
+      ...storyTokenizerJson,
+      added_tokens: [...storyTokenizerJson.added_tokens, ...tokens.map(([c, m], i) => added(next + i, c, m))],
+    },
     storyTokenizerConfig,
   )
 }

@@ -25,24 +25,29 @@ describe('StopMatcher', () => {
   it('equals a naive search, and holds back no more than it must, however the text is cut', () => {
     const piece = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '🦊'), maxLength: 4 })
     fc.assert(
-      fc.property(fc.array(small, { minLength: 1, maxLength: 4 }), fc.array(piece), fc.boolean(), (stops, pieces, includeStop) => {
-        const matcher = new StopMatcher(stops, { includeStop })
-        const whole = pieces.join('')
-        const expected = naive(whole, stops)
-        let emitted = ''
-        let seen = ''
-        for (const next of pieces) {
-          const { text, stop } = matcher.push(next)
-          emitted += text
-          seen += next
-          if (stop !== undefined) break
-          expect(emitted).toBe(seen.slice(0, seen.length - naiveHold(seen, stops)))
-        }
-        expect(matcher.stop).toBe(expected?.stop)
-        emitted += matcher.flush()
-        const end = expected ? expected.end - (includeStop ? 0 : expected.stop.length) : whole.length
-        expect(emitted).toBe(whole.slice(0, end))
-      }),
+      fc.property(
+        fc.array(small, { minLength: 1, maxLength: 4 }),
+        fc.array(piece),
+        fc.boolean(),
+        (stops, pieces, includeStop) => {
+          const matcher = new StopMatcher(stops, { includeStop })
+          const whole = pieces.join('')
+          const expected = naive(whole, stops)
+          let emitted = ''
+          let seen = ''
+          for (const next of pieces) {
+            const { text, stop } = matcher.push(next)
+            emitted += text
+            seen += next
+            if (stop !== undefined) break
+            expect(emitted).toBe(seen.slice(0, seen.length - naiveHold(seen, stops)))
+          }
+          expect(matcher.stop).toBe(expected?.stop)
+          emitted += matcher.flush()
+          const end = expected ? expected.end - (includeStop ? 0 : expected.stop.length) : whole.length
+          expect(emitted).toBe(whole.slice(0, end))
+        },
+      ),
       { numRuns: 3000 },
     )
   })

@@ -20,7 +20,13 @@ const SPECIALS = ['<|begin_of_text|>', '<|end_of_text|>', '<|user|>', '<|assista
 
 /** Unicode text that is well formed, with special tokens' spellings and parts of them mixed in. */
 const anyText = fc
-  .array(fc.oneof(fc.string({ unit: 'binary' }), fc.string(), fc.constantFrom(...SPECIALS, '<|', '|>', 'end', '<', ' ', '\n')))
+  .array(
+    fc.oneof(
+      fc.string({ unit: 'binary' }),
+      fc.string(),
+      fc.constantFrom(...SPECIALS, '<|', '|>', 'end', '<', ' ', '\n'),
+    ),
+  )
   .map((parts) => parts.join(''))
 
 describe('against transformers', () => {
@@ -33,10 +39,13 @@ describe('against transformers', () => {
 
   it('has all the golden texts', () => expect(goldens.texts).toHaveLength(40))
 
-  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))('gives the bytes of each token of %j', (_text, golden: any) => {
-    const hex = golden.ids.map((id: number) => Buffer.from(tokenizer.tokenBytes(id) as Uint8Array).toString('hex'))
-    expect(hex).toEqual(golden.bytes_hex)
-  })
+  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))(
+    'gives the bytes of each token of %j',
+    (_text, golden: any) => {
+      const hex = golden.ids.map((id: number) => Buffer.from(tokenizer.tokenBytes(id) as Uint8Array).toString('hex'))
+      expect(hex).toEqual(golden.bytes_hex)
+    },
+  )
 })
 
 describe('vocabulary', () => {
@@ -69,7 +78,10 @@ describe('vocabulary', () => {
 describe('special tokens as ordinary text', () => {
   it.each([
     ['story', storyTokenizer()],
-    ['story with a Phi-like added token', storyTokenizerWith(['<|x|>', { lstrip: true, rstrip: true }], ['<tool>', { special: false }])],
+    [
+      'story with a Phi-like added token',
+      storyTokenizerWith(['<|x|>', { lstrip: true, rstrip: true }], ['<tool>', { special: false }]),
+    ],
   ])('never makes a special id, and loses nothing (%s)', (_name, subject) => {
     fc.assert(
       fc.property(anyText, (text) => {
@@ -137,7 +149,9 @@ describe('decode', () => {
     const library = new HfTokenizerClass(llama2TokenizerJson(), llama2TokenizerConfig)
     const subject = llama2Tokenizer()
     // The library drops a BOM at the start of each run of byte tokens; a token's bytes must not vanish, so EF is left out.
-    const id = fc.oneof(fc.nat(subject.vocabSize - 1), fc.integer({ min: 3 + 0x80, max: 3 + 0xff })).filter((x) => x !== 3 + 0xef)
+    const id = fc
+      .oneof(fc.nat(subject.vocabSize - 1), fc.integer({ min: 3 + 0x80, max: 3 + 0xff }))
+      .filter((x) => x !== 3 + 0xef)
     fc.assert(
       fc.property(fc.array(id, { minLength: 1 }), fc.boolean(), (ids, skip) => {
         const expected = library.decode(ids, { skip_special_tokens: skip, clean_up_tokenization_spaces: false })
@@ -159,7 +173,12 @@ describe('decode', () => {
     const wordPiece = new Tokenizer({
       added_tokens: [],
       decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
-      model: { type: 'WordPiece', unk_token: '[UNK]', continuing_subword_prefix: '##', vocab: { '[UNK]': 0, play: 1, '##ing': 2, '.': 3 } },
+      model: {
+        type: 'WordPiece',
+        unk_token: '[UNK]',
+        continuing_subword_prefix: '##',
+        vocab: { '[UNK]': 0, play: 1, '##ing': 2, '.': 3 },
+      },
     })
     expect(wordPiece.decode([1, 2, 1, 3])).toBe('playing play.')
   })
@@ -178,12 +197,60 @@ describe('bad input', () => {
   it('refuses decoders that cannot be streamed', () => {
     const unsupported = expect.objectContaining({ code: 'ERR_MODEL_UNSUPPORTED' })
     const fuseThenReplace = [{ type: 'Fuse' }, { type: 'Replace', pattern: { String: 'a' }, content: 'b' }]
-    for (const decoder of [{ type: 'CTC' }, { type: 'BPEDecoder', suffix: '</w>' }, { type: 'Sequence', decoders: fuseThenReplace }]) {
+    for (const decoder of [
+      { type: 'CTC' },
+      { type: 'BPEDecoder', suffix: '</w>' },
+      { type: 'Sequence', decoders: fuseThenReplace },
+    ]) {
       expect(() => new Tokenizer({ ...storyTokenizerJson, decoder }, {})).toThrow(unsupported)
     }
   })
 
   it('refuses text that is no string', () => {
     expect(() => tokenizer.encode(7 as never)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
+  })
+})
+
+describe('a limit of tokens', () => {
+  const subjects: [string, Tokenizer][] = [
+    ['byte level', tokenizer],
+    ['Llama 2', llama2Tokenizer()],
+    ['Unigram', unigramTokenizer()],
+    ['stripping', storyTokenizerWith(['<|x|>', { lstrip: true, rstrip: true }])],
+  ]
+  it.each(subjects)('is bounded from below by minTokens (%s)', (_name, subject) => {
+    const words = fc.constantFrom(
+      ...SPECIALS,
+      '<|x|>',
+      '     ',
+      ' beautiful',
+      'Once upon a time',
+      '🦊',
+      '東京',
+      '</s>',
+      'the',
+    )
+    fc.assert(
+      fc.property(fc.array(fc.oneof(words, fc.string({ unit: 'binary' }))), (parts) => {
+        const text = parts.join('')
+        const { length } = subject.encode(text, { addSpecialTokens: false })
+        expect(subject.minTokens(text)).toBeLessThanOrEqual(length)
+        expect(subject.encode(text, { addSpecialTokens: false, maxTokens: length })).toHaveLength(length)
+        fc.pre(length > 0)
+        for (const allowSpecial of [true, false]) {
+          const encode = () => subject.encode(text, { maxTokens: length - 1, allowSpecial })
+          expect(encode).toThrow(expect.objectContaining({ code: 'ERR_PROMPT_TOO_LONG' }))
+        }
+      }),
+    )
+  })
+
+  it('refuses a text of 200 MB at once', () => {
+    const text = 'word '.repeat(40_000_000)
+    const start = performance.now()
+    expect(() => tokenizer.encode(text, { maxTokens: 1024 })).toThrow(
+      expect.objectContaining({ code: 'ERR_PROMPT_TOO_LONG' }),
+    )
+    expect(performance.now() - start).toBeLessThan(500)
   })
 })
