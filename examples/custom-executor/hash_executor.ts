@@ -30,8 +30,8 @@ type Command = { open: SlotInit } | { close: number } | { step: StepView }
 export class HashExecutor implements Executor {
   readonly info: ExecutorInfo
   /** "Keys and values": the token of each position, `[numPages, pageSize]`. */
-  private readonly cache: Int32Array
-  private readonly slots = new Map<number, Slot>()
+  protected readonly cache: Int32Array
+  protected readonly slots = new Map<number, Slot>()
   private readonly open = new Set<number>()
   private readonly queue: Command[] = []
   private onResult: ((result: StepResult) => void) | undefined
@@ -73,7 +73,7 @@ export class HashExecutor implements Executor {
   submit(step: Int32Array): void {
     this.require(this.onResult !== undefined, 'not started')
     this.queue.push({ step: parseStep(step, this.info, (slot) => this.open.has(slot)) })
-    setImmediate(() => this.runOne())
+    this.defer(() => this.runNext())
   }
 
   close(): Promise<void> {
@@ -99,9 +99,16 @@ export class HashExecutor implements Executor {
     return undefined
   }
 
-  private runOne(): void {
+  protected defer(work: () => void): void {
+    setImmediate(work)
+  }
+
+  private runNext(): void {
     const step = this.nextStep()
-    if (step === undefined) return
+    if (step !== undefined) this.onResult!(this.run(step))
+  }
+
+  protected run(step: StepView): StepResult {
     const tokens: number[] = []
     const logits: Float32Array[] = []
     const result = emptyResult(step)
@@ -125,10 +132,10 @@ export class HashExecutor implements Executor {
     })
     result.tokens = Int32Array.from(tokens)
     result.logits = Float32Array.from(logits.flatMap((row) => [...row]))
-    this.onResult!(result)
+    return result
   }
 
-  private address(seq: StepSequenceView, position: number): number {
+  protected address(seq: StepSequenceView, position: number): number {
     const { pageSize } = this.info
     return seq.pages[Math.floor(position / pageSize)]! * pageSize + (position % pageSize)
   }
@@ -169,7 +176,7 @@ function logprobRow(sequence: number, position: number, token: number, logits: F
   return { sequence, position, token, logprob: logits[token]! - logSum, rank: order.indexOf(token) + 1, topIds, topLogprobs }
 }
 
-function emptyResult(step: StepView): StepResult {
+export function emptyResult(step: StepView): StepResult {
   const none = new Float32Array(0)
   return { stepId: step.stepId, tokens: new Int32Array(0), logprobs: [], logits: none, timings: { queueUs: 0, runUs: 0 } }
 }

@@ -1,0 +1,194 @@
+/** Drives a scheduler against the example executor, one result at a time, on virtual time. */
+import { expect } from 'vitest'
+import { emptyResult, HashExecutor } from '../../../examples/custom-executor/hash_executor'
+import {
+  type ExecutorInfo,
+  type FinishReason,
+  type GenerationRequest,
+  type LogprobRow,
+  type PlannedStep,
+  type RequestSampling,
+  Scheduler,
+  type SchedulerOptions,
+  type Sequence,
+  type SequenceEvents,
+  type SlotInit,
+  StepFlag,
+  type StepResult,
+  type StepView,
+} from '../../../lib/scheduler'
+
+export const GREEDY: RequestSampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 1,
+  logprobs: -1,
+  promptLogprobs: -1,
+  minTokens: 0,
+}
+
+export function request(id: string | number, prompt: number[] | Int32Array, rest: Partial<GenerationRequest> = {}): GenerationRequest {
+  return { id, prompt: Int32Array.from(prompt), sampling: GREEDY, maxTokens: 8, ...rest }
+}
+
+/** Deterministic pseudo-random numbers in [0, 1). */
+export function randomSource(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+export function randomPrompt(random: () => number, length: number, vocabSize = 97): Int32Array {
+  return Int32Array.from({ length }, () => Math.floor(random() * vocabSize))
+}
+
+/** Runs when told to, and can fail a step the bad way: what the step wrote and sampled is garbage. */
+export class SteppedExecutor extends HashExecutor {
+  fault: (step: StepView) => StepResult['error'] = () => undefined
+  runUs: (tokens: number) => number = () => 0
+  readonly submitted: { step: PlannedStep; view: StepView }[] = []
+  private readonly work: (() => void)[] = []
+
+  pump(): boolean {
+    const next = this.work.shift()
+    next?.()
+    return next !== undefined
+  }
+
+  protected override defer(work: () => void): void {
+    this.work.push(work)
+  }
+
+  protected override run(step: StepView): StepResult {
+    const result = super.run(step)
+    const runUs = this.runUs(step.sequences.reduce((sum, seq) => sum + seq.tokens.length, 0))
+    const error = this.fault(step)
+    if (error === undefined) return { ...result, timings: { queueUs: 0, runUs } }
+    for (const seq of step.sequences) {
+      for (let i = 0; i < seq.tokens.length; i++) this.cache[this.address(seq, seq.cached + i)] = -77 - i
+      if ((seq.flags & StepFlag.SAMPLE) !== 0) this.slots.get(seq.slot)!.last = 13
+    }
+    return { ...emptyResult(step), error }
+  }
+}
+
+export interface Outcome {
+  tokens: number[]
+  logprobs: (LogprobRow | null)[]
+  promptLogprobs: LogprobRow[]
+  finish: FinishReason | null
+  error: string | null
+}
+
+export class Driver {
+  readonly executor: SteppedExecutor
+  readonly scheduler: Scheduler
+  readonly outcomes = new Map<Sequence, Outcome>()
+  readonly opened: SlotInit[] = []
+  readonly planned: PlannedStep[] = []
+  now = 0
+  msPerStep = 1
+  private results: StepResult[] = []
+
+  constructor(sizes: Partial<ExecutorInfo> = {}, options: SchedulerOptions = {}) {
+    this.executor = new SteppedExecutor(sizes)
+    this.scheduler = new Scheduler(this.executor.info, options)
+    this.executor.start((result) => this.results.push(result))
+  }
+
+  add(of: GenerationRequest): readonly Sequence[] {
+    const sequences = this.scheduler.add(of, this.now)
+    for (const seq of sequences) this.outcomes.set(seq, { tokens: [], logprobs: [], promptLogprobs: [], finish: null, error: null })
+    return sequences
+  }
+
+  of(seq: Sequence): Outcome {
+    return this.outcomes.get(seq)!
+  }
+
+  /** Submits as many steps as the scheduler gives. */
+  submitAll(): number {
+    let count = 0
+    for (let step = this.scheduler.plan(this.now); step !== null; step = this.scheduler.plan(this.now)) {
+      for (const slot of step.close) this.executor.closeSlot(slot)
+      for (const init of step.open) {
+        this.opened.push(init)
+        this.executor.openSlot(init)
+      }
+      this.executor.submit(step.packed)
+      this.planned.push(step)
+      this.scheduler.check()
+      count++
+    }
+    return count
+  }
+
+  /** Plans what can be planned, then takes one result. @returns false when there was nothing to do. */
+  step(): boolean {
+    this.submitAll()
+    const ran = this.executor.pump()
+    this.now += this.msPerStep
+    const result = this.results.shift()
+    if (result !== undefined) this.take(this.scheduler.complete(result, this.now))
+    this.take(this.scheduler.expire(this.now))
+    this.scheduler.check()
+    return ran
+  }
+
+  runToEnd(maxSteps = 100_000): void {
+    while (this.scheduler.hasWork) {
+      if (maxSteps-- === 0) throw new Error('The scheduler does not come to an end')
+      if (!this.step() && this.scheduler.hasWork && this.scheduler.nextWakeup(this.now) === null) throw new Error('The scheduler is stuck')
+    }
+    const { pagesUsed, running, waiting } = this.scheduler.stats()
+    expect({ pagesUsed, running, waiting }).toEqual({ pagesUsed: 0, running: 0, waiting: 0 })
+  }
+
+  private take(events: SequenceEvents): void {
+    for (let i = 0; i < events.count; i++) {
+      const outcome = this.of(events.sequences[i]!)
+      expect(outcome.finish ?? outcome.error, 'an event after the last').toBeNull()
+      if (events.tokens[i]! >= 0) {
+        outcome.tokens.push(events.tokens[i]!)
+        outcome.logprobs.push(events.logprobs[i]!)
+      }
+      outcome.promptLogprobs.push(...(events.promptLogprobs[i] ?? []))
+      outcome.finish = events.finish[i]!
+      outcome.error = events.errors[i]?.code ?? null
+    }
+  }
+}
+
+const soloTexts = new Map<string, number[]>()
+
+/** Greedy text of a prompt by the executor alone, without a scheduler: one sequence, one contiguous run of pages. */
+export function soloText(prompt: Int32Array, maxTokens: number, stopTokens: readonly number[] = []): number[] {
+  const key = `${prompt.join()}|${maxTokens}|${stopTokens.join()}`
+  const present = soloTexts.get(key)
+  if (present !== undefined) return present
+  const executor = new SteppedExecutor({ maxStepTokens: 4096, maxPositions: 4096, numPages: 1024 })
+  const { pageSize } = executor.info
+  const text: number[] = []
+  executor.start((result) => text.push(...result.tokens))
+  executor.openSlot({ slot: 0, sampling: { ...GREEDY, bannedTokens: new Int32Array(0) }, prompt, output: new Int32Array(0) })
+  let cached = 0
+  let tokens = [...prompt]
+  while (text.length < maxTokens && !stopTokens.includes(text.at(-1) ?? -1)) {
+    const pages = Array.from({ length: Math.ceil((cached + tokens.length) / pageSize) }, (_, i) => i)
+    executor.submit(Int32Array.from([1, 0, 1, tokens.length, pages.length, 0, 0, tokens.length, cached, pages.length, 1, ...pages, ...tokens]))
+    executor.pump()
+    cached += tokens.length
+    tokens = [text.at(-1)!]
+  }
+  soloTexts.set(key, text)
+  return text
+}
