@@ -584,8 +584,7 @@ export class Scheduler {
 
   private takeFailure(record: StepRecord, error: NonNullable<StepResult['error']>, now: number, events: EventBuffer): void {
     this.counters.stepFailures++
-    const holders = this.running.filter((seq) => seq.state === SequenceState.RUNNING)
-    const damaged = spreadFailure(record, this.inFlight, holders, this.pages, record.stepId)
+    const damaged = spreadFailure(record, this.inFlight, this.blocks, record.stepId)
     for (let row = 0; row < record.rows; row++) {
       const seq = record.sequences[row]!
       const dropped = record.dropped[row] !== 0

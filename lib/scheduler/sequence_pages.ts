@@ -96,12 +96,6 @@ export class SequencePages {
     seq.chain = 0
   }
 
-  holdsAny(seq: Sequence, marked: Uint8Array): boolean {
-    const row = seq.slot * this.stride
-    for (let i = 0; i < seq.pageCount; i++) if (marked[this.table[row + i]!] !== 0) return true
-    return false
-  }
-
   /** See {@link BlockManager.check}; `holders` are all sequences that hold pages. */
   check(holders: Iterable<Sequence>): void {
     const owned = new Int32Array(this.blocks.numPages)

@@ -1,5 +1,5 @@
+import type { BlockManager } from './block_manager'
 import type { Sequence } from './sequence'
-import type { SequencePages } from './sequence_pages'
 import type { StepRecord } from './step_record'
 
 /**
@@ -9,17 +9,15 @@ import type { StepRecord } from './step_record'
  * Marks those rows of later steps as dropped, makes every page with undefined content unfindable, and stamps each damaged
  * sequence with `stamp`.
  * @param later the steps in flight after `failed`, in order.
- * @param running sequences that hold pages.
+ * A sequence that shares a page of `failed` was admitted after it was planned, so it has a row in one of the later steps.
  * @returns damaged sequences that have no row in `failed` itself.
  */
 export function spreadFailure(
   failed: StepRecord,
   later: readonly StepRecord[],
-  running: Iterable<Sequence>,
-  pages: SequencePages,
+  blocks: BlockManager,
   stamp: number,
 ): Sequence[] {
-  const { blocks } = pages
   const undefinedPages = new Uint8Array(blocks.numPages)
   const damaged: Sequence[] = []
 
@@ -48,12 +46,6 @@ export function spreadFailure(
         seq.taint = stamp
         damaged.push(seq)
       }
-    }
-  }
-  for (const seq of running) {
-    if (seq.taint !== stamp && pages.holdsAny(seq, undefinedPages)) {
-      seq.taint = stamp
-      damaged.push(seq)
     }
   }
   for (let page = 0; page < undefinedPages.length; page++) if (undefinedPages[page] !== 0) blocks.unpublish(page)

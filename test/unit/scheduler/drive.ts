@@ -6,6 +6,7 @@ import {
   type FinishReason,
   type GenerationRequest,
   type LogprobRow,
+  parseStep,
   type PlannedStep,
   type RequestSampling,
   Scheduler,
@@ -126,6 +127,7 @@ export class Driver {
       }
       this.executor.submit(step.packed)
       this.planned.push(step)
+      this.expectNoPageReused()
       this.scheduler.check()
       count++
     }
@@ -151,6 +153,21 @@ export class Driver {
     }
     const { pagesUsed, running, waiting } = this.scheduler.stats()
     expect({ pagesUsed, running, waiting }).toEqual({ pagesUsed: 0, running: 0, waiting: 0 })
+  }
+
+  /** A step must not write a page that another sequence's rows in an earlier step in flight read or write. */
+  private expectNoPageReused(): void {
+    const steps = this.planned.slice(-this.scheduler.stats().stepsInFlight).map((step) => parseStep(step.packed, this.executor.info, () => true))
+    const { pageSize } = this.executor.info
+    const last = steps.pop()!
+    for (const seq of last.sequences) {
+      for (const page of seq.pages.subarray(Math.floor(seq.cached / pageSize))) {
+        for (const earlier of steps) {
+          const other = earlier.sequences.find((candidate) => candidate.pages.includes(page))
+          if (other !== undefined && other.slot !== seq.slot) throw new Error(`Page ${page} is written while step ${earlier.stepId} uses it`)
+        }
+      }
+    }
   }
 
   private take(events: SequenceEvents): void {
