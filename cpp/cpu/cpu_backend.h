@@ -1,38 +1,35 @@
-// The CPU backend's front door: all that cpp/napi and the native tests need of this room.
+// The backend that runs on the processor.
+//
+// Rows are independent: each result is one fixed chain of operations over the row's own data, so it does not depend, bit for
+// bit, on the other rows of a step, on how a prompt is cut into chunks, on where its pages lie, or on the number of threads.
+//
+// A step whose logits hold a NaN (or have no finite maximum) fails as a whole, with ERR_STEP_FAILED, not retryable; the slots
+// stay as they were.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/backend.h"
 #include "core/status.h"
 
-namespace nt {
+namespace nt::cpu {
 
 struct CpuOptions {
-  std::string graph;               // JSON, see lib/models/graph.ts
-  std::vector<std::string> files;  // safetensors, absolute paths
-  int32_t pageSize = 16;           // tokens
-  int32_t numPages = 0;
-  int32_t maxSlots = 0;
-  int32_t maxStepTokens = 0;
-  int32_t threads = 0;  // 0 = as many as the process may use
-  std::string simd;     // "" = the best the processor has, or a name out of CpuFeatures::simd
+  int32_t pageSize = 16;  // tokens
+  int32_t numPages = 256;
+  int32_t maxSlots = 64;
+  int32_t maxStepTokens = 2048;
+  int32_t threads = 0;  // 0 = the cores that this process may run on
+  std::string simd;     // "" = the best that the processor has; "avx512", "avx2", "portable"
 };
 
-struct CpuFeatures {
-  std::string model;              // the processor's name, as the system gives it
-  int32_t threads = 0;            // hardware threads that this process may use
-  std::vector<std::string> simd;  // instruction sets that can be asked for, best first; "portable" is always last
-};
+// Reads the weights (this takes a while: call it off the event loop) and allocates the KV pool. Errors are those of parseGraph
+// and WeightFiles, ERR_INVALID_ARGUMENT for an option, ERR_MODEL_UNSUPPORTED, ERR_OUT_OF_MEMORY.
+Expected<std::unique_ptr<Backend>> createCpuBackend(std::string_view graphJson, const std::vector<std::string>& files,
+                                                    const CpuOptions& options) noexcept;
 
-CpuFeatures cpuFeatures();
-
-// Checks the options and the graph, reads the weights and reserves the KV pool. Blocks for as long as that takes, so it is
-// called off the event loop. Errors: ERR_INVALID_ARGUMENT, ERR_GRAPH_INVALID, ERR_MODEL_INVALID, ERR_WEIGHTS_INVALID,
-// ERR_WEIGHTS_MISSING, ERR_IO, ERR_OUT_OF_MEMORY.
-Expected<std::unique_ptr<Backend>> createCpuBackend(const CpuOptions& options) noexcept;
-
-}  // namespace nt
+}  // namespace nt::cpu
