@@ -11,8 +11,8 @@ import {
   type ExecutorInfo,
   LAST_SAMPLED_TOKEN,
   type LogprobRow,
-  parseStep,
   type SlotInit,
+  StepChecker,
   StepFlag,
   type StepResult,
   type StepSequenceView,
@@ -32,7 +32,7 @@ export class HashExecutor implements Executor {
   /** "Keys and values": the token of each position, `[numPages, pageSize]`. */
   protected readonly cache: Int32Array
   protected readonly slots = new Map<number, Slot>()
-  private readonly open = new Set<number>()
+  private readonly checker: StepChecker
   private readonly queue: Command[] = []
   private onResult: ((result: StepResult) => void) | undefined
   private closed = false
@@ -52,6 +52,7 @@ export class HashExecutor implements Executor {
       weightBytes: 0,
       ...sizes,
     }
+    this.checker = new StepChecker(this.info)
     this.cache = new Int32Array(this.info.numPages * this.info.pageSize)
   }
 
@@ -60,19 +61,21 @@ export class HashExecutor implements Executor {
   }
 
   openSlot(init: SlotInit): void {
-    this.require(init.slot >= 0 && init.slot < this.info.maxSlots && !this.open.has(init.slot), `slot ${init.slot} cannot be opened`)
-    this.open.add(init.slot)
+    this.ensureOpen()
+    this.checker.openSlot(init)
     this.queue.push({ open: { ...init, output: init.output.slice() } })
   }
 
   closeSlot(slot: number): void {
-    this.require(this.open.delete(slot), `slot ${slot} is not open`)
+    this.ensureOpen()
+    this.checker.closeSlot(slot)
     this.queue.push({ close: slot })
   }
 
   submit(step: Int32Array): void {
-    this.require(this.onResult !== undefined, 'not started')
-    this.queue.push({ step: parseStep(step, this.info, (slot) => this.open.has(slot)) })
+    this.ensureOpen()
+    if (this.onResult === undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'start() comes before submit()')
+    this.queue.push({ step: this.checker.parse(step) })
     this.defer(() => this.runNext())
   }
 
@@ -84,9 +87,8 @@ export class HashExecutor implements Executor {
     return Promise.resolve()
   }
 
-  private require(condition: boolean, what: string): void {
+  private ensureOpen(): void {
     if (this.closed) throw new TensorRTError('ERR_DISPOSED', 'The executor is closed')
-    if (!condition) throw new TensorRTError('ERR_INVALID_ARGUMENT', what)
   }
 
   /** Takes effect of the slots' commands up to the next step. */

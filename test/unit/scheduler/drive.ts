@@ -6,7 +6,6 @@ import {
   type FinishReason,
   type GenerationRequest,
   type LogprobRow,
-  parseStep,
   type PlannedStep,
   type RequestSampling,
   Scheduler,
@@ -56,13 +55,18 @@ export function randomPrompt(random: () => number, length: number, vocabSize = 9
 export class SteppedExecutor extends HashExecutor {
   fault: (step: StepView) => StepResult['error'] = () => undefined
   runUs: (tokens: number) => number = () => 0
-  readonly submitted: { step: PlannedStep; view: StepView }[] = []
+  readonly submitted: StepView[] = []
   private readonly work: (() => void)[] = []
 
   pump(): boolean {
     const next = this.work.shift()
     next?.()
     return next !== undefined
+  }
+
+  override submit(step: Int32Array): void {
+    super.submit(step)
+    this.submitted.push(unpack(step))
   }
 
   protected override defer(work: () => void): void {
@@ -80,6 +84,18 @@ export class SteppedExecutor extends HashExecutor {
     }
     return { ...emptyResult(step), error }
   }
+}
+
+/** A packed step, read as the contract's table says. */
+export function unpack(packed: Int32Array): StepView {
+  const [, stepId, count, , pageCount] = packed as unknown as [number, number, number, number, number]
+  let pageAt = 6 + 5 * count
+  let tokenAt = pageAt + pageCount
+  const sequences = Array.from({ length: count }, (_, i) => {
+    const [slot, rows, cached, pages, flags] = packed.subarray(6 + 5 * i) as unknown as [number, number, number, number, number]
+    return { slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens: packed.subarray(tokenAt, (tokenAt += rows)) }
+  })
+  return { stepId, sequences }
 }
 
 export interface Outcome {
@@ -157,7 +173,7 @@ export class Driver {
 
   /** A step must not write a page that another sequence's rows in an earlier step in flight read or write. */
   private expectNoPageReused(): void {
-    const steps = this.planned.slice(-this.scheduler.stats().stepsInFlight).map((step) => parseStep(step.packed, this.executor.info, () => true))
+    const steps = this.executor.submitted.slice(-this.scheduler.stats().stepsInFlight)
     const { pageSize } = this.executor.info
     const last = steps.pop()!
     for (const seq of last.sequences) {

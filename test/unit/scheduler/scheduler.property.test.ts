@@ -46,8 +46,10 @@ function runScenario(s: Scenario): Driver {
       ...(s.badHash ? { hash: (_parent, tokens, offset) => tokens[offset]! % 2 } : {}),
     },
   )
+  // Bounded, or a sequence of many steps would hardly ever get through without a failure.
+  let failures = 100
   driver.executor.fault = () =>
-    random() < s.failureRate ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined
+    random() < s.failureRate && failures-- > 0 ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined
   const poolTokens = s.numPages * s.pageSize
   const preambles = [randomPrompt(random, 9), randomPrompt(random, 5)]
   const aborted = new Set<string>()

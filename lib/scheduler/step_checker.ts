@@ -1,0 +1,147 @@
+import { TensorRTError } from '../errors'
+import {
+  type ExecutorInfo,
+  LAST_SAMPLED_TOKEN,
+  type SlotInit,
+  STEP_HEADER_INTS,
+  STEP_SEQUENCE_INTS,
+  STEP_VERSION,
+  StepFlag,
+} from './executor'
+
+/** One sequence of a packed step. */
+export interface StepSequenceView {
+  slot: number
+  /** Position of the first row: this many positions are in the cache already. */
+  cached: number
+  /** See {@link StepFlag}. */
+  flags: number
+  /** Views into the packed step. */
+  pages: Int32Array
+  tokens: Int32Array
+}
+
+export interface StepView {
+  stepId: number
+  sequences: StepSequenceView[]
+}
+
+const ALL_FLAGS = StepFlag.SAMPLE | StepFlag.PROMPT_LOGPROBS | StepFlag.LOGITS
+const MAX_SEED = 2 ** 53
+
+function require(condition: boolean, what: string): void {
+  if (!condition) throw new TensorRTError('ERR_INVALID_ARGUMENT', what)
+}
+
+/**
+ * The checks that an executor written in JavaScript owes its caller: every call that the contract calls malformed throws
+ * ERR_INVALID_ARGUMENT or, for a token id, ERR_INVALID_TOKEN, and changes nothing.
+ */
+export class StepChecker {
+  /** Open slots; true once a step has sampled the slot. */
+  private readonly sampled = new Map<number, boolean>()
+
+  constructor(private readonly info: ExecutorInfo) {}
+
+  openSlot(init: SlotInit): void {
+    const { info } = this
+    const { slot, prompt, output } = init
+    require(Number.isInteger(slot) && slot >= 0 && slot < info.maxSlots, `Slot ${slot} does not exist, there are ${info.maxSlots}`)
+    require(!this.sampled.has(slot), `Slot ${slot} is open already`)
+    require(prompt.length > 0, 'The prompt is empty')
+    require(prompt.length + output.length <= info.maxPositions, `More than ${info.maxPositions} tokens of prompt and output`)
+    this.checkSampling(init.sampling)
+    for (const tokens of [prompt, output, init.sampling.bannedTokens]) for (const token of tokens) this.checkToken(token)
+    this.sampled.set(slot, false)
+  }
+
+  closeSlot(slot: number): void {
+    require(this.sampled.delete(slot), `Slot ${slot} is not open`)
+  }
+
+  /** Unpacks a step and checks it completely, against the slots that are open now. */
+  parse(packed: Int32Array): StepView {
+    const { info } = this
+    require(packed.length >= STEP_HEADER_INTS, 'The step is shorter than its header')
+    const [version, stepId, count, tokenCount, pageCount, reserved] = readInts(packed, 0)
+    require(version === STEP_VERSION && reserved === 0, `The step has version ${version}, expected was ${STEP_VERSION}`)
+    require(count >= 1 && pageCount >= 1, 'The step is empty')
+    require(tokenCount >= count && tokenCount <= info.maxStepTokens, `The step has ${tokenCount} tokens, at most ${info.maxStepTokens} fit`)
+    const firstPage = STEP_HEADER_INTS + count * STEP_SEQUENCE_INTS
+    const firstToken = firstPage + pageCount
+    const end = firstToken + tokenCount
+    require(packed.length === end, `The step has ${packed.length} int32s, its header says ${end}`)
+
+    const sequences: StepSequenceView[] = []
+    let pageAt = firstPage
+    let tokenAt = firstToken
+    for (let i = 0; i < count; i++) {
+      const [slot, rows, cached, pages, flags] = readInts(packed, STEP_HEADER_INTS + i * STEP_SEQUENCE_INTS)
+      const of = `Sequence ${i} of the step: `
+      require(this.sampled.has(slot), `${of}slot ${slot} is not open`)
+      require(!sequences.some((other) => other.slot === slot), `${of}slot ${slot} appears twice`)
+      require(rows >= 1 && rows <= end - tokenAt, `${of}${rows} tokens`)
+      require(cached >= 0 && cached + rows <= info.maxPositions, `${of}positions ${cached} to ${cached + rows}`)
+      require(pages >= 0 && pages <= firstToken - pageAt, `${of}${pages} pages`)
+      require(pages * info.pageSize >= cached + rows, `${of}${pages} pages do not hold ${cached + rows} tokens`)
+      require((flags & ~ALL_FLAGS) === 0, `${of}flags ${flags}`)
+      const tokens = packed.subarray(tokenAt, (tokenAt += rows))
+      sequences.push({ slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens })
+      if (rows > 1 || tokens[0] !== LAST_SAMPLED_TOKEN || !this.sampled.get(slot)) for (const token of tokens) this.checkToken(token)
+    }
+    require(pageAt === firstToken && tokenAt === end, 'The sequences do not add up to the counts of the header')
+    this.checkPages(sequences)
+    for (const seq of sequences) if ((seq.flags & StepFlag.SAMPLE) !== 0) this.sampled.set(seq.slot, true)
+    return { stepId, sequences }
+  }
+
+  /** Comparisons are written so that NaN fails them. */
+  private checkSampling(sampling: SlotInit['sampling']): void {
+    const { vocabSize } = this.info
+    const check = (name: keyof typeof sampling, valid: boolean): void => {
+      require(valid, `${name} must not be ${String(sampling[name])}`)
+    }
+    const integer = (value: number, least: number, below: number): boolean => Number.isInteger(value) && value >= least && value < below
+    check('temperature', Number.isFinite(sampling.temperature) && sampling.temperature >= 0)
+    check('topK', integer(sampling.topK, 0, 2 ** 31))
+    check('topP', sampling.topP > 0 && sampling.topP <= 1)
+    check('minP', sampling.minP >= 0 && sampling.minP <= 1)
+    check('repetitionPenalty', Number.isFinite(sampling.repetitionPenalty) && sampling.repetitionPenalty > 0)
+    check('presencePenalty', Number.isFinite(sampling.presencePenalty))
+    check('frequencyPenalty', Number.isFinite(sampling.frequencyPenalty))
+    check('seed', integer(sampling.seed, 0, MAX_SEED))
+    check('logprobs', integer(sampling.logprobs, -1, vocabSize + 1))
+    check('promptLogprobs', integer(sampling.promptLogprobs, -1, vocabSize + 1))
+    check('minTokens', integer(sampling.minTokens, 0, 2 ** 31))
+    require(sampling.bannedTokens.length < vocabSize, 'Every token is banned')
+  }
+
+  private checkToken(token: number): void {
+    const { vocabSize } = this.info
+    if (token >= 0 && token < vocabSize) return
+    throw new TensorRTError('ERR_INVALID_TOKEN', `Token ${token} is not in [0, ${vocabSize})`)
+  }
+
+  /** Ids in range, none twice in a sequence, and no page that one sequence writes listed by another. */
+  private checkPages(sequences: readonly StepSequenceView[]): void {
+    const { pageSize, numPages } = this.info
+    /** Page to the sequence that listed it last, and pages that some sequence writes. */
+    const listedBy = new Map<number, number>()
+    const written = new Set<number>()
+    sequences.forEach(({ pages, cached, tokens }, i) => {
+      const last = Math.ceil((cached + tokens.length) / pageSize)
+      pages.forEach((page, j) => {
+        require(page >= 0 && page < numPages, `Sequence ${i} of the step: page ${page} does not exist`)
+        const writes = j >= Math.floor(cached / pageSize) && j < last
+        const other = listedBy.get(page)
+        require(other === undefined || (other !== i && !writes && !written.has(page)), `Page ${page} is written and listed elsewhere`)
+        listedBy.set(page, i)
+        if (writes) written.add(page)
+      })
+    })
+  }
+}
+
+function readInts(packed: Int32Array, at: number): [number, number, number, number, number, number] {
+  return [packed[at]!, packed[at + 1]!, packed[at + 2]!, packed[at + 3]!, packed[at + 4]!, packed[at + 5] ?? 0]
+}
