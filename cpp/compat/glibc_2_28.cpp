@@ -47,6 +47,7 @@ NT_FORWARD(pthread_rwlock_wrlock, pthread_rwlock_wrlock, "GLIBC_2.2.5")
 NT_FORWARD(pthread_setaffinity_np, pthread_setaffinity_np, "GLIBC_2.3.4")
 NT_FORWARD(pthread_getaffinity_np, pthread_getaffinity_np, "GLIBC_2.3.3")
 NT_FORWARD(pthread_setname_np, pthread_setname_np, "GLIBC_2.12")
+NT_FORWARD(pthread_sigmask, pthread_sigmask, "GLIBC_2.2.5")
 NT_FORWARD(pthread_setspecific, pthread_setspecific, "GLIBC_2.2.5")
 NT_FORWARD(sem_destroy, sem_destroy, "GLIBC_2.2.5")
 NT_FORWARD(sem_init, sem_init, "GLIBC_2.2.5")
@@ -113,6 +114,15 @@ int NT_REPLACE(lstat)(const char*, struct stat*);
 int __wrap_lstat(const char* path, struct stat* to) { return __lxstat(1, path, to); }
 int NT_REPLACE(fstat)(int, struct stat*);
 int __wrap_fstat(int descriptor, struct stat* to) { return __fxstat(1, descriptor, to); }
+int __xstat64(int version, const char* path, struct stat64* to);
+int __lxstat64(int version, const char* path, struct stat64* to);
+int __fxstat64(int version, int descriptor, struct stat64* to);
+int NT_REPLACE(stat64)(const char*, struct stat64*);
+int __wrap_stat64(const char* path, struct stat64* to) { return __xstat64(1, path, to); }
+int NT_REPLACE(lstat64)(const char*, struct stat64*);
+int __wrap_lstat64(const char* path, struct stat64* to) { return __lxstat64(1, path, to); }
+int NT_REPLACE(fstat64)(int, struct stat64*);
+int __wrap_fstat64(int descriptor, struct stat64* to) { return __fxstat64(1, descriptor, to); }
 
 #ifdef DLFO_STRUCT_HAS_EH_DBASE
 // 2.35: how libgcc's unwinder finds the frame table of a code address.
