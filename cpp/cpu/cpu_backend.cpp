@@ -14,7 +14,7 @@
 #include <variant>
 
 #include "core/step_batch.h"
-#include "cpu/cpu_features.h"
+#include "cpu/processor.h"
 #include "cpu/model.h"
 #include "cpu/runner.h"
 #include "cpu/sampler.h"
@@ -276,21 +276,20 @@ Status checkOptions(const CpuOptions& options) {
   return Status::ok();
 }
 
-std::string deviceName(const CpuFeatures& features, const Kernels& kernels, int threads) {
+std::string deviceName(const Processor& processor, const Kernels& kernels, int threads) {
   const std::string_view name = kernels.name;
   const char* simd = name == "avx512" ? "AVX-512" : name == "avx2" ? "AVX2" : "portable";
-  return features.model + ", " + simd + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+  return processor.model + ", " + simd + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
 }
 
-Expected<std::unique_ptr<Backend>> create(std::string_view graphJson, const std::vector<std::string>& files,
-                                          const CpuOptions& options) {
+Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   if (Status status = checkOptions(options); !status) return status;
-  const CpuFeatures features = cpuFeatures();
-  const auto kernels = kernelsFor(options.simd, features);
+  const Processor processor = detectProcessor();
+  const auto kernels = kernelsFor(options.simd, processor);
   if (!kernels) return kernels.status();
-  auto pool = ThreadPool::create(options.threads > 0 ? options.threads : features.cores);
+  auto pool = ThreadPool::create(options.threads > 0 ? options.threads : processor.cores);
   if (!pool) return pool.status();
-  auto model = loadModel(graphJson, files, size_t(options.maxStepTokens), **pool);
+  auto model = loadModel(options.graph, options.files, size_t(options.maxStepTokens), **pool);
   if (!model) return model.status();
   auto runner =
       Runner::create(**model, **kernels, **pool, options.pageSize, options.numPages, options.maxStepTokens);
@@ -298,7 +297,7 @@ Expected<std::unique_ptr<Backend>> create(std::string_view graphJson, const std:
 
   BackendInfo info;
   info.name = "cpu";
-  info.device = deviceName(features, **kernels, (*pool)->threads());
+  info.device = deviceName(processor, **kernels, (*pool)->threads());
   info.batchInvariant = true;
   info.vocabSize = (*model)->graph.vocabSize;
   info.maxPositions = (*model)->graph.maxPositions;
@@ -315,16 +314,27 @@ Expected<std::unique_ptr<Backend>> create(std::string_view graphJson, const std:
 }
 
 }  // namespace
+}  // namespace nt::cpu
 
-Expected<std::unique_ptr<Backend>> createCpuBackend(std::string_view graphJson, const std::vector<std::string>& files,
-                                                    const CpuOptions& options) noexcept {
+namespace nt {
+
+CpuFeatures cpuFeatures() {
+  const cpu::Processor processor = cpu::detectProcessor();
+  CpuFeatures features{processor.model, processor.cores, {}};
+  if (processor.avx512) features.simd.emplace_back("avx512");
+  if (processor.avx2) features.simd.emplace_back("avx2");
+  features.simd.emplace_back("portable");
+  return features;
+}
+
+Expected<std::unique_ptr<Backend>> createCpuBackend(const CpuOptions& options) noexcept {
   try {
-    return create(graphJson, files, options);
+    return cpu::create(options);
   } catch (const std::bad_alloc&) {
-    return outOfMemory();
+    return cpu::outOfMemory();
   } catch (const std::exception& error) {
     return Status("ERR_INTERNAL", std::string("Could not create the CPU backend: ") + error.what() + ".");
   }
 }
 
-}  // namespace nt::cpu
+}  // namespace nt

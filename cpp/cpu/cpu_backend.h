@@ -10,16 +10,17 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "core/backend.h"
 #include "core/status.h"
 
-namespace nt::cpu {
+namespace nt {
 
 struct CpuOptions {
-  int32_t pageSize = 16;  // tokens
+  std::string graph;               // JSON, see lib/models/graph.ts
+  std::vector<std::string> files;  // safetensors
+  int32_t pageSize = 16;           // tokens
   int32_t numPages = 256;
   int32_t maxSlots = 64;
   int32_t maxStepTokens = 2048;
@@ -27,9 +28,16 @@ struct CpuOptions {
   std::string simd;     // "" = the best that the processor has; "avx512", "avx2", "portable"
 };
 
+struct CpuFeatures {
+  std::string model;              // "AMD EPYC"
+  int32_t threads = 1;            // cores that this process may run on
+  std::vector<std::string> simd;  // what CpuOptions::simd may name here, the best first
+};
+
+CpuFeatures cpuFeatures();
+
 // Reads the weights (this takes a while: call it off the event loop) and allocates the KV pool. Errors are those of parseGraph
 // and WeightFiles, ERR_INVALID_ARGUMENT for an option, ERR_MODEL_UNSUPPORTED, ERR_OUT_OF_MEMORY.
-Expected<std::unique_ptr<Backend>> createCpuBackend(std::string_view graphJson, const std::vector<std::string>& files,
-                                                    const CpuOptions& options) noexcept;
+Expected<std::unique_ptr<Backend>> createCpuBackend(const CpuOptions& options) noexcept;
 
-}  // namespace nt::cpu
+}  // namespace nt

@@ -9,16 +9,16 @@
 
 namespace nt::cpu {
 
-struct CpuFeatures {
+struct Processor {
   bool avx2 = false;    // AVX2, FMA and F16C, enabled by the system
   bool avx512 = false;  // AVX-512 F, BW, VL and DQ, enabled by the system
   int cores = 1;        // that this process may run on
   std::string model;    // "AMD EPYC"
 };
 
-CpuFeatures cpuFeatures();
+Processor detectProcessor();
 
 // "" = the best; "avx512", "avx2", "portable". ERR_INVALID_ARGUMENT where the name is unknown or the processor lacks it.
-Expected<const Kernels*> kernelsFor(std::string_view simd, const CpuFeatures& features);
+Expected<const Kernels*> kernelsFor(std::string_view simd, const Processor& processor);
 
 }  // namespace nt::cpu

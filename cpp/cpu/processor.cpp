@@ -1,4 +1,4 @@
-#include "cpu/cpu_features.h"
+#include "cpu/processor.h"
 
 #include <sched.h>
 
@@ -30,31 +30,31 @@ std::string modelName() {
 
 }  // namespace
 
-CpuFeatures cpuFeatures() {
-  CpuFeatures features;
+Processor detectProcessor() {
+  Processor processor;
 #ifdef __x86_64__
   // These also ask XGETBV whether the system saves the registers.
   __builtin_cpu_init();
-  features.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  processor.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  processor.avx512 = processor.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #endif
-  features.cores = affinityCores();
-  features.model = modelName();
-  return features;
+  processor.cores = affinityCores();
+  processor.model = modelName();
+  return processor;
 }
 
-Expected<const Kernels*> kernelsFor(std::string_view simd, const CpuFeatures& features) {
+Expected<const Kernels*> kernelsFor(std::string_view simd, const Processor& processor) {
   const bool best = simd.empty();
   if (!best && simd != "avx512" && simd != "avx2" && simd != "portable") {
     return Status::invalid("simd is '" + std::string(simd) + "'; expected 'avx512', 'avx2' or 'portable'.");
   }
 #ifdef __x86_64__
-  if ((best || simd == "avx512") && features.avx512) return &kAvx512Kernels;
-  if ((best || simd == "avx2") && features.avx2) return &kAvx2Kernels;
+  if ((best || simd == "avx512") && processor.avx512) return &kAvx512Kernels;
+  if ((best || simd == "avx2") && processor.avx2) return &kAvx2Kernels;
 #endif
   if (best || simd == "portable") return &kPortableKernels;
-  return Status::invalid("This processor (" + features.model + ") has no " + std::string(simd) + ".",
+  return Status::invalid("This processor (" + processor.model + ") has no " + std::string(simd) + ".",
                          "leave simd out to use the best that it has");
 }
 
