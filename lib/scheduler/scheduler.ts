@@ -123,10 +123,10 @@ export class Scheduler {
   private readonly decodes: Sequence[] = []
   private readonly prefills: Sequence[] = []
   private readonly setAside: Sequence[] = []
+  private readonly parked = new Set<Sequence>()
 
   private nextStep = 0
   private arrivals = 0
-  private parked = 0
   private decodeStart = 0
   private draining = false
   private readonly counters = {
@@ -317,7 +317,7 @@ export class Scheduler {
     for (const seq of record.sequences) {
       seq.inFlight--
       if (seq.state === SequenceState.PARKED && seq.inFlight === 0) {
-        this.parked--
+        this.parked.delete(seq)
         this.enqueue(seq, now)
       }
     }
@@ -366,7 +366,7 @@ export class Scheduler {
     }
     return {
       running,
-      waiting: this.waiting.size + this.parked,
+      waiting: this.waiting.size + this.parked.size,
       stepsInFlight: this.inFlight.length,
       pagesTotal: limits.numPages,
       pagesFree: blocks.free,
@@ -459,9 +459,10 @@ export class Scheduler {
   /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
   private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
     const { waiting, pages, blocks, setAside } = this
-    while (record.tokens < this.maxStepTokens && this.freeSlots.length > 0 && setAside.length < MAX_SET_ASIDE) {
+    // Those passed over keep their claim to a slot.
+    while (record.tokens < this.maxStepTokens && this.freeSlots.length > setAside.length && setAside.length < MAX_SET_ASIDE) {
       const seq = waiting.peek()
-      if (seq === undefined) break
+      if (seq === undefined || this.parkedBefore(seq)) break
       const found = pages.lookUp(seq)
       if (this.prefixComing(seq, found, record, firstPrefill)) {
         waiting.remove(seq)
@@ -505,6 +506,12 @@ export class Scheduler {
       while (common < limit && other.tokens[common] === seq.tokens[common]) common++
       if (common >= worth) return true
     }
+    return false
+  }
+
+  /** True when a sequence that only waits for its last step to complete comes first: it must not lose its turn to a newcomer. */
+  private parkedBefore(seq: Sequence): boolean {
+    for (const parked of this.parked) if (before(parked, seq)) return true
     return false
   }
 
@@ -615,13 +622,13 @@ export class Scheduler {
       this.enqueue(seq, now)
     } else {
       seq.state = SequenceState.PARKED
-      this.parked++
+      this.parked.add(seq)
     }
   }
 
   private end(seq: Sequence, counter: 'sequencesFinished' | 'sequencesFailed' | 'sequencesAborted'): void {
     if (seq.state === SequenceState.RUNNING) this.leaveSlot(seq)
-    else if (seq.state === SequenceState.PARKED) this.parked--
+    else if (seq.state === SequenceState.PARKED) this.parked.delete(seq)
     else this.dequeue(seq)
     seq.state = SequenceState.FINISHED
     this.timers.remove(seq)
