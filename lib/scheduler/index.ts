@@ -1,6 +1,7 @@
 export * from './executor'
 export { type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
 export { type GenerationRequest, type RequestSampling, type SchedulerLimits } from './request'
-export { Scheduler, type PlannedStep, type SchedulerOptions, type SchedulerStats } from './scheduler'
+export { Scheduler } from './scheduler'
 export { type Sequence } from './sequence'
 export { StepChecker, type StepSequenceView, type StepView } from './step_checker'
+export { type PlannedStep, type SchedulerOptions, type SchedulerStats } from './types'

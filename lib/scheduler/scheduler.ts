@@ -14,7 +14,7 @@
  * ```
  */
 import { TensorRTError } from '../errors'
-import { BlockManager, type PageHash } from './block_manager'
+import { BlockManager } from './block_manager'
 import { StepCostModel } from './cost_model'
 import type { LogprobRow, SlotInit, StepResult } from './executor'
 import { IndexedHeap } from './heap'
@@ -24,69 +24,8 @@ import { before, Sequence, SequenceState } from './sequence'
 import { SequencePages } from './sequence_pages'
 import { spreadFailure } from './step_failure'
 import { StepRecord } from './step_record'
-
-export interface SchedulerOptions {
-  /** Share equal prefixes between requests (default true). The siblings of one request share its prompt either way. */
-  prefixCache?: boolean | undefined
-  /** Steps that may be planned before the results of the ones before are known (default 1). */
-  runAhead?: number | undefined
-  /** Most tokens in a step (default: the executor's limit, which also bounds it). */
-  maxStepTokens?: number | undefined
-  /** Most sequences at once (default: the executor's limit, which also bounds it). */
-  maxSequences?: number | undefined
-  /** Sequences that may wait (default 1024); beyond that `add` throws ERR_QUEUE_FULL. */
-  maxQueue?: number | undefined
-  /** How often a sequence is run again after a retryable step failure (default 1). */
-  maxRetries?: number | undefined
-  /**
-   * A waiting sequence becomes one priority level more urgent each `agingMs` (default 5000). So nothing that arrives later than
-   * `(priority - most urgent priority in use + 1) * agingMs` after a sequence is served before it.
-   */
-  agingMs?: number | undefined
-  /** Replaces the hash of page contents (tests). */
-  hash?: PageHash | undefined
-}
-
-/** What to hand to the executor, in this order: close the slots, open the slots, submit. */
-export interface PlannedStep {
-  /** As the packed step and its result carry it. */
-  stepId: number
-  close: readonly number[]
-  open: readonly SlotInit[]
-  packed: Int32Array
-  /** Tokens that the step computes, and sequences that it has rows of. */
-  tokens: number
-  sequences: number
-}
-
-export interface SchedulerStats {
-  /** Sequences with a slot, in the queue, and preempted ones that wait for steps in flight. */
-  running: number
-  waiting: number
-  stepsInFlight: number
-  pagesTotal: number
-  pagesFree: number
-  pagesCached: number
-  pagesUsed: number
-  /** Computed positions per position of the used pages, 0 to 1. */
-  kvUtilization: number
-  /** Counters since the start. */
-  steps: number
-  stepFailures: number
-  retries: number
-  preemptions: number
-  /** Rows of steps whose result nobody needed: the sequence had ended by then, or an earlier step failed. */
-  wastedRows: number
-  prefillTokens: number
-  decodeTokens: number
-  /** Tokens of admitted prompts that could have come from the prefix cache, and that did. */
-  prefixQueryTokens: number
-  prefixHitTokens: number
-  requestsAdded: number
-  sequencesFinished: number
-  sequencesFailed: number
-  sequencesAborted: number
-}
+import type { PlannedStep, SchedulerOptions, SchedulerStats } from './types'
+import { WaitingQueue } from './waiting_queue'
 
 interface Group {
   sequences: Sequence[]
@@ -103,14 +42,12 @@ export class Scheduler {
   private readonly maxStepTokens: number
   private readonly maxQueue: number
   private readonly maxRetries: number
-  private readonly agingMs: number
 
   private readonly blocks: BlockManager
   private readonly pages: SequencePages
   private readonly cost = new StepCostModel()
   private readonly groups = new Map<string | number, Group>()
-  private readonly waiting = new IndexedHeap<Sequence>(before, 'waitingIndex')
-  private readonly promotions = new IndexedHeap<Sequence>((a, b) => a.promoteAt < b.promoteAt, 'promotionIndex')
+  private readonly waiting: WaitingQueue
   private readonly timers = new IndexedHeap<Sequence>((a, b) => a.wakeAt < b.wakeAt, 'timerIndex')
   /** In order of admission. Finished sequences stay until the next plan. */
   private running: Sequence[] = []
@@ -122,7 +59,6 @@ export class Scheduler {
   private readonly expired = new EventBuffer()
   private readonly decodes: Sequence[] = []
   private readonly prefills: Sequence[] = []
-  private readonly setAside: Sequence[] = []
   private readonly parked = new Set<Sequence>()
 
   private nextStep = 0
@@ -151,7 +87,7 @@ export class Scheduler {
     this.runAhead = atLeast('runAhead', options.runAhead ?? 1, 0)
     this.maxQueue = atLeast('maxQueue', options.maxQueue ?? 1024, 1)
     this.maxRetries = atLeast('maxRetries', options.maxRetries ?? 1, 0)
-    this.agingMs = atLeast('agingMs', options.agingMs ?? 5000, 1)
+    this.waiting = new WaitingQueue(atLeast('agingMs', options.agingMs ?? 5000, 1))
     this.maxStepTokens = Math.min(atLeast('maxStepTokens', options.maxStepTokens ?? limits.maxStepTokens, 1), limits.maxStepTokens)
     const slots = Math.min(atLeast('maxSequences', options.maxSequences ?? limits.maxSlots, 1), limits.maxSlots)
     this.limits = { ...limits, maxSlots: slots, maxStepTokens: this.maxStepTokens }
@@ -203,7 +139,7 @@ export class Scheduler {
     this.groups.set(request.id, { sequences, live: n })
     this.counters.requestsAdded++
     for (const seq of sequences) {
-      this.enqueue(seq, now)
+      this.waiting.push(seq, now)
       this.setTimer(seq)
     }
     return sequences
@@ -257,7 +193,7 @@ export class Scheduler {
    */
   plan(now: number): PlannedStep | null {
     if (this.inFlight.length > this.runAhead) return null
-    this.promote(now)
+    this.waiting.promote(now)
     const relieved = this.collect(now)
 
     const record = this.spareRecords.pop()!
@@ -318,7 +254,7 @@ export class Scheduler {
       seq.inFlight--
       if (seq.state === SequenceState.PARKED && seq.inFlight === 0) {
         this.parked.delete(seq)
-        this.enqueue(seq, now)
+        this.waiting.push(seq, now)
       }
     }
     record.sequences.length = 0
@@ -458,20 +394,19 @@ export class Scheduler {
 
   /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
   private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
-    const { waiting, pages, blocks, setAside } = this
+    const { waiting, pages, blocks } = this
     // Those passed over keep their claim to a slot.
-    while (record.tokens < this.maxStepTokens && this.freeSlots.length > setAside.length && setAside.length < MAX_SET_ASIDE) {
+    while (record.tokens < this.maxStepTokens && this.freeSlots.length > waiting.setAsideCount && waiting.setAsideCount < MAX_SET_ASIDE) {
       const seq = waiting.peek()
       if (seq === undefined || this.parkedBefore(seq)) break
       const found = pages.lookUp(seq)
       if (this.prefixComing(seq, found, record, firstPrefill)) {
-        waiting.remove(seq)
-        setAside.push(seq)
+        waiting.setAside()
         continue
       }
       // A page in reserve for each running sequence, or the newcomer would be preempted again at the next page boundary.
       if (pages.cost(seq) + this.running.length > blocks.available) break
-      this.dequeue(seq)
+      waiting.remove(seq)
       seq.state = SequenceState.RUNNING
       seq.slot = this.freeSlots.pop()!
       pages.admit(seq)
@@ -483,8 +418,7 @@ export class Scheduler {
       open.push(seq.slotInit())
       record.add(seq, Math.min(seq.known - seq.computed, this.maxStepTokens - record.tokens), this.limits.pageSize)
     }
-    for (const seq of setAside) waiting.push(seq)
-    setAside.length = 0
+    waiting.restore()
   }
 
   /**
@@ -575,16 +509,13 @@ export class Scheduler {
       let finish: FinishReason | null = null
       if (samples) {
         seq.append(token)
+        if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
         if (seq.outputLength > seq.request.sampling.minTokens && isStop(seq.stopTokens, token)) finish = 'stop'
         else if (seq.outputLength >= seq.maxTokens) finish = 'length'
-        else if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
       } else if (seq.maxTokens === 0 && record.cachedOf(row) + record.tokensOf(row) === seq.promptLength) {
         finish = 'length'
       }
-      if (finish !== null) {
-        if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
-        this.end(seq, 'sequencesFinished')
-      }
+      if (finish !== null) this.end(seq, 'sequencesFinished')
       if (samples || finish !== null || promptRows !== null) events.push(seq, token, tokenRow, promptRows, finish, null)
     }
   }
@@ -619,7 +550,7 @@ export class Scheduler {
   private suspend(seq: Sequence, now: number): void {
     this.leaveSlot(seq)
     if (seq.inFlight === 0) {
-      this.enqueue(seq, now)
+      this.waiting.push(seq, now)
     } else {
       seq.state = SequenceState.PARKED
       this.parked.add(seq)
@@ -629,7 +560,7 @@ export class Scheduler {
   private end(seq: Sequence, counter: 'sequencesFinished' | 'sequencesFailed' | 'sequencesAborted'): void {
     if (seq.state === SequenceState.RUNNING) this.leaveSlot(seq)
     else if (seq.state === SequenceState.PARKED) this.parked.delete(seq)
-    else this.dequeue(seq)
+    else this.waiting.remove(seq)
     seq.state = SequenceState.FINISHED
     this.timers.remove(seq)
     this.counters[counter]++
@@ -642,32 +573,6 @@ export class Scheduler {
     this.toClose.push(seq.slot)
     this.freeSlots.push(seq.slot)
     seq.slot = -1
-  }
-
-  private enqueue(seq: Sequence, now: number): void {
-    seq.state = SequenceState.WAITING
-    this.setRank(seq, now)
-    this.waiting.push(seq)
-    this.promotions.push(seq)
-  }
-
-  private dequeue(seq: Sequence): void {
-    this.waiting.remove(seq)
-    this.promotions.remove(seq)
-  }
-
-  private setRank(seq: Sequence, now: number): void {
-    const levels = Math.max(0, Math.floor((now - seq.arrival) / this.agingMs))
-    seq.rank = seq.priority - levels
-    seq.promoteAt = seq.arrival + (levels + 1) * this.agingMs
-  }
-
-  private promote(now: number): void {
-    for (let seq = this.promotions.peek(); seq !== undefined && seq.promoteAt <= now; seq = this.promotions.peek()) {
-      this.setRank(seq, now)
-      this.promotions.update(seq)
-      this.waiting.update(seq)
-    }
   }
 
   // --- time ---

@@ -1,0 +1,66 @@
+/** What goes into a scheduler and what comes out, besides requests and events. */
+import type { PageHash } from './block_manager'
+import type { SlotInit } from './executor'
+
+export interface SchedulerOptions {
+  /** Share equal prefixes between requests (default true). The siblings of one request share its prompt either way. */
+  prefixCache?: boolean | undefined
+  /** Steps that may be planned before the results of the ones before are known (default 1). */
+  runAhead?: number | undefined
+  /** Most tokens in a step (default: the executor's limit, which also bounds it). */
+  maxStepTokens?: number | undefined
+  /** Most sequences at once (default: the executor's limit, which also bounds it). */
+  maxSequences?: number | undefined
+  /** Sequences that may wait (default 1024); beyond that `add` throws ERR_QUEUE_FULL. */
+  maxQueue?: number | undefined
+  /** How often a sequence is run again after a retryable step failure (default 1). */
+  maxRetries?: number | undefined
+  /**
+   * A waiting sequence becomes one priority level more urgent each `agingMs` (default 5000). So nothing that arrives later than
+   * `(priority - most urgent priority in use + 1) * agingMs` after a sequence is served before it.
+   */
+  agingMs?: number | undefined
+  /** Replaces the hash of page contents (tests). */
+  hash?: PageHash | undefined
+}
+
+/** What to hand to the executor, in this order: close the slots, open the slots, submit. */
+export interface PlannedStep {
+  /** As the packed step and its result carry it. */
+  stepId: number
+  close: readonly number[]
+  open: readonly SlotInit[]
+  packed: Int32Array
+  /** Tokens that the step computes, and sequences that it has rows of. */
+  tokens: number
+  sequences: number
+}
+
+export interface SchedulerStats {
+  /** Sequences with a slot, in the queue, and preempted ones that wait for steps in flight. */
+  running: number
+  waiting: number
+  stepsInFlight: number
+  pagesTotal: number
+  pagesFree: number
+  pagesCached: number
+  pagesUsed: number
+  /** Computed positions per position of the used pages, 0 to 1. */
+  kvUtilization: number
+  /** Counters since the start. */
+  steps: number
+  stepFailures: number
+  retries: number
+  preemptions: number
+  /** Rows of steps whose result nobody needed: the sequence had ended by then, or an earlier step failed. */
+  wastedRows: number
+  prefillTokens: number
+  decodeTokens: number
+  /** Tokens of admitted prompts that could have come from the prefix cache, and that did. */
+  prefixQueryTokens: number
+  prefixHitTokens: number
+  requestsAdded: number
+  sequencesFinished: number
+  sequencesFailed: number
+  sequencesAborted: number
+}
