@@ -176,7 +176,7 @@ export class Scheduler {
   /** Ends everything that lives, without events. @returns the sequences that were ended. */
   clear(): Sequence[] {
     const ended: Sequence[] = []
-    for (const group of [...this.groups.values()]) {
+    for (const group of this.groups.values()) {
       for (const seq of group.sequences) {
         if (seq.finished) continue
         this.end(seq, 'sequencesAborted')
@@ -205,7 +205,7 @@ export class Scheduler {
       if (budget === 0) break
       record.add(seq, Math.min(seq.known - seq.computed, budget), this.limits.pageSize)
     }
-    if (!relieved) this.admit(record, decodeRows, open, now)
+    if (!relieved) this.admit(record, decodeRows, open)
     if (record.rows === 0) {
       this.spareRecords.push(record)
       return null
@@ -393,7 +393,7 @@ export class Scheduler {
   }
 
   /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
-  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
+  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[]): void {
     const { waiting, pages, blocks } = this
     // Those passed over keep their claim to a slot.
     while (record.tokens < this.maxStepTokens && this.freeSlots.length > waiting.setAsideCount && waiting.setAsideCount < MAX_SET_ASIDE) {

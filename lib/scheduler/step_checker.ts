@@ -29,7 +29,7 @@ export interface StepView {
 const ALL_FLAGS = StepFlag.SAMPLE | StepFlag.PROMPT_LOGPROBS | StepFlag.LOGITS
 const MAX_SEED = 2 ** 53
 
-function require(condition: boolean, what: string): void {
+function ensure(condition: boolean, what: string): void {
   if (!condition) throw new TensorRTError('ERR_INVALID_ARGUMENT', what)
 }
 
@@ -46,31 +46,31 @@ export class StepChecker {
   openSlot(init: SlotInit): void {
     const { info } = this
     const { slot, prompt, output } = init
-    require(Number.isInteger(slot) && slot >= 0 && slot < info.maxSlots, `Slot ${slot} does not exist, there are ${info.maxSlots}`)
-    require(!this.sampled.has(slot), `Slot ${slot} is open already`)
-    require(prompt.length > 0, 'The prompt is empty')
-    require(prompt.length + output.length <= info.maxPositions, `More than ${info.maxPositions} tokens of prompt and output`)
+    ensure(Number.isInteger(slot) && slot >= 0 && slot < info.maxSlots, `Slot ${slot} does not exist, there are ${info.maxSlots}`)
+    ensure(!this.sampled.has(slot), `Slot ${slot} is open already`)
+    ensure(prompt.length > 0, 'The prompt is empty')
+    ensure(prompt.length + output.length <= info.maxPositions, `More than ${info.maxPositions} tokens of prompt and output`)
     this.checkSampling(init.sampling)
     for (const tokens of [prompt, output, init.sampling.bannedTokens]) for (const token of tokens) this.checkToken(token)
     this.sampled.set(slot, false)
   }
 
   closeSlot(slot: number): void {
-    require(this.sampled.delete(slot), `Slot ${slot} is not open`)
+    ensure(this.sampled.delete(slot), `Slot ${slot} is not open`)
   }
 
   /** Unpacks a step and checks it completely, against the slots that are open now. */
   parse(packed: Int32Array): StepView {
     const { info } = this
-    require(packed.length >= STEP_HEADER_INTS, 'The step is shorter than its header')
+    ensure(packed.length >= STEP_HEADER_INTS, 'The step is shorter than its header')
     const [version, stepId, count, tokenCount, pageCount, reserved] = readInts(packed, 0)
-    require(version === STEP_VERSION && reserved === 0, `The step has version ${version}, expected was ${STEP_VERSION}`)
-    require(count >= 1 && pageCount >= 1, 'The step is empty')
-    require(tokenCount >= count && tokenCount <= info.maxStepTokens, `The step has ${tokenCount} tokens, at most ${info.maxStepTokens} fit`)
+    ensure(version === STEP_VERSION && reserved === 0, `The step has version ${version}, expected was ${STEP_VERSION}`)
+    ensure(count >= 1 && pageCount >= 1, 'The step is empty')
+    ensure(tokenCount >= count && tokenCount <= info.maxStepTokens, `The step has ${tokenCount} tokens, at most ${info.maxStepTokens} fit`)
     const firstPage = STEP_HEADER_INTS + count * STEP_SEQUENCE_INTS
     const firstToken = firstPage + pageCount
     const end = firstToken + tokenCount
-    require(packed.length === end, `The step has ${packed.length} int32s, its header says ${end}`)
+    ensure(packed.length === end, `The step has ${packed.length} int32s, its header says ${end}`)
 
     const sequences: StepSequenceView[] = []
     let pageAt = firstPage
@@ -78,18 +78,18 @@ export class StepChecker {
     for (let i = 0; i < count; i++) {
       const [slot, rows, cached, pages, flags] = readInts(packed, STEP_HEADER_INTS + i * STEP_SEQUENCE_INTS)
       const of = `Sequence ${i} of the step: `
-      require(this.sampled.has(slot), `${of}slot ${slot} is not open`)
-      require(!sequences.some((other) => other.slot === slot), `${of}slot ${slot} appears twice`)
-      require(rows >= 1 && rows <= end - tokenAt, `${of}${rows} tokens`)
-      require(cached >= 0 && cached + rows <= info.maxPositions, `${of}positions ${cached} to ${cached + rows}`)
-      require(pages >= 0 && pages <= firstToken - pageAt, `${of}${pages} pages`)
-      require(pages * info.pageSize >= cached + rows, `${of}${pages} pages do not hold ${cached + rows} tokens`)
-      require((flags & ~ALL_FLAGS) === 0, `${of}flags ${flags}`)
+      ensure(this.sampled.has(slot), `${of}slot ${slot} is not open`)
+      ensure(!sequences.some((other) => other.slot === slot), `${of}slot ${slot} appears twice`)
+      ensure(rows >= 1 && rows <= end - tokenAt, `${of}${rows} tokens`)
+      ensure(cached >= 0 && cached + rows <= info.maxPositions, `${of}positions ${cached} to ${cached + rows}`)
+      ensure(pages >= 0 && pages <= firstToken - pageAt, `${of}${pages} pages`)
+      ensure(pages * info.pageSize >= cached + rows, `${of}${pages} pages do not hold ${cached + rows} tokens`)
+      ensure((flags & ~ALL_FLAGS) === 0, `${of}flags ${flags}`)
       const tokens = packed.subarray(tokenAt, (tokenAt += rows))
       sequences.push({ slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens })
       if (rows > 1 || tokens[0] !== LAST_SAMPLED_TOKEN || !this.sampled.get(slot)) for (const token of tokens) this.checkToken(token)
     }
-    require(pageAt === firstToken && tokenAt === end, 'The sequences do not add up to the counts of the header')
+    ensure(pageAt === firstToken && tokenAt === end, 'The sequences do not add up to the counts of the header')
     this.checkPages(sequences)
     for (const seq of sequences) if ((seq.flags & StepFlag.SAMPLE) !== 0) this.sampled.set(seq.slot, true)
     return { stepId, sequences }
@@ -99,7 +99,7 @@ export class StepChecker {
   private checkSampling(sampling: SlotInit['sampling']): void {
     const { vocabSize } = this.info
     const check = (name: keyof typeof sampling, valid: boolean): void => {
-      require(valid, `${name} must not be ${String(sampling[name])}`)
+      ensure(valid, `${name} must not be ${String(sampling[name])}`)
     }
     const integer = (value: number, least: number, below: number): boolean => Number.isInteger(value) && value >= least && value < below
     check('temperature', Number.isFinite(sampling.temperature) && sampling.temperature >= 0)
@@ -113,7 +113,7 @@ export class StepChecker {
     check('logprobs', integer(sampling.logprobs, -1, vocabSize + 1))
     check('promptLogprobs', integer(sampling.promptLogprobs, -1, vocabSize + 1))
     check('minTokens', integer(sampling.minTokens, 0, 2 ** 31))
-    require(sampling.bannedTokens.length < vocabSize, 'Every token is banned')
+    ensure(sampling.bannedTokens.length < vocabSize, 'Every token is banned')
   }
 
   private checkToken(token: number): void {
@@ -131,10 +131,10 @@ export class StepChecker {
     sequences.forEach(({ pages, cached, tokens }, i) => {
       const last = Math.ceil((cached + tokens.length) / pageSize)
       pages.forEach((page, j) => {
-        require(page >= 0 && page < numPages, `Sequence ${i} of the step: page ${page} does not exist`)
+        ensure(page >= 0 && page < numPages, `Sequence ${i} of the step: page ${page} does not exist`)
         const writes = j >= Math.floor(cached / pageSize) && j < last
         const other = listedBy.get(page)
-        require(other === undefined || (other !== i && !writes && !written.has(page)), `Page ${page} is written and listed elsewhere`)
+        ensure(other === undefined || (other !== i && !writes && !written.has(page)), `Page ${page} is written and listed elsewhere`)
         listedBy.set(page, i)
         if (writes) written.add(page)
       })

@@ -137,7 +137,7 @@ function randomOperations(operations: number, hash: PageHash): void {
   const inFlight = 3
   const blocks = new BlockManager({ numPages, pageSize, maxStepsInFlight: inFlight, hash })
   const owned = new Int32Array(numPages)
-  const written = new Array<string>(numPages).fill('')
+  const written = Array.from({ length: numPages }, () => '')
   const holders: Holder[] = []
   const out = new Int32Array(8)
   let completed = -1
