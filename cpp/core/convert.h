@@ -1,6 +1,7 @@
-// Scalar conversions between float32 and the 16-bit storage types, bit-exact to IEEE 754 hardware: round to nearest, ties to
-// even; overflow gives infinity; a NaN stays a NaN (made quiet). They do not depend on the processor's rounding mode or flush
-// settings. Backends use them where no vector instruction does it, and as the reference for those.
+// Scalar conversions between float32 and the 16-bit storage types, bit-exact to IEEE 754 hardware: round to
+// nearest, ties to even; overflow gives infinity; a NaN stays a NaN (made quiet). They do not depend on the
+// processor's rounding mode or flush settings. Backends use them where no vector instruction does it, and as
+// the reference for those.
 #pragma once
 
 #include <bit>
@@ -8,7 +9,9 @@
 
 namespace nt {
 
-constexpr float bf16ToFloat(uint16_t bits) noexcept { return std::bit_cast<float>(uint32_t{bits} << 16); }
+constexpr float bf16ToFloat(uint16_t bits) noexcept {
+  return std::bit_cast<float>(uint32_t{bits} << 16);
+}
 
 constexpr uint16_t floatToBf16(float value) noexcept {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -45,7 +48,8 @@ constexpr uint16_t floatToF16(float value) noexcept {
     const uint32_t rounded = magnitude + 0x0FFFU + ((magnitude >> 13) & 1U);
     return static_cast<uint16_t>(sign | ((rounded >> 13) - (112U << 10)));
   }
-  if (magnitude <= 0x33000000U) return static_cast<uint16_t>(sign);  // <= 2^-25: half of the smallest, ties to zero
+  if (magnitude <= 0x33000000U)
+    return static_cast<uint16_t>(sign);  // <= 2^-25: half of the smallest, ties to zero
   // Subnormal: the value in units of 2^-24. `shift` is 14 ... 24.
   const uint32_t mantissa = (magnitude & 0x007FFFFFU) | 0x00800000U;
   const uint32_t shift = 126U - (magnitude >> 23);

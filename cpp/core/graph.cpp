@@ -21,8 +21,8 @@ constexpr size_t kMaxRank = 8;
 // Elements of one weight: its bytes then fit into int64 with room to spare.
 constexpr int64_t kMaxElements = int64_t{1} << 56;
 
-// Reads the fields of one JSON object. The first failure is kept, and every later read gives a default: callers read all
-// fields and check `ok` once.
+// Reads the fields of one JSON object. The first failure is kept, and every later read gives a default:
+// callers read all fields and check `ok` once.
 class Fields {
  public:
   Fields(JsonValue object, std::string where) : object_(object), where_(std::move(where)) {
@@ -41,7 +41,8 @@ class Fields {
     if (error_.isOk()) error_ = std::move(error);
   }
 
-  // A field that this version doesn't know would be ignored in silence, and the model would compute something else.
+  // A field that this version doesn't know would be ignored in silence, and the model would compute something
+  // else.
   void allowOnly(std::initializer_list<std::string_view> known) {
     for (const auto& [name, value] : object_.members()) {
       if (std::find(known.begin(), known.end(), name) == known.end()) fail("unknown field " + quoted(name));
@@ -69,7 +70,8 @@ class Fields {
     if (!value) return 0;
     const auto number = value->integer();
     if (number && *number >= lowest && *number <= kInt32Max) return static_cast<int32_t>(*number);
-    fail(quoted(name) + " must be an integer of at least " + std::to_string(lowest) + " that fits into 32 bits");
+    fail(quoted(name) + " must be an integer of at least " + std::to_string(lowest) +
+         " that fits into 32 bits");
     return 0;
   }
 
@@ -106,7 +108,8 @@ class Fields {
 
   static std::optional<float> finiteFloat(JsonValue value) {
     const auto number = value.number();
-    if (!number || !(std::fabs(*number) <= static_cast<double>(std::numeric_limits<float>::max()))) return std::nullopt;
+    if (!number || !(std::fabs(*number) <= static_cast<double>(std::numeric_limits<float>::max())))
+      return std::nullopt;
     return static_cast<float>(*number);
   }
 
@@ -131,7 +134,8 @@ class GraphParser {
                       "Use the graph, the addon and the JavaScript of one release of node-tensorrt");
       }
     }
-    fields.allowOnly({"version", "family", "vocabSize", "maxPositions", "dtype", "weights", "ropes", "nodes", "logits"});
+    fields.allowOnly(
+        {"version", "family", "vocabSize", "maxPositions", "dtype", "weights", "ropes", "nodes", "logits"});
     graph_.family = fields.string("family");
     graph_.vocabSize = fields.integer("vocabSize", 1);
     graph_.maxPositions = fields.integer("maxPositions", 1);
@@ -140,7 +144,8 @@ class GraphParser {
     const auto weights = fields.field("weights");
     const auto ropes = fields.field("ropes");
     const auto nodes = fields.field("nodes");
-    if (fields.ok() && !parseDType(dtype)) fields.fail("'dtype' must be F32, F16 or BF16, not " + quoted(dtype));
+    if (fields.ok() && !parseDType(dtype))
+      fields.fail("'dtype' must be F32, F16 or BF16, not " + quoted(dtype));
     if (fields.ok() && !weights->isObject()) fields.fail("'weights' must be an object");
     if (fields.ok() && !ropes->isObject()) fields.fail("'ropes' must be an object");
     if (fields.ok() && !nodes->isArray()) fields.fail("'nodes' must be an array");
@@ -167,7 +172,8 @@ class GraphParser {
     for (const auto& [name, value] : object.members()) {
       const std::string where = "graph: weight " + quoted(name);
       if (name.empty() || !value.isArray() || value.size() == 0 || value.size() > kMaxRank) {
-        return invalid(where + ": expected a name and a shape of 1 to " + std::to_string(kMaxRank) + " dimensions");
+        return invalid(where + ": expected a name and a shape of 1 to " + std::to_string(kMaxRank) +
+                       " dimensions");
       }
       std::vector<int64_t> shape;
       int64_t elements = 1;
@@ -198,7 +204,8 @@ class GraphParser {
       rope.invFreq.reserve(frequencies->size());
       for (const JsonValue element : frequencies->elements()) {
         const auto frequency = Fields::finiteFloat(element);
-        if (!frequency || *frequency < 0) return invalid(fields.where() + ": 'invFreq' must hold finite numbers >= 0");
+        if (!frequency || *frequency < 0)
+          return invalid(fields.where() + ": 'invFreq' must hold finite numbers >= 0");
         rope.invFreq.push_back(*frequency);
       }
       ropeIds_.emplace(name, static_cast<int32_t>(graph_.ropes.size()));
@@ -230,7 +237,8 @@ class GraphParser {
         {"add", &GraphParser::add},
         {"gatherRows", &GraphParser::gatherRows},
     }};
-    const auto* known = std::find_if(kOps.begin(), kOps.end(), [&](const auto& entry) { return entry.first == op; });
+    const auto* known =
+        std::find_if(kOps.begin(), kOps.end(), [&](const auto& entry) { return entry.first == op; });
     if (known == kOps.end()) {
       node.fail("unknown op");
       return node.error();
@@ -311,7 +319,8 @@ class GraphParser {
     op.weights = node.strings("weights");
     op.biases = node.strings("biases");
     if (op.weights.empty()) node.fail("'weights' must not be empty");
-    if (!op.biases.empty() && op.biases.size() != op.weights.size()) node.fail("needs as many biases as weights, or none");
+    if (!op.biases.empty() && op.biases.size() != op.weights.size())
+      node.fail("needs as many biases as weights, or none");
     int64_t width = 0;
     for (size_t i = 0; i < op.weights.size() && node.ok(); ++i) {
       const int64_t out = weight(node, op.weights[i], {-1, in});
@@ -324,7 +333,8 @@ class GraphParser {
   }
 
   void attention(Fields& node, Node& result, Value& output) {
-    node.allowOnly({"op", "input", "output", "layer", "heads", "kvHeads", "headDim", "scale", "rope", "window", "qkNorm"});
+    node.allowOnly({"op", "input", "output", "layer", "heads", "kvHeads", "headDim", "scale", "rope",
+                    "window", "qkNorm"});
     AttentionOp op;
     const Value& from = input(node, result, output);
     op.layer = node.integer("layer", 0);
@@ -337,14 +347,15 @@ class GraphParser {
     const auto qkNorm = node.field("qkNorm");
     if (!node.ok()) return;
 
-    if (from.gathered) node.fail("attention must come before gatherRows, or keys of the other rows would be lost");
+    if (from.gathered)
+      node.fail("attention must come before gatherRows, or keys of the other rows would be lost");
     if (op.heads % op.kvHeads != 0) node.fail("'heads' must be a multiple of 'kvHeads'");
     if (op.headDim % 2 != 0) node.fail("'headDim' must be even");
     const int64_t heads = int64_t{op.heads} + 2 * int64_t{op.kvHeads};
     if (heads > kInt32Max / op.headDim || heads * op.headDim != from.width) {
-      node.fail("the input is " + std::to_string(from.width) + " wide, expected (heads + 2 * kvHeads) * headDim = (" +
-                std::to_string(op.heads) + " + 2 * " + std::to_string(op.kvHeads) + ") * " +
-                std::to_string(op.headDim));
+      node.fail("the input is " + std::to_string(from.width) +
+                " wide, expected (heads + 2 * kvHeads) * headDim = (" + std::to_string(op.heads) + " + 2 * " +
+                std::to_string(op.kvHeads) + ") * " + std::to_string(op.headDim));
     }
     const auto table = ropeIds_.find(rope);
     if (table == ropeIds_.end()) {
@@ -353,8 +364,8 @@ class GraphParser {
       op.rope = table->second;
       const size_t pairs = graph_.ropes[static_cast<size_t>(op.rope)].invFreq.size();
       if (pairs != static_cast<size_t>(op.headDim / 2)) {
-        node.fail("rope " + quoted(rope) + " has " + std::to_string(pairs) + " frequencies, expected headDim / 2 = " +
-                  std::to_string(op.headDim / 2));
+        node.fail("rope " + quoted(rope) + " has " + std::to_string(pairs) +
+                  " frequencies, expected headDim / 2 = " + std::to_string(op.headDim / 2));
       }
     }
     if (!qkNorm->isNull()) {
@@ -371,8 +382,12 @@ class GraphParser {
     result.op = std::move(op);
   }
 
-  void siluMul(Fields& node, Node& result, Value& output) { gatedActivation(node, result, output, Gate::kSilu); }
-  void geluMul(Fields& node, Node& result, Value& output) { gatedActivation(node, result, output, Gate::kGelu); }
+  void siluMul(Fields& node, Node& result, Value& output) {
+    gatedActivation(node, result, output, Gate::kSilu);
+  }
+  void geluMul(Fields& node, Node& result, Value& output) {
+    gatedActivation(node, result, output, Gate::kGelu);
+  }
 
   void gatedActivation(Fields& node, Node& result, Value& output, Gate gate) {
     node.allowOnly({"op", "input", "output"});
@@ -411,12 +426,13 @@ class GraphParser {
     if (gathers_ == 0) return invalid("graph: has no gatherRows");
     if (Status status = checkGeometry(); !status) return status;
     const auto found = ids_.find(logits);
-    if (found == ids_.end()) return invalid("graph: 'logits' names " + quoted(logits) + ", which no node defines");
+    if (found == ids_.end())
+      return invalid("graph: 'logits' names " + quoted(logits) + ", which no node defines");
     const Value& value = graph_.values[static_cast<size_t>(found->second)];
     if (!value.gathered || value.width != graph_.vocabSize) {
       return invalid("graph: logits " + quoted(logits) + " must hold gathered rows " +
-                     std::to_string(graph_.vocabSize) + " wide (vocabSize); they are " + std::to_string(value.width) +
-                     " wide" + (value.gathered ? "" : " and not gathered"));
+                     std::to_string(graph_.vocabSize) + " wide (vocabSize); they are " +
+                     std::to_string(value.width) + " wide" + (value.gathered ? "" : " and not gathered"));
     }
     graph_.logits = found->second;
     return {};
@@ -432,8 +448,8 @@ class GraphParser {
         graph_.kvHeads = op->kvHeads;
         graph_.headDim = op->headDim;
       } else if (op->kvHeads != graph_.kvHeads || op->headDim != graph_.headDim) {
-        return invalid("graph: node " + quoted(graph_.values[static_cast<size_t>(node.output)].name) + " has " +
-                       std::to_string(op->kvHeads) + " KV heads of " + std::to_string(op->headDim) +
+        return invalid("graph: node " + quoted(graph_.values[static_cast<size_t>(node.output)].name) +
+                       " has " + std::to_string(op->kvHeads) + " KV heads of " + std::to_string(op->headDim) +
                        ", the attention before " + std::to_string(graph_.kvHeads) + " of " +
                        std::to_string(graph_.headDim));
       }
@@ -443,8 +459,9 @@ class GraphParser {
     std::sort(layers.begin(), layers.end());
     for (size_t i = 0; i < layers.size(); ++i) {
       if (layers[i] != static_cast<int32_t>(i)) {
-        return invalid("graph: " + std::to_string(layers.size()) + " attention nodes must use the layers 0 ... " +
-                       std::to_string(layers.size() - 1) + ", each once");
+        return invalid("graph: " + std::to_string(layers.size()) +
+                       " attention nodes must use the layers 0 ... " + std::to_string(layers.size() - 1) +
+                       ", each once");
       }
     }
     graph_.layers = static_cast<int32_t>(layers.size());

@@ -11,7 +11,9 @@ namespace nt {
 
 namespace {
 
-bool isDigit(unsigned char c) noexcept { return c >= '0' && c <= '9'; }
+bool isDigit(unsigned char c) noexcept {
+  return c >= '0' && c <= '9';
+}
 
 int hexDigit(unsigned char c) noexcept {
   if (isDigit(c)) return c - '0';
@@ -22,7 +24,9 @@ int hexDigit(unsigned char c) noexcept {
 
 }  // namespace
 
-JsonKind JsonValue::kind() const noexcept { return document_->nodes_[index_].kind; }
+JsonKind JsonValue::kind() const noexcept {
+  return document_->nodes_[index_].kind;
+}
 
 std::optional<std::string_view> JsonValue::string() const noexcept {
   const JsonDocument::Node& node = document_->nodes_[index_];

@@ -1,7 +1,8 @@
 // A strict JSON reader (RFC 8259) for what comes from outside: graphs and safetensors headers.
 //
-// A document is one flat array of 16-byte nodes in text order; strings without escapes are views into the text. Stricter than
-// the RFC where it leaves a choice: duplicate keys, lone surrogates, a byte order mark and invalid UTF-8 are errors.
+// A document is one flat array of 16-byte nodes in text order; strings without escapes are views into the
+// text. Stricter than the RFC where it leaves a choice: duplicate keys, lone surrogates, a byte order mark
+// and invalid UTF-8 are errors.
 #pragma once
 
 #include <cstddef>
@@ -119,8 +120,8 @@ class JsonValue::Range {
   uint32_t end_;
 };
 
-// `text` must outlive the document and may hold at most 2^32 - 1 bytes. ERR_INVALID_ARGUMENT says what is wrong and at which byte;
-// ERR_OUT_OF_MEMORY.
+// `text` must outlive the document and may hold at most 2^32 - 1 bytes. ERR_INVALID_ARGUMENT says what is
+// wrong and at which byte; ERR_OUT_OF_MEMORY.
 Expected<JsonDocument> parseJson(std::string_view text) noexcept;
 
 }  // namespace nt

@@ -1,5 +1,6 @@
-// Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3"
-// (SC 2011). A draw is a pure function of (seed, counter, stream): no state to keep, to restore after a preemption, or to share.
+// Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As
+// Easy as 1, 2, 3" (SC 2011). A draw is a pure function of (seed, counter, stream): no state to keep, to
+// restore after a preemption, or to share.
 #pragma once
 
 #include <array>
@@ -8,7 +9,8 @@
 namespace nt {
 
 // One block of 128 random bits.
-constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) noexcept {
+constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
+                                             std::array<uint32_t, 2> key) noexcept {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53U} * counter[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57U} * counter[2];
@@ -21,7 +23,8 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, st
   return counter;
 }
 
-// 64 random bits of the draw `counter` in `stream`. Sampling uses the index of the output token as the counter.
+// 64 random bits of the draw `counter` in `stream`. Sampling uses the index of the output token as the
+// counter.
 constexpr uint64_t randomBits(uint64_t seed, uint64_t counter, uint64_t stream = 0) noexcept {
   const auto low = [](uint64_t value) { return static_cast<uint32_t>(value); };
   const auto high = [](uint64_t value) { return static_cast<uint32_t>(value >> 32); };

@@ -21,7 +21,7 @@ namespace nt {
 
 namespace {
 
-constexpr uint64_t kLengthBytes = 8;              // the header's length, little-endian, at the start of the file
+constexpr uint64_t kLengthBytes = 8;  // the header's length, little-endian, at the start of the file
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 constexpr uint64_t kMaxFileBytes = std::numeric_limits<int64_t>::max();
 constexpr size_t kMaxRank = 32;                    // far more than any framework has
@@ -33,19 +33,22 @@ struct FormatType {
 };
 // Every type of the format, read or not: their lengths are checked alike.
 constexpr std::array<FormatType, 22> kFormatTypes{{
-    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6},     {"F6_E3M2", 6},     {"U8", 8},   {"I8", 8},
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6},     {"F6_E3M2", 6},     {"U8", 8},      {"I8", 8},
     {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E8M0", 8}, {"I16", 16},
-    {"U16", 16},    {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32}, {"F32", 32},
+    {"U16", 16},    {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32},    {"F32", 32},
     {"C64", 64},    {"F64", 64},    {"I64", 64},        {"U64", 64},
 }};
 
-std::string reason(int error) { return std::generic_category().message(error); }
+std::string reason(int error) {
+  return std::generic_category().message(error);
+}
 
 // Owns a file descriptor.
 class File {
  public:
   File(std::string path, int descriptor) noexcept : path_(std::move(path)), descriptor_(descriptor) {}
-  File(File&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+  File(File&& other) noexcept
+      : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
   File(const File&) = delete;
   File& operator=(const File&) = delete;
   File& operator=(File&&) = delete;
@@ -54,7 +57,8 @@ class File {
   }
 
   static Expected<File> open(const std::string& path) {
-    if (path.find('\0') != std::string::npos) return Status::invalid("a path with a zero byte: " + quoted(path, 400));
+    if (path.find('\0') != std::string::npos)
+      return Status::invalid("a path with a zero byte: " + quoted(path, 400));
     int descriptor = -1;
     do {
       // O_NONBLOCK: opening a pipe would wait for its writer. It means nothing for regular files.
@@ -84,8 +88,9 @@ class File {
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return {"ERR_IO", "cannot read " + quoted(path_, 400) + ": " + reason(errno)};
       if (got == 0) {
-        return {"ERR_IO", quoted(path_, 400) + " has become shorter: it ends at byte " + std::to_string(offset) + ", " +
-                              std::to_string(bytes) + " bytes too early",
+        return {"ERR_IO",
+                quoted(path_, 400) + " has become shorter: it ends at byte " + std::to_string(offset) + ", " +
+                    std::to_string(bytes) + " bytes too early",
                 "Do not change a model's files while they are in use"};
       }
       target += got;
@@ -117,8 +122,8 @@ Status parseTensor(JsonValue entry, uint64_t dataStart, uint64_t dataBytes, Tens
   const auto type = entry.find("dtype");
   const auto shape = entry.find("shape");
   const auto offsets = entry.find("data_offsets");
-  if (!type || !type->string() || !shape || !shape->isArray() || !offsets ||
-      !offsets->isArray() || offsets->size() != 2) {
+  if (!type || !type->string() || !shape || !shape->isArray() || !offsets || !offsets->isArray() ||
+      offsets->size() != 2) {
     return invalid("needs 'dtype', 'shape' and 'data_offsets' of two numbers");
   }
   const std::string_view typeName = *type->string();
@@ -130,7 +135,8 @@ Status parseTensor(JsonValue entry, uint64_t dataStart, uint64_t dataBytes, Tens
   } else {
     tensor.unsupportedType = typeName;
   }
-  if (shape->size() > kMaxRank) return invalid("'shape' has more than " + std::to_string(kMaxRank) + " dimensions");
+  if (shape->size() > kMaxRank)
+    return invalid("'shape' has more than " + std::to_string(kMaxRank) + " dimensions");
   tensor.shape.reserve(shape->size());
   for (const JsonValue element : shape->elements()) {
     const auto dimension = element.integer();
@@ -175,8 +181,8 @@ class SafetensorsFiles final : public WeightFiles {
     const TensorInfo& tensor = found->second;
     const std::string where = "tensor " + quoted(name) + " in " + quoted(files_[tensor.file].path(), 400);
     if (tensor.shape != shape) {
-      return Status("ERR_MODEL_INVALID", where + " has shape " + shapeText(tensor.shape) + ", the model needs " +
-                                             shapeText(shape));
+      return Status("ERR_MODEL_INVALID", where + " has shape " + shapeText(tensor.shape) +
+                                             ", the model needs " + shapeText(shape));
     }
     if (!tensor.unsupportedType.empty()) {
       return Status("ERR_MODEL_UNSUPPORTED", where + " is of type " + tensor.unsupportedType,
@@ -189,8 +195,8 @@ class SafetensorsFiles final : public WeightFiles {
     const bool inFile = tensor.file < files_.size() && tensor.offset <= kMaxFileBytes &&
                         tensor.bytes <= kMaxFileBytes - tensor.offset;
     if (!inFile || begin > tensor.bytes || bytes > tensor.bytes - begin) {
-      return Status::invalid("cannot read " + std::to_string(bytes) + " bytes from byte " + std::to_string(begin) +
-                             " of a tensor of " + std::to_string(tensor.bytes));
+      return Status::invalid("cannot read " + std::to_string(bytes) + " bytes from byte " +
+                             std::to_string(begin) + " of a tensor of " + std::to_string(tensor.bytes));
     }
     return files_[tensor.file].read(tensor.offset + begin, bytes, to);
   }
@@ -206,9 +212,11 @@ class SafetensorsFiles final : public WeightFiles {
     names.reserve(tensors_.size());
     for (const auto& entry : tensors_) names.emplace_back(entry.first);
     std::string hint;
-    for (const std::string_view near : nearestNames(name, names)) hint += (hint.empty() ? "" : ", ") + quoted(near);
-    return {"ERR_WEIGHTS_MISSING", "no tensor " + quoted(name) + " in " + std::to_string(files_.size()) +
-                                       (files_.size() == 1 ? " file" : " files") + " of weights",
+    for (const std::string_view near : nearestNames(name, names))
+      hint += (hint.empty() ? "" : ", ") + quoted(near);
+    return {"ERR_WEIGHTS_MISSING",
+            "no tensor " + quoted(name) + " in " + std::to_string(files_.size()) +
+                (files_.size() == 1 ? " file" : " files") + " of weights",
             hint.empty() ? hint : "The nearest names are " + hint};
   }
 
@@ -216,13 +224,14 @@ class SafetensorsFiles final : public WeightFiles {
     const Expected<uint64_t> size = files_[file].size();
     if (!size) return size.status();
     std::array<unsigned char, kLengthBytes> prefix{};
-    if (*size < kLengthBytes) return invalid(file, "has " + std::to_string(*size) + " bytes, too few for a header");
+    if (*size < kLengthBytes)
+      return invalid(file, "has " + std::to_string(*size) + " bytes, too few for a header");
     if (Status status = files_[file].read(0, kLengthBytes, prefix.data()); !status) return status;
     uint64_t length = 0;
     for (size_t i = kLengthBytes; i-- > 0;) length = length << 8 | prefix[i];
     if (length > kMaxHeaderBytes || length > *size - kLengthBytes) {
-      return invalid(file, "a header of " + std::to_string(length) + " bytes in a file of " + std::to_string(*size) +
-                               " (at most " + std::to_string(kMaxHeaderBytes) + ")");
+      return invalid(file, "a header of " + std::to_string(length) + " bytes in a file of " +
+                               std::to_string(*size) + " (at most " + std::to_string(kMaxHeaderBytes) + ")");
     }
     std::string text(static_cast<size_t>(length), '\0');
     if (Status status = files_[file].read(kLengthBytes, length, text.data()); !status) return status;
@@ -261,23 +270,27 @@ class SafetensorsFiles final : public WeightFiles {
       extents.push_back({tensor.offset, tensor.bytes, name});
       const auto [place, added] = tensors_.try_emplace(std::string(name), std::move(tensor));
       if (!added) {
-        return invalid(file, "tensor " + quoted(name) + " is also in " + quoted(files_[place->second.file].path(), 400));
+        return invalid(
+            file, "tensor " + quoted(name) + " is also in " + quoted(files_[place->second.file].path(), 400));
       }
     }
-    // Together they must cover the data exactly. Empty tensors sort before the one that starts where they stand.
+    // Together they must cover the data exactly. Empty tensors sort before the one that starts where they
+    // stand.
     std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
       return a.begin != b.begin ? a.begin < b.begin : a.bytes < b.bytes;
     });
     uint64_t expected = dataStart;
     for (const Extent& extent : extents) {
       if (extent.begin != expected) {
-        return invalid(file, "tensor " + quoted(extent.name) +
-                                 (extent.begin < expected ? " overlaps the one before it" : " leaves a hole before it"));
+        return invalid(
+            file, "tensor " + quoted(extent.name) +
+                      (extent.begin < expected ? " overlaps the one before it" : " leaves a hole before it"));
       }
       expected += extent.bytes;
     }
     if (expected != dataStart + dataBytes) {
-      return invalid(file, std::to_string(dataStart + dataBytes - expected) + " bytes at the end belong to no tensor");
+      return invalid(
+          file, std::to_string(dataStart + dataBytes - expected) + " bytes at the end belong to no tensor");
     }
     return {};
   }

@@ -12,7 +12,9 @@ namespace {
 
 constexpr uint64_t kMaxSeed = uint64_t{1} << 53;  // exclusive: JavaScript's exact integers
 
-std::string number(int64_t value) { return std::to_string(value); }
+std::string number(int64_t value) {
+  return std::to_string(value);
+}
 
 std::string nameOf(int32_t index, const StepSequence& sequence) {
   return "sequence " + number(index) + " (slot " + number(sequence.slot) + ")";
@@ -25,7 +27,8 @@ Status invalidToken(const std::string& where, int32_t token, int32_t vocabSize) 
 
 // Index of the first id outside 0 ... vocabSize - 1, or the number of ids.
 size_t firstBadToken(std::span<const int32_t> tokens, int32_t vocabSize) {
-  const auto bad = std::find_if(tokens.begin(), tokens.end(), [&](int32_t id) { return id < 0 || id >= vocabSize; });
+  const auto bad =
+      std::find_if(tokens.begin(), tokens.end(), [&](int32_t id) { return id < 0 || id >= vocabSize; });
   return static_cast<size_t>(bad - tokens.begin());
 }
 
@@ -39,7 +42,8 @@ Status checkTokenList(const char* name, std::span<const int32_t> tokens, int32_t
 
 Status SlotSet::checkRange(int32_t slot) const {
   if (has(slot)) return {};
-  return Status::invalid("slot " + number(slot) + " does not exist, there are " + std::to_string(slots_.size()));
+  return Status::invalid("slot " + number(slot) + " does not exist, there are " +
+                         std::to_string(slots_.size()));
 }
 
 Status SlotSet::open(int32_t slot) {
@@ -80,12 +84,14 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
                            std::to_string(kStepHeaderInts));
   }
   if (packed[0] != kStepVersion) {
-    return Status::invalid("step version " + number(packed[0]) + ", this build reads " + number(kStepVersion));
+    return Status::invalid("step version " + number(packed[0]) + ", this build reads " +
+                           number(kStepVersion));
   }
   const int32_t count = packed[2];
   const int32_t rows = packed[3];
   const int32_t pages = packed[4];
-  if (packed[5] != 0) return Status::invalid("the step header's last int32 is " + number(packed[5]) + ", expected 0");
+  if (packed[5] != 0)
+    return Status::invalid("the step header's last int32 is " + number(packed[5]) + ", expected 0");
   if (count < 1 || static_cast<size_t>(count) > slotEpochs_.size()) {
     return Status::invalid("a step of " + number(count) + " sequences, expected 1 ... " +
                            std::to_string(slotEpochs_.size()) + " (maxSlots)");
@@ -96,8 +102,8 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
                            " (maxStepTokens) at most");
   }
   if (pages < 0) return Status::invalid("a step with " + number(pages) + " pages");
-  const int64_t expected = static_cast<int64_t>(kStepHeaderInts) + int64_t{count} * int64_t{kStepSequenceInts} +
-                           int64_t{pages} + int64_t{rows};
+  const int64_t expected = static_cast<int64_t>(kStepHeaderInts) +
+                           int64_t{count} * int64_t{kStepSequenceInts} + int64_t{pages} + int64_t{rows};
   if (std::cmp_not_equal(packed.size(), expected)) {
     return Status::invalid("a step of " + std::to_string(packed.size()) + " int32s, its header says " +
                            number(expected));
@@ -137,7 +143,8 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
       status = checkPages(step.sequences, i);
     }
     if (status) {
-      const auto tokens = step.tokens.subspan(static_cast<size_t>(firstRow), static_cast<size_t>(sequence.tokens));
+      const auto tokens =
+          step.tokens.subspan(static_cast<size_t>(firstRow), static_cast<size_t>(sequence.tokens));
       status = checkTokens(sequence, tokens, slots);
     }
     if (!status) return Status(status.code(), nameOf(i, sequence) + ": " + status.message());
@@ -170,15 +177,17 @@ Status StepParser::checkSequence(const StepSequence& sequence, int64_t pages, co
   if (sequence.cached < 0) return Status::invalid(number(sequence.cached) + " cached tokens");
   const int64_t length = int64_t{sequence.cached} + int64_t{sequence.tokens};
   if (length > maxPositions_) {
-    return Status::invalid(number(length) + " tokens, the model's longest sequence has " + number(maxPositions_));
+    return Status::invalid(number(length) + " tokens, the model's longest sequence has " +
+                           number(maxPositions_));
   }
   const int64_t needed = (length + pageSize_ - 1) / pageSize_;
   const int64_t most = (int64_t{maxPositions_} + pageSize_ - 1) / pageSize_;
   if (pages < needed || pages > most) {
-    return Status::invalid(number(pages) + " pages, expected " + number(needed) + " ... " + number(most) + " for " +
-                           number(length) + " tokens");
+    return Status::invalid(number(pages) + " pages, expected " + number(needed) + " ... " + number(most) +
+                           " for " + number(length) + " tokens");
   }
-  if ((sequence.flags & ~kAllStepFlags) != 0) return Status::invalid("unknown flags " + number(sequence.flags));
+  if ((sequence.flags & ~kAllStepFlags) != 0)
+    return Status::invalid("unknown flags " + number(sequence.flags));
   return {};
 }
 
@@ -189,7 +198,8 @@ Status StepParser::checkPages(const std::vector<StepSequence>& sequences, int32_
   for (size_t i = 0; i < sequence.pages.size(); ++i) {
     const int32_t page = sequence.pages[i];
     if (page < 0 || static_cast<size_t>(page) >= pages_.size()) {
-      return Status::invalid("page " + number(page) + " does not exist, there are " + std::to_string(pages_.size()));
+      return Status::invalid("page " + number(page) + " does not exist, there are " +
+                             std::to_string(pages_.size()));
     }
     PageMark& mark = pages_[static_cast<size_t>(page)];
     const bool writes = i >= firstWritten && i <= lastWritten;
@@ -197,8 +207,8 @@ Status StepParser::checkPages(const std::vector<StepSequence>& sequences, int32_
       if (mark.sequence == index) return Status::invalid("lists page " + number(page) + " twice");
       if (writes || mark.written) {
         const int32_t other = sequences[static_cast<size_t>(mark.sequence)].slot;
-        return Status::invalid("page " + number(page) + " is also listed by slot " + number(other) + ", and " +
-                               (writes ? "this one" : "that one") + " writes it");
+        return Status::invalid("page " + number(page) + " is also listed by slot " + number(other) +
+                               ", and " + (writes ? "this one" : "that one") + " writes it");
       }
     }
     mark = {epoch_, index, writes};
@@ -210,13 +220,15 @@ Status StepParser::checkTokens(const StepSequence& sequence, std::span<const int
                                const SlotSet& slots) const {
   if (tokens.size() == 1 && tokens[0] == kLastSampledToken) {
     if (slots.hasSampled(sequence.slot)) return {};
-    return {"ERR_INVALID_TOKEN", "stands for the slot's last sampled token, but no step has sampled the slot"};
+    return {"ERR_INVALID_TOKEN",
+            "stands for the slot's last sampled token, but no step has sampled the slot"};
   }
   const size_t bad = firstBadToken(tokens, vocabSize_);
   if (bad == tokens.size()) return {};
   const std::string where = "token " + std::to_string(bad);
   if (tokens[bad] == kLastSampledToken) {
-    return {"ERR_INVALID_TOKEN", where + " is -1, which may only stand alone for the slot's last sampled token"};
+    return {"ERR_INVALID_TOKEN",
+            where + " is -1, which may only stand alone for the slot's last sampled token"};
   }
   return invalidToken(where, tokens[bad], vocabSize_);
 }
@@ -226,7 +238,8 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
     return Status::invalid(std::string(name) + " must be " + expected);
   };
   if (init.slot < 0 || init.slot >= info.maxSlots) {
-    return Status::invalid("slot " + number(init.slot) + " does not exist, there are " + number(info.maxSlots));
+    return Status::invalid("slot " + number(init.slot) + " does not exist, there are " +
+                           number(info.maxSlots));
   }
   // Comparisons are written so that NaN fails them.
   const SamplingParams& sampling = init.sampling;
@@ -242,7 +255,8 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
   if (!std::isfinite(sampling.presencePenalty)) return range("presencePenalty", "a finite number");
   if (!std::isfinite(sampling.frequencyPenalty)) return range("frequencyPenalty", "a finite number");
   if (sampling.seed >= kMaxSeed) return range("seed", "in 0 ... 2^53 - 1");
-  if (sampling.logprobs < -1 || sampling.logprobs > info.vocabSize) return range("logprobs", "in -1 ... vocabSize");
+  if (sampling.logprobs < -1 || sampling.logprobs > info.vocabSize)
+    return range("logprobs", "in -1 ... vocabSize");
   if (sampling.promptLogprobs < -1 || sampling.promptLogprobs > info.vocabSize) {
     return range("promptLogprobs", "in -1 ... vocabSize");
   }
@@ -258,7 +272,8 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
                            std::to_string(init.output.size()) + " tokens, the model's longest sequence has " +
                            number(info.maxPositions));
   }
-  if (Status status = checkTokenList("bannedTokens", sampling.bannedTokens, info.vocabSize); !status) return status;
+  if (Status status = checkTokenList("bannedTokens", sampling.bannedTokens, info.vocabSize); !status)
+    return status;
   if (Status status = checkTokenList("prompt", init.prompt, info.vocabSize); !status) return status;
   if (Status status = checkTokenList("output", init.output, info.vocabSize); !status) return status;
   return {};

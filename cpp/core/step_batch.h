@@ -52,7 +52,9 @@ class SlotSet {
   Status close(int32_t slot);
   bool isOpen(int32_t slot) const noexcept { return has(slot) && slots_[static_cast<size_t>(slot)].open; }
   // Whether a step since `open` samples this slot, so that "its last sampled token" means something.
-  bool hasSampled(int32_t slot) const noexcept { return isOpen(slot) && slots_[static_cast<size_t>(slot)].sampled; }
+  bool hasSampled(int32_t slot) const noexcept {
+    return isOpen(slot) && slots_[static_cast<size_t>(slot)].sampled;
+  }
   // The slot must be open.
   void markSampled(int32_t slot) noexcept { slots_[static_cast<size_t>(slot)].sampled = true; }
 
@@ -67,16 +69,17 @@ class SlotSet {
   std::vector<Slot> slots_;
 };
 
-// Parses and checks packed steps. Keeps scratch between calls, one mark per page and slot of the backend, so that a call's work
-// is proportional to the step alone. Not thread-safe.
+// Parses and checks packed steps. Keeps scratch between calls, one mark per page and slot of the backend, so
+// that a call's work is proportional to the step alone. Not thread-safe.
 class StepParser {
  public:
   explicit StepParser(const BackendInfo& info);
 
-  // Checks every count and every id against the backend's limits and `slots`, and on success alone notes there which slots the
-  // step samples. ERR_INVALID_ARGUMENT (ERR_INVALID_TOKEN for a token id) says which sequence and what was expected;
-  // ERR_OUT_OF_MEMORY. Stricter than the layout needs: a step has at least one sequence, a sequence lists no page twice and
-  // no more pages than the longest sequence needs, and the reserved int is 0.
+  // Checks every count and every id against the backend's limits and `slots`, and on success alone notes
+  // there which slots the step samples. ERR_INVALID_ARGUMENT (ERR_INVALID_TOKEN for a token id) says which
+  // sequence and what was expected; ERR_OUT_OF_MEMORY. Stricter than the layout needs: a step has at least
+  // one sequence, a sequence lists no page twice and no more pages than the longest sequence needs, and the
+  // reserved int is 0.
   Expected<StepBatch> parse(std::vector<int32_t> packed, SlotSet& slots) noexcept;
 
  private:
@@ -90,7 +93,8 @@ class StepParser {
   void nextEpoch() noexcept;
   Status checkSequence(const StepSequence& sequence, int64_t pages, const SlotSet& slots);
   Status checkPages(const std::vector<StepSequence>& sequences, int32_t index);
-  Status checkTokens(const StepSequence& sequence, std::span<const int32_t> tokens, const SlotSet& slots) const;
+  Status checkTokens(const StepSequence& sequence, std::span<const int32_t> tokens,
+                     const SlotSet& slots) const;
 
   int32_t vocabSize_;
   int32_t maxPositions_;
@@ -102,8 +106,8 @@ class StepParser {
   std::vector<uint32_t> slotEpochs_;
 };
 
-// Checks a slot's number, parameters and tokens (ranges, finite numbers, ids below vocabSize, 1 <= prompt, prompt + output <=
-// maxPositions). ERR_INVALID_ARGUMENT, or ERR_INVALID_TOKEN for a token id.
+// Checks a slot's number, parameters and tokens (ranges, finite numbers, ids below vocabSize, 1 <= prompt,
+// prompt + output <= maxPositions). ERR_INVALID_ARGUMENT, or ERR_INVALID_TOKEN for a token id.
 Status checkSlotInit(const SlotInit& init, const BackendInfo& info);
 
 }  // namespace nt

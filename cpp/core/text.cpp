@@ -7,7 +7,9 @@
 namespace nt {
 
 size_t utf8SequenceLength(std::string_view text) noexcept {
-  const auto byte = [&](size_t i) -> uint32_t { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const auto byte = [&](size_t i) -> uint32_t {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
   const auto continues = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
   if (text.empty()) return 0;
   const uint32_t first = byte(0);
@@ -50,7 +52,8 @@ std::string quoted(std::string_view text, size_t limit) {
   std::string result = "'";
   while (!text.empty()) {
     size_t length = utf8SequenceLength(text);
-    const bool plain = length > 1 || (length == 1 && static_cast<unsigned char>(text[0]) >= 0x20 && text[0] != 0x7F);
+    const bool plain =
+        length > 1 || (length == 1 && static_cast<unsigned char>(text[0]) >= 0x20 && text[0] != 0x7F);
     length = std::max<size_t>(length, 1);
     if (result.size() + length > limit) {
       result += "...";
@@ -95,9 +98,10 @@ size_t editDistance(std::string_view a, std::string_view b, size_t limit) {
   return std::min(row[a.size()], limit + 1);
 }
 
-std::vector<std::string_view> nearestNames(std::string_view name, std::span<const std::string_view> candidates,
-                                           size_t count) {
-  // Beyond these a hint is worth less than the time it takes: a hostile file may name a million tensors at length.
+std::vector<std::string_view> nearestNames(std::string_view name,
+                                           std::span<const std::string_view> candidates, size_t count) {
+  // Beyond these a hint is worth less than the time it takes: a hostile file may name a million tensors at
+  // length.
   constexpr size_t kLongestName = 256;
   constexpr size_t kMostCandidates = 50'000;
   if (name.size() > kLongestName) return {};

@@ -2,8 +2,9 @@
 //
 //   TEST(name) { CHECK(condition); CHECK_EQ(actual, expected); }
 //
-// A failed check is printed and counted, and the test goes on. The executable prints one line per test in TAP's form and exits
-// with 1 if any test failed. With an argument it runs only the tests whose names contain it.
+// A failed check is printed and counted, and the test goes on. The executable prints one line per test in
+// TAP's form and exits with 1 if any test failed. With an argument it runs only the tests whose names contain
+// it.
 #pragma once
 
 #include <exception>
@@ -90,19 +91,21 @@ inline int runAll(std::string_view filter) {
   static void name();                                                   \
   static const nt::test::Registration name##Registration(#name, &name); \
   static void name()
-#define CHECK(condition)                                                       \
-  do {                                                                         \
+#define CHECK(condition)                                                         \
+  do {                                                                           \
     if (!(condition)) nt::test::fail(__FILE__, __LINE__, "not so: " #condition); \
   } while (false)
 #define CHECK_EQ(actual, expected) nt::test::checkEqual((actual), (expected), #actual, __FILE__, __LINE__)
 #define CHECK_CONTAINS(text, part) nt::test::checkContains((text), (part), __FILE__, __LINE__)
 // The rest of the test makes no sense without it.
-#define REQUIRE(condition)                                                      \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
-      nt::test::fail(__FILE__, __LINE__, "not so: " #condition);                \
-      return;                                                                   \
-    }                                                                           \
+#define REQUIRE(condition)                                       \
+  do {                                                           \
+    if (!(condition)) {                                          \
+      nt::test::fail(__FILE__, __LINE__, "not so: " #condition); \
+      return;                                                    \
+    }                                                            \
   } while (false)
-#define TEST_MAIN() \
-  int main(int argc, char** argv) { return nt::test::runAll(argc > 1 ? argv[1] : ""); }
+#define TEST_MAIN()                                   \
+  int main(int argc, char** argv) {                   \
+    return nt::test::runAll(argc > 1 ? argv[1] : ""); \
+  }

@@ -15,7 +15,8 @@ class Mutator {
   // Uniform in 0 ... bound - 1; `bound` is 1 at least.
   uint64_t below(uint64_t bound) { return randomBits(seed_, counter_++) % bound; }
 
-  // One to four edits: a byte replaced, a bit flipped, a stretch removed, repeated or overwritten, the end cut off.
+  // One to four edits: a byte replaced, a bit flipped, a stretch removed, repeated or overwritten, the end
+  // cut off.
   std::string mutate(std::string text) {
     for (uint64_t edits = 1 + below(4); edits > 0; --edits) {
       if (text.empty()) return text;
@@ -50,10 +51,30 @@ class Mutator {
 
  private:
   // What means something to a JSON reader or to arithmetic.
-  static constexpr const char* kTokens[] = {
-      "{", "}", "[", "]", ",", ":", "\"", "\\", "\\u", "\\ud800", "null", "true", "-1", "0", "1e999", "1.5",
-      "2147483648", "4294967296", "9223372036854775807", "18446744073709551616", "-", "[[[[[[[[", "\xC3\xA9", "\xFF",
-  };
+  static constexpr const char* kTokens[] = {"{",
+                                            "}",
+                                            "[",
+                                            "]",
+                                            ",",
+                                            ":",
+                                            "\"",
+                                            "\\",
+                                            "\\u",
+                                            "\\ud800",
+                                            "null",
+                                            "true",
+                                            "-1",
+                                            "0",
+                                            "1e999",
+                                            "1.5",
+                                            "2147483648",
+                                            "4294967296",
+                                            "9223372036854775807",
+                                            "18446744073709551616",
+                                            "-",
+                                            "[[[[[[[[",
+                                            "\xC3\xA9",
+                                            "\xFF"};
 
   uint64_t seed_;
   uint64_t counter_ = 0;

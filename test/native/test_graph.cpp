@@ -104,7 +104,8 @@ TEST(namesWhatIsWrong) {
       {"\"family\"", "\"surprise\": 1, \"family\"", "unknown field 'surprise'"},
       {"\"vocabSize\": 32", "\"vocabSize\": 0", "'vocabSize' must be an integer of at least 1"},
       {"\"vocabSize\": 32", "\"vocabSize\": 2147483648", "'vocabSize'"},
-      {"\"vocabSize\": 32", "\"vocabSize\": 31", "node 0 'embedding' 'x0': weight 'embed' has shape [32, 8], the op needs [31, 8]"},
+      {"\"vocabSize\": 32", "\"vocabSize\": 31",
+       "node 0 'embedding' 'x0': weight 'embed' has shape [32, 8], the op needs [31, 8]"},
       {"\"maxPositions\": 64, ", "", "field 'maxPositions' is missing"},
       {"\"BF16\"", "\"F64\"", "'dtype' must be F32, F16 or BF16, not 'F64'"},
       {"[32, 8], \"norm\"", "[], \"norm\"", "weight 'embed'"},
@@ -112,23 +113,27 @@ TEST(namesWhatIsWrong) {
       {"[32, 8], \"norm\"", "[32, 8.5], \"norm\"", "weight 'embed'"},
       {"[32, 8], \"norm\"", "[2147483647, 2147483647, 4], \"norm\"", "weight 'embed'"},
       {"[32, 8], \"norm\"", "[256], \"norm\"", "the op needs [32, any]"},
-      {"\"norm\": [8]", "\"norm\": [9]", "node 1 'rmsNorm' 'n0': weight 'norm' has shape [9], the op needs [8]"},
+      {"\"norm\": [8]", "\"norm\": [9]",
+       "node 1 'rmsNorm' 'n0': weight 'norm' has shape [9], the op needs [8]"},
       {"\"eps\": 1e-5", "\"eps\": 0", "'eps' must be greater than 0"},
       {"\"eps\": 1e-5", "\"eps\": 1e-60", "'eps' must be greater than 0"},
       {"\"eps\": 1e-5", "\"eps\": 1e39", "'eps' must be a finite number within float32"},
       {"\"eps\": 1e-5", "\"eps\": null", "'eps'"},
       {"\"op\": \"rmsNorm\"", "\"op\": \"layerNorm\"", "node 1 'layerNorm' 'n0': unknown op"},
       {"\"op\": \"rmsNorm\", ", "", "node 1 'n0': field 'op' is missing"},
-      {"\"input\": \"x0\", \"output\": \"n0\"", "\"input\": \"qkv0\", \"output\": \"n0\"", "input 'qkv0' is not defined before"},
+      {"\"input\": \"x0\", \"output\": \"n0\"", "\"input\": \"qkv0\", \"output\": \"n0\"",
+       "input 'qkv0' is not defined before"},
       {"\"output\": \"n0\"", "\"output\": \"x0\"", "the output's name is defined twice"},
-      {"\"input\": \"x0\", \"output\": \"n0\"", "\"input\": \"token ids\", \"output\": \"n0\"", "not defined before"},
+      {"\"input\": \"x0\", \"output\": \"n0\"", "\"input\": \"token ids\", \"output\": \"n0\"",
+       "not defined before"},
       {"[\"q\", \"k\", \"v\"]", "[\"q\", \"k\", \"w\"]", "weight 'w' is not in 'weights'"},
       {"[\"q\", \"k\", \"v\"]", "[]", "node 2 'linear' 'qkv0': 'weights' must not be empty"},
       {"[\"q\", \"k\", \"v\"]", "[\"q\", \"k\", 5]", "'weights' must be an array of strings"},
       {"[\"qb\", \"kb\", \"vb\"]", "[\"qb\", \"kb\"]", "as many biases as weights"},
       {"[\"qb\", \"kb\", \"vb\"]", "[\"kb\", \"qb\", \"vb\"]", "weight 'kb' has shape [4], the op needs [8]"},
       {"\"k\": [4, 8]", "\"k\": [5, 8]", "needs [5]"},
-      {"\"heads\": 2", "\"heads\": 3", "the input is 16 wide, expected (heads + 2 * kvHeads) * headDim = (3 + 2 * 1) * 4"},
+      {"\"heads\": 2", "\"heads\": 3",
+       "the input is 16 wide, expected (heads + 2 * kvHeads) * headDim = (3 + 2 * 1) * 4"},
       {"\"heads\": 2", "\"heads\": 2147483647", "the input is 16 wide"},
       {"\"kvHeads\": 1", "\"kvHeads\": 3", "'heads' must be a multiple of 'kvHeads'"},
       {"\"headDim\": 4", "\"headDim\": 3", "'headDim' must be even"},
@@ -145,23 +150,32 @@ TEST(namesWhatIsWrong) {
       {"\"layer\": 1", "\"layer\": 2", "must use the layers 0 ... 1, each once"},
       {"[\"x0\", \"o0\"]", "[\"x0\"]", "'inputs' must be two names"},
       {"[\"x1\", \"d\"]", "[\"x1\", \"gu\"]", "the inputs are 8 and 24 wide"},
-      {"\"gate\": [12, 8]", "\"gate\": [13, 8]", "node 7 'siluMul' 'act': the input is 25 wide, expected an even width"},
-      {"\"op\": \"gatherRows\", \"input\"", "\"op\": \"gatherRows\", \"rows\": 3, \"input\"", "unknown field 'rows'"},
-      {"{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},", "", "input 'rows' is not defined"},
+      {"\"gate\": [12, 8]", "\"gate\": [13, 8]",
+       "node 7 'siluMul' 'act': the input is 25 wide, expected an even width"},
+      {"\"op\": \"gatherRows\", \"input\"", "\"op\": \"gatherRows\", \"rows\": 3, \"input\"",
+       "unknown field 'rows'"},
+      {"{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},", "",
+       "input 'rows' is not defined"},
       {"{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},",
-       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"r\"},{\"op\": \"gatherRows\", \"input\": \"r\", \"output\": \"rows\"},",
+       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"r\"},{\"op\": \"gatherRows\", \"input\": "
+       "\"r\", \"output\": \"rows\"},",
        "the rows are gathered already"},
       {"{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},",
-       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"r\"},{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},",
+       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"r\"},{\"op\": \"gatherRows\", \"input\": "
+       "\"x3\", \"output\": \"rows\"},",
        "a graph has one gatherRows"},
       {"{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},",
-       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},{\"op\": \"add\", \"inputs\": [\"x3\", \"rows\"], \"output\": \"s\"},",
+       "{\"op\": \"gatherRows\", \"input\": \"x3\", \"output\": \"rows\"},{\"op\": \"add\", \"inputs\": "
+       "[\"x3\", \"rows\"], \"output\": \"s\"},",
        "one input holds all rows"},
       {"{\"op\": \"linear\", \"input\": \"x2\", \"output\": \"qkv1\"",
-       "{\"op\": \"gatherRows\", \"input\": \"x2\", \"output\": \"early\"},{\"op\": \"linear\", \"input\": \"early\", \"output\": \"qkv1\"",
+       "{\"op\": \"gatherRows\", \"input\": \"x2\", \"output\": \"early\"},{\"op\": \"linear\", \"input\": "
+       "\"early\", \"output\": \"qkv1\"",
        "attention must come before gatherRows"},
-      {"\"logits\": \"logits\"", "\"logits\": \"nothing\"", "'logits' names 'nothing', which no node defines"},
-      {"\"logits\": \"logits\"", "\"logits\": \"rows\"", "must hold gathered rows 32 wide (vocabSize); they are 8 wide"},
+      {"\"logits\": \"logits\"", "\"logits\": \"nothing\"",
+       "'logits' names 'nothing', which no node defines"},
+      {"\"logits\": \"logits\"", "\"logits\": \"rows\"",
+       "must hold gathered rows 32 wide (vocabSize); they are 8 wide"},
       {"\"logits\": \"logits\"", "\"logits\": \"x3\"", "8 wide and not gathered"},
       {"\"logits\": \"logits\"}", "\"logits\": \"logits\"", "not valid JSON"},
       {"\"nodes\": [", "\"nodes\": [7, ", "node 0: expected an object"},
@@ -174,6 +188,16 @@ TEST(namesWhatIsWrong) {
   }
 }
 
+TEST(addsOfGatheredRowsStayGathered) {
+  const std::string tail = R"({"op": "linear", "input": "rows", "output": "logits")";
+  const auto graph =
+      parseGraph(replaced(kGraph, tail, R"({"op": "add", "inputs": ["rows", "rows"], "output": "twice"},
+    {"op": "linear", "input": "twice", "output": "logits")"));
+  CHECK_EQ(graph.status().message(), "");
+  REQUIRE(graph);
+  CHECK(graph->values[16].gathered);
+}
+
 TEST(wantsOneGeometry) {
   // The second attention with 2 heads of 2 and the first with 1 KV head of 4.
   std::string text = replaced(kGraph, "\"layer\": 1, \"heads\": 2, \"kvHeads\": 1, \"headDim\": 4",
@@ -184,8 +208,9 @@ TEST(wantsOneGeometry) {
 }
 
 TEST(wantsAttentionAndGather) {
-  const std::string head = R"({"version":1,"family":"t","vocabSize":4,"maxPositions":8,"dtype":"F32","weights":{"e":[4,4]},)"
-                           R"("ropes":{},"logits":"x","nodes":[)";
+  const std::string head =
+      R"({"version":1,"family":"t","vocabSize":4,"maxPositions":8,"dtype":"F32","weights":{"e":[4,4]},)"
+      R"("ropes":{},"logits":"x","nodes":[)";
   CHECK_CONTAINS(parseGraph(head + "]}").status().message(), "has no gatherRows");
   CHECK_CONTAINS(parseGraph(head + R"({"op":"embedding","output":"e","weight":"e","scale":1},)"
                                    R"({"op":"gatherRows","input":"e","output":"x"}]})")

@@ -9,7 +9,9 @@
 namespace nt {
 namespace {
 
-bool accepts(std::string_view text) { return static_cast<bool>(parseJson(text)); }
+bool accepts(std::string_view text) {
+  return static_cast<bool>(parseJson(text));
+}
 
 std::string errorOf(std::string_view text) {
   const auto document = parseJson(text);
@@ -17,7 +19,8 @@ std::string errorOf(std::string_view text) {
 }
 
 TEST(readsScalars) {
-  const std::string text = R"( [null, true, false, "a", 1, -0, 1.5e3, 9223372036854775807, 9223372036854775808] )";
+  const std::string text =
+      R"( [null, true, false, "a", 1, -0, 1.5e3, 9223372036854775807, 9223372036854775808] )";
   const auto document = parseJson(text);
   REQUIRE(document);
   std::vector<JsonValue> values;
@@ -77,7 +80,8 @@ TEST(findsMembersInNestedObjects) {
 }
 
 TEST(decodesEscapes) {
-  const std::string text = R"(["\"\\\/\b\f\n\r\t", "\u0041\u00e9\u20AC\ud83d\ude00", "a\u0000b", "plain", "\u0041"])";
+  const std::string text =
+      R"(["\"\\\/\b\f\n\r\t", "\u0041\u00e9\u20AC\ud83d\ude00", "a\u0000b", "plain", "\u0041"])";
   const auto document = parseJson(text);
   REQUIRE(document);
   std::vector<std::string> values;
@@ -101,10 +105,12 @@ TEST(survivesAMove) {
 }
 
 TEST(rejectsWhatIsNoJson) {
-  for (const char* text : {"",       " ",      "{",       "}",       "[1,]",   "{\"a\":1,}", "{a:1}",    "{'a':1}", "[1 2]",
-                           "01",     "-",      "+1",      "1.",      ".5",     "1e",         "1e+",      "0x10",    "NaN",
-                           "Infinity", "nul",  "truex",   "[1]]",    "\"",     "\"\\x\"",    "\"\\u12\"", "\"\\u12g4\"", "// c\n1",
-                           "\"\t\"", "\"\n\"", "{\"a\"}", "{\"a\":}", "{1:2}", "[,1]",       "1 2",      "--1",     "-01"}) {
+  for (const char* text :
+       {"",          " ",           "{",        "}",      "[1,]",   "{\"a\":1,}", "{a:1}",    "{'a':1}",
+        "[1 2]",     "01",          "-",        "+1",     "1.",     ".5",         "1e",       "1e+",
+        "0x10",      "NaN",         "Infinity", "nul",    "truex",  "[1]]",       "\"",       "\"\\x\"",
+        "\"\\u12\"", "\"\\u12g4\"", "// c\n1",  "\"\t\"", "\"\n\"", "{\"a\"}",    "{\"a\":}", "{1:2}",
+        "[,1]",      "1 2",         "--1",      "-01"}) {
     if (accepts(text)) nt::test::fail(__FILE__, __LINE__, std::string("accepted: ") + text);
   }
   CHECK(!accepts(std::string_view("1\0", 2)));
@@ -114,11 +120,13 @@ TEST(rejectsWhatIsNoJson) {
 
 TEST(rejectsBadUnicode) {
   CHECK(accepts("\"\xF4\x8F\xBF\xBF\xED\x9F\xBF\xE0\xA0\x80\""));
-  for (const char* text : {"\"\x80\"", "\"\xC0\x80\"", "\"\xC1\xBF\"", "\"\xE0\x9F\xBF\"", "\"\xED\xA0\x80\"", "\"\xF0\x8F\xBF\xBF\"",
-                           "\"\xF4\x90\x80\x80\"", "\"\xF5\x80\x80\x80\"", "\"\xFF\"", "\"\xC3\"", "\"\xE2\x82\"", "\"\xC3(\""}) {
+  for (const char* text : {"\"\x80\"", "\"\xC0\x80\"", "\"\xC1\xBF\"", "\"\xE0\x9F\xBF\"", "\"\xED\xA0\x80\"",
+                           "\"\xF0\x8F\xBF\xBF\"", "\"\xF4\x90\x80\x80\"", "\"\xF5\x80\x80\x80\"", "\"\xFF\"",
+                           "\"\xC3\"", "\"\xE2\x82\"", "\"\xC3(\""}) {
     CHECK(!accepts(text));
   }
-  for (const char* text : {R"("\ud800")", R"("\udc00")", R"("\ud800\u0041")", R"("\ud800\ud800")", R"("\ud800x")"}) {
+  for (const char* text :
+       {R"("\ud800")", R"("\udc00")", R"("\ud800\u0041")", R"("\ud800\ud800")", R"("\ud800x")"}) {
     CHECK(!accepts(text));
   }
 }

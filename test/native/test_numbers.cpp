@@ -16,7 +16,8 @@ using Block = std::array<uint32_t, 4>;
 TEST(philoxGivesTheKnownAnswers) {
   CHECK((philox4x32({0, 0, 0, 0}, {0, 0}) == Block{0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8}));
   const uint32_t ones = 0xFFFFFFFF;
-  CHECK((philox4x32({ones, ones, ones, ones}, {ones, ones}) == Block{0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD}));
+  CHECK((philox4x32({ones, ones, ones, ones}, {ones, ones}) ==
+         Block{0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD}));
   CHECK((philox4x32({0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344}, {0xA4093822, 0x299F31D0}) ==
          Block{0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1}));
 }
@@ -72,14 +73,16 @@ TEST(f16FollowsItsDefinition) {
   for (uint32_t i = 0; i < 0x7C00; ++i) {
     const int exponent = static_cast<int>(i >> 10);
     const double mantissa = i & 0x3FF;
-    const double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    const double value =
+        exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     if (f16ToFloat(static_cast<uint16_t>(i)) != value) ++wrong;
     if (f16ToFloat(static_cast<uint16_t>(i | 0x8000)) != -value) ++wrong;
   }
   CHECK_EQ(wrong, 0);
 }
 
-// Between each pair of neighbours: below the middle goes down, above goes up, the middle goes to the even one.
+// Between each pair of neighbours: below the middle goes down, above goes up, the middle goes to the even
+// one.
 template <typename ToFloat, typename FromFloat>
 int roundingErrors(uint32_t infinity, ToFloat toFloat, FromFloat fromFloat) {
   int wrong = 0;

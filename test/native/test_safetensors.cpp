@@ -97,7 +97,8 @@ TEST(readsAFile) {
   CHECK(files.read(*a, 20, 4, read.data()).isOk());
   CHECK(read == data.substr(20, 4));
   CHECK(files.read(*a, 24, 0, nullptr).isOk());
-  for (const auto& [begin, bytes] : {std::pair<uint64_t, uint64_t>{0, 25}, {24, 1}, {25, 0}, {UINT64_MAX, 2}, {1, UINT64_MAX}}) {
+  for (const auto& [begin, bytes] :
+       {std::pair<uint64_t, uint64_t>{0, 25}, {24, 1}, {25, 0}, {UINT64_MAX, 2}, {1, UINT64_MAX}}) {
     CHECK_EQ(files.read(*a, begin, bytes, read.data()).code(), "ERR_INVALID_ARGUMENT");
   }
   TensorInfo forged = *a;
@@ -109,7 +110,8 @@ TEST(readsAFile) {
 }
 
 TEST(explainsWhatItCannotFind) {
-  const auto opened = WeightFiles::open({folder().write("good.safetensors", fileOf(kHeader, sequence(kDataBytes)))});
+  const auto opened =
+      WeightFiles::open({folder().write("good.safetensors", fileOf(kHeader, sequence(kDataBytes)))});
   REQUIRE(opened);
   const WeightFiles& files = **opened;
   CHECK_EQ(files.find("a", {3, 2}).status().code(), "ERR_MODEL_INVALID");
@@ -122,7 +124,8 @@ TEST(explainsWhatItCannotFind) {
 }
 
 TEST(hintsAtNamesWithoutTheirPrefix) {
-  const std::string header = R"({"layers.0.self_attn.q_proj.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+  const std::string header =
+      R"({"layers.0.self_attn.q_proj.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
   const auto opened = WeightFiles::open({folder().write("prefix.safetensors", fileOf(header, sequence(4)))});
   REQUIRE(opened);
   CHECK_CONTAINS((*opened)->find("model.layers.0.self_attn.q_proj.weight", {1}).status().hint(),
@@ -153,7 +156,8 @@ TEST(refusesDamagedFiles) {
       {fileOf("{\"__metadata__\":\"x\"}", ""), "must be an object"},
       {fileOf("{}", "x"), "1 bytes at the end belong to no tensor"},
       {fileOf(kHeader, sequence(kDataBytes + 1)), "1 bytes at the end belong to no tensor"},
-      {fileOf(kHeader, sequence(kDataBytes - 1)), "tensor 'ids': bytes 30 ... 38 are not within the file's 37 bytes"},
+      {fileOf(kHeader, sequence(kDataBytes - 1)),
+       "tensor 'ids': bytes 30 ... 38 are not within the file's 37 bytes"},
       {entry(R"({"dtype":"F32","shape":[1]})", 4), "tensor 't': needs"},
       {entry(R"({"dtype":7,"shape":[1],"data_offsets":[0,4]})", 4), "needs"},
       {entry(R"({"dtype":"F32","shape":1,"data_offsets":[0,4]})", 4), "needs"},
@@ -162,25 +166,31 @@ TEST(refusesDamagedFiles) {
       {entry(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})", 4), "type 'F33' is none of the format's"},
       {entry(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})", 4), "'shape' must hold integers >= 0"},
       {entry(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})", 4), "'shape' must hold integers >= 0"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[-4,0]})", 4), "'data_offsets' must be integers >= 0"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,1e1]})", 4), "'data_offsets' must be integers >= 0"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[-4,0]})", 4),
+       "'data_offsets' must be integers >= 0"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,1e1]})", 4),
+       "'data_offsets' must be integers >= 0"},
       {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})", 4), "bytes 4 ... 0 are not within"},
       {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,9223372036854775807]})", 4), "are not within"},
-      {entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})", 4), "F32 of shape [2] does not take bytes 0 ... 4"},
+      {entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})", 4),
+       "F32 of shape [2] does not take bytes 0 ... 4"},
       {entry(R"({"dtype":"BF16","shape":[2,2],"data_offsets":[0,4]})", 4), "does not take"},
       // Products that are 4 and 0 modulo 2^64.
       {entry(R"({"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]})", 4), "does not take"},
       {entry(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]})", 0), "does not take"},
       {entry(R"({"dtype":"F4","shape":[7],"data_offsets":[0,4]})", 4), "does not take"},
       {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})", 8), "tensor 't' leaves a hole before it"},
-      {fileOf(R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})",
-              sequence(7)),
+      {fileOf(
+           R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})",
+           sequence(7)),
        "tensor 'u' overlaps the one before it"},
-      {fileOf(R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
-              sequence(4)),
+      {fileOf(
+           R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+           sequence(4)),
        "overlaps"},
-      {fileOf(R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"t":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
-              sequence(8)),
+      {fileOf(
+           R"({"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"t":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
+           sequence(8)),
        "the key 't' twice"},
   };
   for (const Case& one : cases) {
@@ -195,8 +205,10 @@ TEST(refusesDamagedFiles) {
 }
 
 TEST(joinsShards) {
-  const std::string first = folder().write("s1", fileOf(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "AAAA"));
-  const std::string second = folder().write("s2", fileOf(R"({"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "BBBB"));
+  const std::string first =
+      folder().write("s1", fileOf(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "AAAA"));
+  const std::string second =
+      folder().write("s2", fileOf(R"({"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "BBBB"));
   const auto opened = WeightFiles::open({first, second});
   REQUIRE(opened);
   const auto y = (*opened)->find("y", {1});
@@ -280,12 +292,14 @@ TEST(readsALargeHeaderQuickly) {
     const std::string begin = std::to_string(i * 2);
     const std::string end = std::to_string(i * 2 + 2);
     header += (i == 0 ? "\"" : ",\"") + std::string("model.layers.") + std::to_string(i) +
-              ".self_attn.q_proj.weight\":{\"dtype\":\"BF16\",\"shape\":[1,1],\"data_offsets\":[" + begin + "," + end + "]}";
+              ".self_attn.q_proj.weight\":{\"dtype\":\"BF16\",\"shape\":[1,1],\"data_offsets\":[" + begin +
+              "," + end + "]}";
   }
   const std::string path = folder().write("large", fileOf(header + "}", sequence(kTensors * 2)));
   const auto start = std::chrono::steady_clock::now();
   const auto opened = WeightFiles::open({path});
-  const auto status = opened ? (*opened)->find("model.layers.5.self_attn.q_proj.weights", {1, 1}).status() : opened.status();
+  const auto status =
+      opened ? (*opened)->find("model.layers.5.self_attn.q_proj.weights", {1, 1}).status() : opened.status();
   const auto took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   REQUIRE(opened);
   CHECK_EQ((*opened)->tensors().size(), size_t{kTensors});

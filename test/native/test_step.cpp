@@ -175,7 +175,9 @@ TEST(keepsWrittenPagesApart) {
 
 TEST(checksTokens) {
   Fixture f;
-  const auto status = [&](std::vector<int32_t> tokens) { return f.parse({{0, 4, 0, {0, 1}, std::move(tokens)}}); };
+  const auto status = [&](std::vector<int32_t> tokens) {
+    return f.parse({{0, 4, 0, {0, 1}, std::move(tokens)}});
+  };
   CHECK(status({0, 99}).isOk());
   for (const int32_t bad : {100, -2, INT32_MAX, INT32_MIN}) {
     CHECK_EQ(status({1, bad}).code(), "ERR_INVALID_TOKEN");
@@ -299,7 +301,8 @@ TEST(checksSlotTokens) {
     return checkSlotInit(init, info);
   };
   for (const int32_t slot : {-1, 5, INT32_MAX}) {
-    CHECK_CONTAINS(status([&](SlotInit& init) { init.slot = slot; }).message(), "does not exist, there are 5");
+    CHECK_CONTAINS(status([&](SlotInit& init) { init.slot = slot; }).message(),
+                   "does not exist, there are 5");
   }
   for (const int32_t bad : {-1, 100, INT32_MAX, INT32_MIN}) {
     const std::string shown = "is " + std::to_string(bad);
@@ -310,12 +313,14 @@ TEST(checksSlotTokens) {
     CHECK_CONTAINS(status([&](SlotInit& init) { init.sampling.bannedTokens[0] = bad; }).message(),
                    "bannedTokens[0] " + shown);
   }
-  CHECK_CONTAINS(status([](SlotInit& init) { init.prompt.clear(); }).message(), "prompt must be one token at least");
+  CHECK_CONTAINS(status([](SlotInit& init) { init.prompt.clear(); }).message(),
+                 "prompt must be one token at least");
   CHECK(status([](SlotInit& init) { init.prompt.resize(49); }).isOk());
   CHECK_CONTAINS(status([](SlotInit& init) { init.prompt.resize(50); }).message(), "longest sequence has 50");
   CHECK_CONTAINS(status([](SlotInit& init) { init.prompt.resize(500); }).message(), "500 + 1 tokens");
   CHECK(status([](SlotInit& init) { init.sampling.bannedTokens.resize(99); }).isOk());
-  CHECK_CONTAINS(status([](SlotInit& init) { init.sampling.bannedTokens.resize(100); }).message(), "bannedTokens");
+  CHECK_CONTAINS(status([](SlotInit& init) { init.sampling.bannedTokens.resize(100); }).message(),
+                 "bannedTokens");
 }
 
 // What survives the damage must still keep the promises that a backend indexes by.
@@ -337,7 +342,8 @@ TEST(survivesDamage) {
           packed.resize(at + 1);
           break;
         case 1:
-          packed.insert(packed.begin() + static_cast<std::ptrdiff_t>(at), values[mutator.below(std::size(values))]);
+          packed.insert(packed.begin() + static_cast<std::ptrdiff_t>(at),
+                        values[mutator.below(std::size(values))]);
           break;
         case 2:
           packed[at] = static_cast<int32_t>(mutator.below(uint64_t{1} << 32));
@@ -371,9 +377,10 @@ TEST(survivesDamage) {
     CHECK_EQ(rows, step->tokens.size());
     for (const StepSequence& sequence : step->sequences) {
       for (const int32_t id : sequence.pages) {
-        const bool shared = std::count_if(step->sequences.begin(), step->sequences.end(), [&](const StepSequence& other) {
-                              return std::find(other.pages.begin(), other.pages.end(), id) != other.pages.end();
-                            }) > 1;
+        const bool shared =
+            std::count_if(step->sequences.begin(), step->sequences.end(), [&](const StepSequence& other) {
+              return std::find(other.pages.begin(), other.pages.end(), id) != other.pages.end();
+            }) > 1;
         CHECK(!shared || writers[static_cast<size_t>(id)] == 0);
       }
     }
