@@ -106,7 +106,7 @@ export class BlockManager {
     this.bucketHead = new Int32Array(buckets).fill(NONE)
     this.bucketNext = new Int32Array(numPages).fill(NONE)
     this.bucketOf = new Int32Array(numPages).fill(NONE)
-    this.saltOfPage = new Array<Salt | null>(numPages).fill(null)
+    this.saltOfPage = Array.from({ length: numPages }, () => null)
     this.held = Array.from({ length: maxStepsInFlight }, () => new Int32Array(64))
     this.heldCount = new Int32Array(maxStepsInFlight)
     this.next[numPages] = numPages

@@ -205,7 +205,7 @@ export class Scheduler {
       if (budget === 0) break
       record.add(seq, Math.min(seq.known - seq.computed, budget), this.limits.pageSize)
     }
-    if (!relieved) this.admit(record, decodeRows, open)
+    if (!relieved) this.admit(record, decodeRows, open, now)
     if (record.rows === 0) {
       this.spareRecords.push(record)
       return null
@@ -393,7 +393,7 @@ export class Scheduler {
   }
 
   /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
-  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[]): void {
+  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
     const { waiting, pages, blocks } = this
     // Those passed over keep their claim to a slot.
     while (record.tokens < this.maxStepTokens && this.freeSlots.length > waiting.setAsideCount && waiting.setAsideCount < MAX_SET_ASIDE) {
@@ -411,6 +411,8 @@ export class Scheduler {
       seq.slot = this.freeSlots.pop()!
       pages.admit(seq)
       if (seq.admissions++ === 0) {
+        seq.admittedAt = now
+        seq.cachedTokens = seq.computed
         this.counters.prefixQueryTokens += pages.shareable(seq) * this.limits.pageSize
         this.counters.prefixHitTokens += seq.computed
       }

@@ -17,7 +17,7 @@ const SEED_MASK = (1n << 53n) - 1n
 
 /**
  * One sequence of a request: prompt and output, and how far it has come. Fields are the scheduler's to write; callers read
- * {@link id}, {@link index}, {@link request} and {@link output}.
+ * {@link id}, {@link index}, {@link request}, {@link output}, {@link admittedAt} and {@link cachedTokens}.
  */
 export class Sequence {
   readonly id: string | number
@@ -42,7 +42,13 @@ export class Sequence {
   /** First position of the prompt whose log-probability is still to be reported; the prompt's length when none is. */
   nextPromptLogprob: number
   failures = 0
-  admissions = 0
+  /** When the sequence first got a slot (the caller's clock, ms); NaN before. */
+  admittedAt = NaN
+  /** Tokens of the prompt that came from the prefix cache then. */
+  cachedTokens = 0
+  /** Of the first admission: when it was, and how many tokens of the prompt came from the prefix cache. */
+  admittedAt = 0
+  cachedTokens = 0
   /** Effective priority: falls while waiting. */
   rank: number
   promoteAt = Infinity

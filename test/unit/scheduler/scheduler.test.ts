@@ -190,6 +190,7 @@ describe('the prefix cache', () => {
       const [again] = d.add(request(id, turn, { cacheSalt: salt, ...EXACT }))
       d.runToEnd()
       expect(d.of(again!).tokens).toEqual(soloText(turn, 8))
+      expect(again!.cachedTokens).toBe(d.scheduler.stats().prefixHitTokens - before)
       return d.scheduler.stats().prefixHitTokens - before
     }
     expect(hits('other salt', 'secret')).toBe(0)
@@ -323,6 +324,9 @@ describe('time', () => {
     expect(d.of(runs!).error).toBe('ERR_TIMEOUT')
     expect(d.of(runs!).tokens.length).toBeGreaterThan(10)
     expect(d.of(stays!).error).toBeNull()
+    expect(runs!.admittedAt).toBe(0)
+    expect(waits!.admittedAt).toBeNaN()
+    expect(stays!.admittedAt).toBeGreaterThanOrEqual(20)
   })
 
   it('fails what is running when its deadline passes', () => {
