@@ -16,8 +16,8 @@ const SEED_STRIDE = 0x9e3779b97f4a5n
 const SEED_MASK = (1n << 53n) - 1n
 
 /**
- * One sequence of a request: prompt and output, and how far it has come. Fields are the scheduler's to write; callers read
- * {@link id}, {@link index}, {@link request}, {@link output}, {@link admittedAt} and {@link cachedTokens}.
+ * One sequence of a request: prompt and output, and how far it has come. Fields are the scheduler's to write; callers
+ * read {@link id}, {@link index}, {@link request}, {@link output}, {@link admittedAt} and {@link cachedTokens}.
  */
 export class Sequence {
   readonly id: string | number
