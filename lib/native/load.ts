@@ -1,14 +1,13 @@
 /** Finds the native addon and loads it: the only place that touches a `.node` file. */
 import { existsSync, readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import bindings from 'bindings'
 import nodeGypBuild from 'node-gyp-build'
 import { TensorRTError } from '../errors'
 import type { NativeAddon } from './addon'
+import { inspectElf } from './elf'
 import { addonLoadFailed } from './load_error'
 
-const requireFile = createRequire(__filename)
 
 /** Environment variable with the path of the addon to load; nothing else is tried then. */
 export const ADDON_PATH_VARIABLE = 'NODE_TENSORRT_ADDON'
@@ -18,6 +17,15 @@ export interface LoadedAddon {
   /** Absolute path of the binary. */
   path: string
 }
+
+/** Where bindings looks; the names in it are keys of its own. */
+const DEVELOPMENT_BUILDS = [
+  ['module_root', 'build', 'bindings'],
+  ['module_root', 'build', 'Debug', 'bindings'],
+  ['module_root', 'build', 'Release', 'bindings'],
+  ['module_root', 'build', 'cmake', 'Debug', 'bindings'],
+  ['module_root', 'build', 'cmake', 'Release', 'bindings'],
+]
 
 let loaded: LoadedAddon | undefined
 
@@ -29,24 +37,23 @@ let loaded: LoadedAddon | undefined
  * @throws TensorRTError ERR_ADDON_NOT_FOUND, ERR_ADDON_LOAD_FAILED, ERR_VERSION_MISMATCH
  */
 export function loadAddon(): LoadedAddon {
-  loaded ??= load(packageRoot())
+  // The package's root is at the same distance from lib/native and from dist/native.
+  loaded ??= loadFrom(resolve(__dirname, '..', '..'))
   return loaded
 }
 
-function packageRoot(): string {
-  // The same depth from lib/native and from dist/native.
-  return resolve(__dirname, '..', '..')
-}
-
-function load(root: string): LoadedAddon {
+/** @internal exported for its tests */
+export function loadFrom(root: string): LoadedAddon {
   const path = findAddon(root)
-  let exported: unknown
+  if (process.platform === 'linux' && inspectElf(path)?.complete === false) throw addonLoadFailed(path, new Error('truncated'))
+  const module: { exports: unknown } = { exports: {} }
   try {
-    exported = requireFile(path)
+    // And not require(), which would run a file of another name as JavaScript.
+    process.dlopen(module, path)
   } catch (error) {
     throw addonLoadFailed(path, error)
   }
-  const addon = exported as Partial<NativeAddon> | null
+  const addon = module.exports as Partial<NativeAddon> | null
   if (typeof addon?.createCpuBackend !== 'function' || typeof addon.cpuFeatures !== 'function') {
     throw addonLoadFailed(path, new Error('the file is some other addon'))
   }
@@ -59,8 +66,7 @@ function load(root: string): LoadedAddon {
   return { addon: addon as NativeAddon, path }
 }
 
-/** @internal exported for its tests */
-export function findAddon(root: string): string {
+function findAddon(root: string): string {
   const fromEnvironment = process.env[ADDON_PATH_VARIABLE]
   if (fromEnvironment !== undefined && fromEnvironment !== '') {
     const path = resolve(fromEnvironment)
@@ -75,13 +81,14 @@ export function findAddon(root: string): string {
     // Nothing there; the places are listed below.
   }
   try {
-    return bindings({ bindings: 'node-tensorrt', module_root: root, path: true } as bindings.Options) as string
+    const options = { bindings: 'node-tensorrt', module_root: root, path: true, try: DEVELOPMENT_BUILDS }
+    return bindings(options as bindings.Options) as string
   } catch (error) {
     const { tries = [] } = error as { tries?: string[] }
     const places = [join(root, 'prebuilds', `${process.platform}-${process.arch}`, '*.node'), ...tries]
     throw new TensorRTError(
       'ERR_ADDON_NOT_FOUND',
-      `There is no native addon for ${process.platform}-${process.arch}. Looked at:\n${places.map((place) => `  ${place}`).join('\n')}\n`,
+      `There is no native addon for ${process.platform}-${process.arch}; looked at ${places.join(', ')}`,
       { hint: 'prebuilt is linux-x64; elsewhere build it: npx node-gyp rebuild in the package folder', cause: error },
     )
   }

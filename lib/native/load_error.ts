@@ -2,8 +2,8 @@
  * Says why a binary that exists does not load, and what to do about it. The system's message names the symptom only, and in
  * the words of a dynamic linker.
  */
-import { closeSync, openSync, readSync } from 'node:fs'
 import { TensorRTError } from '../errors'
+import { inspectElf } from './elf'
 
 /** What the machine is, as far as it matters to loading. */
 export interface HostFacts {
@@ -24,27 +24,6 @@ export function hostFacts(): HostFacts {
     node: process.versions.node,
     nodeApi: process.versions.napi ?? 'none',
   }
-}
-
-// e_machine of the ELF header.
-const ELF_MACHINES: Record<number, string> = { 3: 'ia32', 40: 'arm', 62: 'x64', 183: 'arm64', 243: 'riscv64', 258: 'loong64' }
-
-/** 'x64', 'arm64' ...; 'another processor' when unknown; undefined when the file is no ELF file. */
-function elfArch(file: string): string | undefined {
-  const header = Buffer.alloc(20)
-  try {
-    const descriptor = openSync(file, 'r')
-    try {
-      if (readSync(descriptor, header, 0, header.length, 0) < header.length) return undefined
-    } finally {
-      closeSync(descriptor)
-    }
-  } catch {
-    return undefined
-  }
-  if (header.readUInt32BE(0) !== 0x7f454c46) return undefined
-  const machine = header[5] === 2 ? header.readUInt16BE(18) : header.readUInt16LE(18)
-  return ELF_MACHINES[machine] ?? 'another processor'
 }
 
 interface Explanation {
@@ -76,16 +55,16 @@ export function explainLoadError(file: string, error: unknown, host: HostFacts):
     }
   }
   if (host.platform === 'linux') {
-    const arch = elfArch(file)
-    if (arch === undefined) {
+    const elf = inspectElf(file)
+    if (elf === undefined || !elf.complete) {
       return {
-        reason: 'the file is not a Linux binary, or is cut short',
+        reason: elf === undefined ? 'the file is not a Linux binary' : 'the file is cut short',
         hint: 'reinstall the package; where a checkout was copied from another system, run npm run build',
       }
     }
-    if (arch !== host.arch) {
+    if (elf.arch !== host.arch) {
       return {
-        reason: `it was built for ${arch}, and this Node runs on ${host.arch}`,
+        reason: `it was built for ${elf.arch}, and this Node runs on ${host.arch}`,
         hint: `install on the machine that runs it, or ${BUILD_HERE}`,
       }
     }
