@@ -410,7 +410,7 @@ export class Scheduler {
       seq.state = SequenceState.RUNNING
       seq.slot = this.freeSlots.pop()!
       pages.admit(seq)
-      if (seq.admissions++ === 0) {
+      if (Number.isNaN(seq.admittedAt)) {
         seq.admittedAt = now
         seq.cachedTokens = seq.computed
         this.counters.prefixQueryTokens += pages.shareable(seq) * this.limits.pageSize

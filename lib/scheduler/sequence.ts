@@ -46,9 +46,6 @@ export class Sequence {
   admittedAt = NaN
   /** Tokens of the prompt that came from the prefix cache then. */
   cachedTokens = 0
-  /** Of the first admission: when it was, and how many tokens of the prompt came from the prefix cache. */
-  admittedAt = 0
-  cachedTokens = 0
   /** Effective priority: falls while waiting. */
   rank: number
   promoteAt = Infinity
