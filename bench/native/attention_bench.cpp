@@ -129,7 +129,7 @@ int main(int argc, char** argv) {
 
   std::FILE* json = argc > 1 ? std::fopen(argv[1], "w") : nullptr;
   if (json != nullptr) std::fprintf(json, "{\"copyGBs\": %.0f, \"rows\": [\n", bench.readRate / 1e9);
-  const Shape shapes[] = {{32, 32, 128}, {24, 8, 128}, {32, 8, 128}, {32, 4, 128}, {24, 8, 64}, {32, 8, 64}};
+  const Shape shapes[] = {{32, 32, 128}, {32, 16, 128}, {24, 8, 128}, {32, 8, 128}, {32, 4, 128}, {4, 2, 64}, {24, 8, 64}, {32, 8, 64}};
   const int lengths[] = {128, 512, 2000, 0};
   std::printf("%-14s %5s %9s | %9s %6s %7s | %9s %6s %7s | %s\n", "q/kv heads x d", "batch", "length", "decode us",
               "share", "plan us", "prefill us", "share", "plan us", "prefill/decode");

@@ -109,7 +109,7 @@ def main():
     decode = ([1] * 5, [0, 15, 16, 700, 1999])
     mixed = ([1, 300, 1, 17, 64], [400, 0, 31, 16, 100])
     for dtype in (torch.bfloat16, torch.float16):
-        for heads, kv, d in ((32, 32, 128), (24, 8, 128), (32, 8, 128), (32, 4, 128), (24, 8, 64), (4, 2, 64)):
+        for heads, kv, d in ((32, 32, 128), (32, 16, 128), (24, 8, 128), (32, 8, 128), (32, 4, 128), (24, 8, 64), (4, 2, 64)):
             for path, graph, (new, cached) in ((1, 0, decode), (1, 1, decode), (0, 0, decode), (0, 1, decode), (0, 0, mixed)):
                 for window in (0, 100):
                     pads = dict(pad_seqs=3) if graph else dict(pad_rows=5) if len(set(new)) > 1 else {}

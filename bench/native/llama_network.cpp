@@ -185,8 +185,10 @@ int createContexts(Engine& engine, nt::StepState* state, cudaStream_t stream) {
     const int before = state->attached;
     std::unique_ptr<IExecutionContext> context(engine.engine->createExecutionContext());
     REQUIRE(context != nullptr);
+    const int created = state->attached - before;
     REQUIRE(context->setOptimizationProfileAsync(i, stream));
     attached = state->attached - before;
+    if (attached != created) std::printf("profile %d: %d attached, %d after the profile was set\n", i, created, attached);
     engine.contexts.push_back(std::move(context));
   }
   CUDA_CHECK(cudaStreamSynchronize(stream));

@@ -7,6 +7,9 @@
 // Layout of the cache (NHD): element (page, token, head, d) of K lies at page * pageStride + token * tokenStride
 // + head * headStride + d from `k`, and likewise for V. K and V may share a page: `v` then starts half a page after `k`.
 //
+// The pool must never hold NaN or infinity where pages are in use, their unwritten tails included: FlashInfer reads whole pages and
+// gives what lies beyond the length a weight of zero. Clearing the pool once, when it is allocated, is enough.
+//
 // No function here throws, and none synchronises. Every pointer is a device pointer unless its comment says "host".
 #pragma once
 
@@ -52,7 +55,7 @@ struct Plan {
 struct PlanArgs {
   const int32_t* qIndptr = nullptr;   // host, [batch + 1] rows of each sequence
   const int32_t* kvIndptr = nullptr;  // host, [batch + 1] pages of each sequence
-  uint32_t rows = 0;                  // rows the launch is shaped for; >= qIndptr[batch] under a CUDA graph
+  uint32_t rows = 0;                  // rows of the graph, padding included; >= qIndptr[batch], >= batch
   uint32_t batch = 0;
   uint32_t heads = 0;
   uint32_t kvHeads = 0;
@@ -78,7 +81,8 @@ struct RopeAppendArgs {
 
 struct AttentionArgs {
   const void* q = nullptr;  // [rows, heads, headDim] packed, rotated
-  void* out = nullptr;      // [rows, heads, headDim] packed
+  // [rows, heads, headDim] packed. Rows of padding: FlashInfer's prefill leaves them as they were, the others write finite values.
+  void* out = nullptr;
   // Attention is causal: a sequence's rows are its last tokens, and all their keys are in the cache already.
   const int32_t* qIndptr = nullptr;       // [batch + 1] rows of each sequence
   const int32_t* batchIndices = nullptr;  // [rows], negative for padding

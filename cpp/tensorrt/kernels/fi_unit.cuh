@@ -1,18 +1,25 @@
 // Common part of the FlashInfer units. One unit is compiled for one element type (NT_T, NT_DTYPE) and head size (NT_HEAD_DIM).
 //
 // FlashInfer's dispatch macros are expanded where its launchers are written, so they are narrowed here, before any of its other
-// headers: this takes a unit from minutes to seconds.
+// headers: this takes a unit from minutes to seconds. They must be the same in all units. Some launchers dispatch on the head
+// size but are templates of the element type alone, and the linker keeps one of their definitions for the whole module.
 #pragma once
 
 #include <flashinfer/utils.cuh>
 
 #undef DISPATCH_HEAD_DIM
-#define DISPATCH_HEAD_DIM(value, HEAD_DIM, ...)   \
-  if ((value) == NT_HEAD_DIM) {                   \
-    constexpr size_t HEAD_DIM = NT_HEAD_DIM;      \
-    __VA_ARGS__                                   \
-  } else {                                        \
-    FLASHINFER_ERROR("head size not compiled in"); \
+#define DISPATCH_HEAD_DIM(value, HEAD_DIM, ...)      \
+  switch (value) {                                   \
+    case 64: {                                       \
+      constexpr size_t HEAD_DIM = 64;                \
+      __VA_ARGS__                                    \
+    } break;                                         \
+    case 128: {                                      \
+      constexpr size_t HEAD_DIM = 128;               \
+      __VA_ARGS__                                    \
+    } break;                                         \
+    default:                                         \
+      FLASHINFER_ERROR("head size not compiled in"); \
   }
 
 #define NT_GROUP_CASE(value, GROUP_SIZE, ...)  \
@@ -69,6 +76,9 @@
 
 namespace nt::kernels::fi {
 
+// Unnamed: the units differ by NT_T and NT_HEAD_DIM, so each needs its own copy of what follows.
+namespace {
+
 using Element = NT_T;
 
 template <bool Window>
@@ -81,7 +91,7 @@ T* mutablePointer(const T* pointer) {
   return const_cast<T*>(pointer);
 }
 
-inline flashinfer::paged_kv_t<Element, int32_t> toFlashInfer(const PagedKv& kv) {
+flashinfer::paged_kv_t<Element, int32_t> toFlashInfer(const PagedKv& kv) {
   // Its NHD order of strides: page, token, head.
   const int64_t strides[3] = {kv.pageStride, kv.tokenStride, kv.headStride};
   return {kv.kvHeads,
@@ -112,7 +122,7 @@ Info unpack(const Plan& plan) {
 }
 
 // FlashInfer counts the keys left of the row's own; negative means all.
-inline int32_t windowLeft(int32_t window) { return window > 0 ? window - 1 : -1; }
+int32_t windowLeft(int32_t window) { return window > 0 ? window - 1 : -1; }
 
 template <class Params>
 Params attentionParams(const AttentionArgs& args) {
@@ -140,5 +150,7 @@ cudaError_t guarded(Fn&& fn) noexcept {
     return cudaErrorInvalidConfiguration;
   }
 }
+
+}  // namespace
 
 }  // namespace nt::kernels::fi

@@ -45,7 +45,14 @@ class PagedAttention final : public IPluginV3,
                              public IPluginV3OneRuntime {
  public:
   explicit PagedAttention(const PagedAttentionParams& params, StepState* state = nullptr) noexcept
-      : params_(params), state_(state) {}
+      : params_(params), state_(state) {
+    if (state_ != nullptr) ++state_->attached;
+  }
+  ~PagedAttention() override {
+    if (state_ != nullptr) --state_->attached;
+  }
+  PagedAttention(const PagedAttention&) = delete;
+  PagedAttention& operator=(const PagedAttention&) = delete;
 
   // IPluginV3
   IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
@@ -104,10 +111,7 @@ class PagedAttention final : public IPluginV3,
     return 0;
   }
   IPluginV3* attachToContext(IPluginResourceContext*) noexcept override {
-    StepState* state = StepStateScope::current();
-    auto* attached = new (std::nothrow) PagedAttention(params_, state);
-    if (attached != nullptr && state != nullptr) ++state->attached;
-    return attached;
+    return new (std::nothrow) PagedAttention(params_, StepStateScope::current());
   }
   const PluginFieldCollection* getFieldsToSerialize() noexcept override {
     fields_ = {PluginField{"layer", &params_.layer, PluginFieldType::kINT32, 1},
@@ -242,9 +246,9 @@ nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) no
 }
 
 bool registerPagedAttention(nvinfer1::IPluginRegistry& registry) noexcept {
-  if (registry.getCreator(kName, kVersion, kNamespace) != nullptr) return true;
   static PagedAttentionCreator creator;
-  return registry.registerCreator(creator, kNamespace);
+  static const bool registered = registry.registerCreator(creator, kNamespace);
+  return registered;
 }
 
 }  // namespace nt

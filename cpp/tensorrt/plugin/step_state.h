@@ -46,7 +46,8 @@ struct StepState {
   // The layer of an engine that holds one layer for all (its plugin says kLayerFromState); read at each enqueue.
   int32_t layer = 0;
 
-  // Plugin instances that took this state over; must equal the engine's attention layers once its context exists.
+  // Living plugin instances that took this state over. TensorRT attaches one for each attention layer and optimization profile
+  // when a context is created: (layers x profiles) is what the owner must find. The state must outlive its contexts.
   int32_t attached = 0;
 };
 
