@@ -1,4 +1,48 @@
-export { ERROR_CODES, AbortError, TensorRTError, isErrorCode, type ErrorCode, type TensorRTErrorOptions } from './errors'
-export { CpuBackend, loadAddon, type CpuBackendOptions, type LoadedAddon } from './native'
-export type { Executor, ExecutorInfo, SlotInit, SlotSampling, StepResult } from './scheduler/executor'
+export { AbortError, ERROR_CODES, type ErrorCode, TensorRTError, type TensorRTErrorOptions } from './errors'
+export {
+  type BackendChoice,
+  type ChatInputOptions,
+  type CloseOptions,
+  type EngineOptions,
+  type FinishReason,
+  type FromExecutorOptions,
+  type GenerateOptions,
+  Generation,
+  type GenerationChoice,
+  type GenerationChunk,
+  type GenerationDefaults,
+  type GenerationResult,
+  type GenerationTimings,
+  inspectModel,
+  LLM,
+  type LLMInfo,
+  type LLMOptions,
+  type LLMStats,
+  type LLMWarning,
+  type ModelFacts,
+  type ReportOptions,
+  type SamplingOptions,
+  type ScheduleOptions,
+  type StopOptions,
+  type TokenLogprob,
+  type Usage,
+} from './llm'
+export {
+  type Executor,
+  type ExecutorInfo,
+  LAST_SAMPLED_TOKEN,
+  type LogprobRow,
+  type SlotInit,
+  type SlotSampling,
+  STEP_HEADER_INTS,
+  STEP_SEQUENCE_INTS,
+  STEP_VERSION,
+  StepChecker,
+  StepFlag,
+  type StepResult,
+  type StepSequenceView,
+  type StepTimings,
+  type StepView,
+} from './scheduler'
+export { type ChatMessage, ChatTemplate, type TextPart, Tokenizer } from './text'
 export { version } from './version'

@@ -1,0 +1,105 @@
+/** Chooses the backend of a model, sizes its KV cache and creates it. */
+import { freemem } from 'node:os'
+import { TensorRTError } from '../errors'
+import { kvPageBytes, type Graph } from '../models'
+import { CpuBackend, createTensorRTBackend } from '../native'
+import type { Executor } from '../scheduler'
+import type { LLMWarning } from './options'
+import type { ModelFolder } from './model_folder'
+import type { CheckedLoadOptions } from './validate'
+
+const DEFAULT_SEQUENCES = 64
+const DEFAULT_STEP_TOKENS = 2048
+const DEFAULT_KV_BYTES = 2 ** 30
+/** The CPU backend keeps keys and values in float32. */
+const CPU_KV_ELEMENT_BYTES = 4
+const MAX_PAGES = 2 ** 31 - 1
+
+export interface KvSizing {
+  pageSize: number
+  numPages: number | undefined
+  kvCacheMemory: number | undefined
+  maxSequences: number
+  /** Bytes that may be used where the caller says nothing. */
+  freeBytes: number
+}
+
+/**
+ * Pages of the KV pool: as many as given, or as fit into the memory given; else a full context for each sequence, but no more than
+ * 1 GiB or a quarter of what is free. One full context always has room, as far as nothing else is asked for.
+ *
+ * @throws ERR_INVALID_ARGUMENT when the memory given does not hold a single page
+ */
+export function kvPages(graph: Graph, elementBytes: number, sizing: KvSizing): number {
+  const { pageSize, numPages, kvCacheMemory, maxSequences, freeBytes } = sizing
+  if (numPages !== undefined) return numPages
+  const pageBytes = kvPageBytes(graph, pageSize, elementBytes)
+  if (kvCacheMemory !== undefined) {
+    const pages = Math.floor(kvCacheMemory / pageBytes)
+    if (pages >= 1) return Math.min(pages, MAX_PAGES)
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"kvCacheMemory" is ${kvCacheMemory} bytes, and one page of the KV cache takes ${pageBytes}`)
+  }
+  const contextPages = Math.ceil(graph.maxPositions / pageSize)
+  const affordable = Math.floor(Math.min(DEFAULT_KV_BYTES, freeBytes / 4) / pageBytes)
+  return Math.min(Math.max(contextPages, Math.min(affordable, contextPages * maxSequences)), MAX_PAGES)
+}
+
+/** Bytes that this process can still take: the machine's, or what is left of its control group's limit. */
+function freeMemory(): number {
+  const limit = process.constrainedMemory()
+  const free = freemem()
+  return limit > 0 && limit < Number.MAX_SAFE_INTEGER ? Math.min(free, Math.max(limit - process.memoryUsage.rss(), 0)) : free
+}
+
+/** @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws */
+function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Executor> {
+  const { pageSize, numPages, kvCacheMemory } = options
+  const maxSlots = options.maxSequences ?? DEFAULT_SEQUENCES
+  return CpuBackend.create({
+    graph: model.graph,
+    files: model.weightFiles,
+    pageSize,
+    numPages: kvPages(model.graph, CPU_KV_ELEMENT_BYTES, {
+      pageSize,
+      numPages,
+      kvCacheMemory,
+      maxSequences: maxSlots,
+      freeBytes: freeMemory(),
+    }),
+    maxSlots,
+    maxStepTokens: options.maxStepTokens ?? DEFAULT_STEP_TOKENS,
+    threads: options.threads,
+    simd: options.simd,
+  })
+}
+
+/** Reasons why a GPU cannot be used here, as against failures of a GPU that can. */
+const UNUSABLE: ReadonlySet<string> = new Set([
+  'ERR_TENSORRT_NOT_FOUND',
+  'ERR_TENSORRT_MODULE_NOT_FOUND',
+  'ERR_DRIVER_NOT_FOUND',
+  'ERR_DRIVER_TOO_OLD',
+  'ERR_NO_GPU',
+  'ERR_VERSION_MISMATCH',
+])
+
+/**
+ * The executor for a model. With `auto` an unusable GPU is a warning, and the CPU runs the model; a GPU that is usable but fails
+ * (out of memory, an engine that does not build) is an error in any case.
+ */
+export async function createBackend(
+  model: ModelFolder,
+  options: CheckedLoadOptions,
+  warn: (warning: LLMWarning) => void,
+): Promise<Executor> {
+  if (options.backend !== 'cpu') {
+    try {
+      return await createTensorRTBackend({ graph: model.graph, files: model.weightFiles })
+    } catch (cause) {
+      const usable = !(cause instanceof TensorRTError && UNUSABLE.has(cause.code))
+      if (options.backend === 'tensorrt' || usable) throw cause
+      warn({ code: 'CPU_FALLBACK', message: `No GPU is usable, the CPU runs the model. ${cause.message}`, cause })
+    }
+  }
+  return createCpu(model, options)
+}

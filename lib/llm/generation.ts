@@ -1,0 +1,250 @@
+import { AbortError, TensorRTError } from '../errors'
+import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
+import { Choice, type ChoiceOptions } from './choice'
+import { type GenerationChunk, type GenerationResult, type TokenLogprob, toTokenLogprob } from './result'
+
+interface Waiter {
+  resolve(result: IteratorResult<GenerationChunk, undefined>): void
+  reject(error: unknown): void
+}
+
+/** What a generation is made of once its request has been accepted. */
+export interface GenerationPlan {
+  n: number
+  choice: ChoiceOptions
+  promptTokens: number
+  promptLogprobs: boolean
+  seed: number
+}
+
+/** What the scheduler knows of a request when it ends. */
+export interface RequestFacts {
+  cachedTokens: number
+  /** Clock reading when the first step of the request was planned. */
+  admittedAt: number
+}
+
+/** The inside of a {@link Generation}: takes events from the loop, and hands chunks to one consumer. */
+export class GenerationState {
+  private plan: GenerationPlan | undefined
+  private choices: Choice[] = []
+  private unfinished = 0
+  private promptLogprobs: (TokenLogprob | null)[] = []
+  /** Choices with something new, in the order in which they got it. */
+  private readonly fresh = new Set<Choice>()
+  private readonly waiters: Waiter[] = []
+  private firstTokenAt = 0
+  private outcome: { result: GenerationResult } | { error: unknown } | undefined
+  private errorDelivered = false
+  private consumed = false
+  private resultPromise: Promise<GenerationResult> | undefined
+  private settleResult: { resolve(result: GenerationResult): void; reject(error: unknown): void } | undefined
+  private onSettled: (() => void) | undefined
+  private cancel: (() => void) | undefined
+
+  constructor(
+    private readonly now: () => number,
+    private readonly startedAt = now(),
+  ) {}
+
+  get settled(): boolean {
+    return this.outcome !== undefined
+  }
+
+  /** @param cancel ends the request at the scheduler; called at most once */
+  begin(plan: GenerationPlan, cancel: () => void): void {
+    this.plan = plan
+    this.cancel = cancel
+    this.unfinished = plan.n
+    this.choices = Array.from({ length: plan.n }, (_, index) => new Choice(index, plan.choice))
+    if (plan.promptLogprobs) this.promptLogprobs.push(null)
+  }
+
+  /** Ties the request to a signal until it settles. */
+  follow(signal: AbortSignal): void {
+    const abort = (): void => this.abort(new AbortError(signal.reason))
+    if (signal.aborted) {
+      abort()
+      return
+    }
+    signal.addEventListener('abort', abort, { once: true })
+    this.onSettled = () => signal.removeEventListener('abort', abort)
+  }
+
+  addPromptLogprobs(rows: readonly LogprobRow[]): void {
+    for (const row of rows) this.promptLogprobs.push(toTokenLogprob(row))
+  }
+
+  /** @returns true when this choice has ended */
+  addToken(index: number, token: number, logprob: LogprobRow | null, finish: SchedulerFinish | null): boolean {
+    const choice = this.choices[index]!
+    if (choice.finishReason !== undefined || this.settled) return true
+    if (this.firstTokenAt === 0) this.firstTokenAt = this.now()
+    const ended = choice.push(token, logprob, finish)
+    if (ended) this.unfinished--
+    this.fresh.add(choice)
+    return ended
+  }
+
+  /** A choice ended without a token. */
+  addEnd(index: number, finish: SchedulerFinish): void {
+    const choice = this.choices[index]!
+    if (choice.finishReason !== undefined || this.settled) return
+    choice.end(finish)
+    this.unfinished--
+    this.fresh.add(choice)
+  }
+
+  get ended(): boolean {
+    return this.unfinished === 0
+  }
+
+  /** Hands what is new to a consumer that waits. */
+  deliver(): void {
+    while (this.waiters.length > 0) {
+      const chunk = this.takeChunk()
+      if (chunk === undefined) return
+      this.waiters.shift()!.resolve({ value: chunk, done: false })
+    }
+  }
+
+  /** All choices have ended. */
+  finish(facts: RequestFacts): void {
+    if (this.settled || this.plan === undefined) return
+    const { plan } = this
+    const endedAt = this.now()
+    const choices = this.choices.map((choice) => choice.result())
+    const { index: _, ...first } = choices[0]!
+    const completionTokens = choices.reduce((sum, choice) => sum + choice.tokens.length, 0)
+    const result: GenerationResult = {
+      ...first,
+      choices,
+      usage: { promptTokens: plan.promptTokens, completionTokens, cachedTokens: facts.cachedTokens },
+      ...(plan.promptLogprobs ? { promptLogprobs: this.promptLogprobs } : {}),
+      seed: plan.seed,
+      timings: {
+        queueMs: facts.admittedAt - this.startedAt,
+        ttftMs: (this.firstTokenAt === 0 ? endedAt : this.firstTokenAt) - this.startedAt,
+        totalMs: endedAt - this.startedAt,
+      },
+    }
+    this.outcome = { result }
+    this.onSettled?.()
+    this.settleResult?.resolve(result)
+    this.deliver()
+    this.releaseWaiters()
+  }
+
+  /** The request failed. Chunks that were ready are still delivered, then the error. */
+  fail(error: unknown): void {
+    if (this.settled) return
+    this.outcome = { error }
+    this.onSettled?.()
+    this.settleResult?.reject(error)
+    this.deliver()
+    this.releaseWaiters()
+  }
+
+  /** The caller wants no more of it: the request ends at the scheduler, and nothing is delivered any more. */
+  abort(error: AbortError): void {
+    if (this.settled) return
+    this.fresh.clear()
+    this.fail(error)
+    this.cancel?.()
+  }
+
+  result(): Promise<GenerationResult> {
+    if (this.resultPromise === undefined) {
+      this.resultPromise = new Promise((resolve, reject) => {
+        if (this.outcome === undefined) this.settleResult = { resolve, reject }
+        else if ('result' in this.outcome) resolve(this.outcome.result)
+        else reject(this.outcome.error)
+      })
+      // The caller may have left it for the loop over the chunks to report the failure.
+      this.resultPromise.catch(() => {})
+    }
+    return this.resultPromise
+  }
+
+  /** @throws ERR_STREAM_CONSUMED */
+  iterate(): AsyncIterableIterator<GenerationChunk> {
+    if (this.consumed) {
+      throw new TensorRTError('ERR_STREAM_CONSUMED', 'The chunks of a generation can be iterated over once', {
+        hint: 'result() can be awaited any number of times',
+      })
+    }
+    this.consumed = true
+    const iterator: AsyncIterableIterator<GenerationChunk> = {
+      next: () => this.next(),
+      return: () => {
+        this.abort(new AbortError(undefined, 'The consumer left the stream'))
+        this.errorDelivered = true
+        return Promise.resolve({ value: undefined, done: true })
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    }
+    return iterator
+  }
+
+  private next(): Promise<IteratorResult<GenerationChunk, undefined>> {
+    const chunk = this.waiters.length === 0 ? this.takeChunk() : undefined
+    if (chunk !== undefined) return Promise.resolve({ value: chunk, done: false })
+    return new Promise((resolve, reject) => {
+      this.waiters.push({ resolve, reject })
+      if (this.outcome !== undefined) this.releaseWaiters()
+    })
+  }
+
+  private takeChunk(): GenerationChunk | undefined {
+    for (const choice of this.fresh) {
+      this.fresh.delete(choice)
+      const chunk = choice.take()
+      if (chunk !== undefined) return chunk
+    }
+    return undefined
+  }
+
+  /** After the end: the error goes to one consumer's call, all others are told that it is over. */
+  private releaseWaiters(): void {
+    for (const waiter of this.waiters.splice(0)) {
+      if (this.outcome !== undefined && 'error' in this.outcome && !this.errorDelivered) {
+        this.errorDelivered = true
+        waiter.reject(this.outcome.error)
+      } else {
+        waiter.resolve({ value: undefined, done: true })
+      }
+    }
+  }
+}
+
+/**
+ * A request under way. It runs whether or not anyone listens.
+ *
+ * Iterate over it for chunks, once, or await {@link result}, or both in any order. Leaving the loop early (`break`, `return`, an
+ * exception) aborts the request. A failure is thrown to the loop and to everyone who awaits the result; where nobody does, it
+ * causes no unhandled rejection.
+ */
+export class Generation implements AsyncIterable<GenerationChunk> {
+  readonly #state: GenerationState
+
+  /** @internal made by `LLM.generate` */
+  constructor(state: GenerationState) {
+    this.#state = state
+  }
+
+  /** @throws ERR_STREAM_CONSUMED on the second call */
+  [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined> {
+    return this.#state.iterate()
+  }
+
+  /**
+   * The whole output. May be called before, during and after the iteration, and any number of times.
+   *
+   * @throws (as a rejection) what `generate()` was given wrongly: ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG,
+   * ERR_REQUEST_TOO_LARGE, ERR_CHAT_TEMPLATE; what became of the request: ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED, ERR_TIMEOUT, ERR_STEP_FAILED,
+   * ERR_BACKEND_DEAD, ERR_DISPOSED; AbortError after an abort, with the signal's reason as its cause
+   */
+  result(): Promise<GenerationResult> {
+    return this.#state.result()
+  }
+}

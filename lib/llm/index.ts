@@ -1,0 +1,27 @@
+export { Generation } from './generation'
+export type { GenerationDefaults } from './generation_config'
+export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
+export { inspectModel, type ModelFacts } from './model_folder'
+export type {
+  BackendChoice,
+  ChatInputOptions,
+  CloseOptions,
+  EngineOptions,
+  GenerateOptions,
+  LLMOptions,
+  LLMWarning,
+  ReportOptions,
+  SamplingOptions,
+  ScheduleOptions,
+  StopOptions,
+} from './options'
+export type {
+  FinishReason,
+  GenerationChoice,
+  GenerationChunk,
+  GenerationResult,
+  GenerationTimings,
+  TokenLogprob,
+  Usage,
+} from './result'
+export type { LLMStats } from './stats'

@@ -1,0 +1,184 @@
+/** Reads a model folder in Hugging Face layout. Only files of that folder are opened; nothing is ever fetched. */
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { TensorRTError, type ErrorCode } from '../errors'
+import { type Graph, graphFromConfig, kvGeometry } from '../models'
+import { ChatTemplate, Tokenizer } from '../text'
+import { type GenerationDefaults, readGenerationDefaults } from './generation_config'
+
+const MAX_JSON_BYTES = 256 * 2 ** 20
+const WEIGHTS = 'model.safetensors'
+const INDEX = 'model.safetensors.index.json'
+
+export interface ModelFolder {
+  /** Absolute. */
+  path: string
+  graph: Graph
+  tokenizer: Tokenizer
+  chatTemplate: ChatTemplate
+  defaults: GenerationDefaults
+  /** safetensors files, absolute. */
+  weightFiles: string[]
+  weightBytes: number
+}
+
+/** Facts about a model folder, read without loading the weights. */
+export interface ModelFacts {
+  path: string
+  family: string
+  layers: number
+  vocabSize: number
+  /** Longest sequence, prompt and output together, in tokens. */
+  maxPositions: number
+  hasChatTemplate: boolean
+  weightBytes: number
+  /** Number of safetensors files. */
+  files: number
+}
+
+/**
+ * Reads all of a folder but the weights, of which it notes files and sizes.
+ *
+ * @param folder relative to the working directory, or absolute
+ * @throws ERR_INVALID_ARGUMENT for what is no path, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED, ERR_TOKENIZER_INVALID,
+ * ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO
+ */
+export async function readModelFolder(folder: string): Promise<ModelFolder> {
+  if (typeof folder !== 'string' || folder === '' || folder.includes('\0')) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'A model is named by the path of its folder, a string that is not empty')
+  }
+  const path = resolve(folder)
+  await requireFolder(path)
+  const config = await readJson(path, 'config.json', 'ERR_MODEL_INVALID')
+  if (config === undefined) {
+    throw new TensorRTError('ERR_MODEL_INVALID', `${path} has no config.json`, { hint: 'a model folder has Hugging Face layout' })
+  }
+  const graph = graphFromConfig(config, join(path, 'config.json'))
+  const tokenizerJson = await readJson(path, 'tokenizer.json', 'ERR_TOKENIZER_INVALID')
+  if (tokenizerJson === undefined) {
+    throw new TensorRTError('ERR_TOKENIZER_INVALID', `${path} has no tokenizer.json`, {
+      hint: 'a SentencePiece tokenizer.model must be converted: save it as a fast tokenizer with transformers',
+    })
+  }
+  const tokenizerConfig = (await readJson(path, 'tokenizer_config.json', 'ERR_TOKENIZER_INVALID')) ?? {}
+  const tokenizer = new Tokenizer(tokenizerJson, tokenizerConfig)
+  // The file wins over the field, as in transformers.
+  const templateFile = await readText(path, 'chat_template.jinja')
+  const chatTemplate = new ChatTemplate(
+    templateFile ?? (tokenizerConfig as { chat_template?: unknown }).chat_template,
+    tokenizer.specialTokens,
+  )
+  const generationConfig = await readJson(path, 'generation_config.json', 'ERR_MODEL_INVALID')
+  const defaults = readGenerationDefaults({ generationConfig, config, tokenizer, vocabSize: graph.vocabSize, path })
+  const { files, bytes } = await findWeights(path)
+  return { path, graph, tokenizer, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
+}
+
+/** Checks a model folder without loading its weights. @throws as {@link readModelFolder} */
+export async function inspectModel(folder: string): Promise<ModelFacts> {
+  const { path, graph, chatTemplate, weightFiles, weightBytes } = await readModelFolder(folder)
+  const { family, vocabSize, maxPositions } = graph
+  return {
+    path,
+    family,
+    layers: kvGeometry(graph).layers,
+    vocabSize,
+    maxPositions,
+    hasChatTemplate: chatTemplate.available,
+    weightBytes,
+    files: weightFiles.length,
+  }
+}
+
+async function requireFolder(path: string): Promise<void> {
+  const hint = 'give the path of a folder in Hugging Face layout; nothing is downloaded'
+  const found = await stat(path).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') {
+      throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no model folder ${path}`, { hint, cause })
+    }
+    throw ioError(path, cause)
+  })
+  if (!found.isDirectory()) throw new TensorRTError('ERR_MODEL_NOT_FOUND', `${path} is no folder`, { hint })
+}
+
+function ioError(path: string, cause: NodeJS.ErrnoException): TensorRTError {
+  return new TensorRTError('ERR_IO', `Reading ${path} failed: ${cause.message}`, { cause })
+}
+
+/** Size of a file; undefined where there is none. */
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    const found = await stat(path)
+    if (!found.isFile()) throw new TensorRTError('ERR_IO', `${path} is no file`)
+    return found.size
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error instanceof TensorRTError ? error : ioError(path, error as NodeJS.ErrnoException)
+  }
+}
+
+async function readText(folder: string, name: string): Promise<string | undefined> {
+  const path = join(folder, name)
+  const size = await sizeOf(path)
+  if (size === undefined) return undefined
+  if (size > MAX_JSON_BYTES) throw new TensorRTError('ERR_MODEL_INVALID', `${path} has ${size} bytes, at most ${MAX_JSON_BYTES} are read`)
+  try {
+    return (await readFile(path, 'utf8')).replace(/^\uFEFF/, '')
+  } catch (error) {
+    throw ioError(path, error as NodeJS.ErrnoException)
+  }
+}
+
+async function readJson(folder: string, name: string, code: ErrorCode): Promise<unknown> {
+  const text = await readText(folder, name)
+  if (text === undefined) return undefined
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new TensorRTError(code, `${join(folder, name)} is no valid JSON: ${(cause as Error).message}`, { cause })
+  }
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
+  throw new TensorRTError(code, `${join(folder, name)} must hold a JSON object`)
+}
+
+async function findWeights(folder: string): Promise<{ files: string[]; bytes: number }> {
+  const single = await sizeOf(join(folder, WEIGHTS))
+  if (single !== undefined) return { files: [join(folder, WEIGHTS)], bytes: single }
+  const index = await readJson(folder, INDEX, 'ERR_WEIGHTS_INVALID')
+  if (index === undefined) {
+    const others = (await readdir(folder)).filter((name) => /\.(bin|gguf|pth|pt|safetensors|onnx)$/.test(name))
+    const found = others.length === 0 ? '' : `; there is ${others.slice(0, 5).join(', ')}`
+    throw new TensorRTError('ERR_WEIGHTS_MISSING', `${folder} has neither ${WEIGHTS} nor ${INDEX}${found}`, {
+      hint: 'weights are read from safetensors files; other formats must be converted',
+    })
+  }
+  const files: string[] = []
+  let bytes = 0
+  for (const name of shardNames(index as { weight_map?: unknown }, join(folder, INDEX))) {
+    const path = join(folder, name)
+    const size = await sizeOf(path)
+    if (size === undefined) throw new TensorRTError('ERR_WEIGHTS_MISSING', `${INDEX} names ${name}, which is not in ${folder}`)
+    files.push(path)
+    bytes += size
+  }
+  return { files, bytes }
+}
+
+/** Files that an index names, each once. A name that could lead out of the folder is refused. */
+function shardNames(index: { weight_map?: unknown }, where: string): string[] {
+  const map = index.weight_map
+  if (typeof map !== 'object' || map === null || Array.isArray(map)) {
+    throw new TensorRTError('ERR_WEIGHTS_INVALID', `${where}: "weight_map" must be an object`)
+  }
+  const names = new Set<string>()
+  for (const [weight, name] of Object.entries(map)) {
+    if (typeof name !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(name)) {
+      const given = JSON.stringify(name)?.slice(0, 80)
+      throw new TensorRTError('ERR_WEIGHTS_INVALID', `${where}: "${weight}" must be in a .safetensors file of the same folder, not ${given}`)
+    }
+    names.add(name)
+  }
+  if (names.size === 0) throw new TensorRTError('ERR_WEIGHTS_INVALID', `${where}: "weight_map" is empty`)
+  return [...names].sort()
+}

@@ -1,0 +1,154 @@
+/** What callers hand to the LLM API. The checks are in `validate.ts`. */
+import type { ChatMessage } from '../text'
+
+/** How tokens are sampled. What is left out comes from the model's generation_config.json, then from the value given here. */
+export interface SamplingOptions {
+  /** 0 is greedy, and so is anything below 1e-4. Default: 0 unless the generation config says `do_sample`, then 1. In [0, 100]. */
+  temperature?: number | undefined
+  /** Sample from the k most probable tokens. 0 (default) is off. */
+  topK?: number | undefined
+  /** Sample from the most probable tokens that hold this share of the probability. In (0, 1], 1 (default) is off. */
+  topP?: number | undefined
+  /** Drop tokens less probable than this share of the most probable one. In [0, 1], 0 (default) is off. */
+  minP?: number | undefined
+  /** Divides (or multiplies, below 0) the logits of tokens in prompt and output. In [0.01, 100], 1 (default) is off. */
+  repetitionPenalty?: number | undefined
+  /** Subtracted from the logits of tokens in the output. In [-100, 100], 0 (default) is off. */
+  presencePenalty?: number | undefined
+  /** Subtracted from the logits of tokens in the output, times how often they occur. In [-100, 100], 0 (default) is off. */
+  frequencyPenalty?: number | undefined
+  /**
+   * The same seed gives the same output, whatever else runs. Integer in [0, 2^53). Default: random. Choice 0 samples with the
+   * seed itself, choice `i` of `n` with one derived from the seed and `i`.
+   */
+  seed?: number | undefined
+}
+
+/** Where an output ends. */
+export interface StopOptions {
+  /**
+   * Most tokens to generate, per choice; 0 only computes the prompt. Default: `max_new_tokens` of the generation config, else as
+   * many as context and KV cache allow. What goes beyond the context ends with the finish reason `length`.
+   */
+  maxTokens?: number | undefined
+  /** No stop token and no stop string ends the output before this many tokens. Default 0. */
+  minTokens?: number | undefined
+  /** Strings that end the output, at most 64 of them. */
+  stop?: string | readonly string[] | undefined
+  /** Tokens that end the output, at most 1024 of them, beside the model's own end-of-sequence tokens. */
+  stopTokenIds?: ArrayLike<number> | undefined
+  /** Go on past the model's end-of-sequence tokens. Default false. */
+  ignoreEos?: boolean | undefined
+  /** Keep the stop string, or the text of the stop token, at the end of the text. Default false. */
+  includeStop?: boolean | undefined
+}
+
+/** What is reported beside the text. */
+export interface ReportOptions {
+  /** Log-probabilities of each generated token and of the k most probable ones there (0: of the token alone). At most 256. Default: none. */
+  logprobs?: number | undefined
+  /** The same for the tokens of the prompt, in the result. */
+  promptLogprobs?: number | undefined
+  /** Leave special tokens out of the text. Default true. They are always in `tokens`. */
+  skipSpecialTokens?: boolean | undefined
+}
+
+/** When a request runs, and for how long. */
+export interface ScheduleOptions {
+  /** Lower is more urgent. Integer in [-1000, 1000], default 0. Waiting makes a request more urgent, so none starves. */
+  priority?: number | undefined
+  /**
+   * Milliseconds from the call within which the whole output must exist. Among requests of one priority the earliest deadline runs
+   * first; one that cannot be met is refused with ERR_DEADLINE_EXCEEDED as soon as that is known.
+   */
+  deadlineMs?: number | undefined
+  /** The same as a moment: a Date, or milliseconds since the epoch. */
+  deadline?: Date | number | undefined
+  /** Milliseconds from the call after which the request fails with ERR_TIMEOUT. */
+  timeoutMs?: number | undefined
+  /** Requests share cached prefixes only with those of the same salt. At most 1024 UTF-16 units. */
+  cacheSalt?: string | undefined
+  /** Aborts the request: it rejects with an AbortError whose `cause` is `signal.reason`. */
+  signal?: AbortSignal | undefined
+}
+
+/** What goes to the chat template beside `messages`. */
+export interface ChatInputOptions {
+  /** Tool definitions, as JSON schemas, for templates that take them. */
+  tools?: readonly unknown[] | undefined
+  documents?: readonly unknown[] | undefined
+  /** Further variables of the template, such as `enable_thinking`. */
+  templateArgs?: Readonly<Record<string, unknown>> | undefined
+  /** End with the opening of the assistant's turn. Default true. */
+  addGenerationPrompt?: boolean | undefined
+}
+
+/** A request. Exactly one of `prompt`, `messages` and `tokens` is given. */
+export interface GenerateOptions extends SamplingOptions, StopOptions, ReportOptions, ScheduleOptions, ChatInputOptions {
+  /** Text to continue. */
+  prompt?: string | undefined
+  /** A chat, rendered with the model's chat template. */
+  messages?: readonly ChatMessage[] | undefined
+  /** Token ids to continue, as they are: nothing is added. */
+  tokens?: ArrayLike<number> | undefined
+  /** With `prompt`: add what the tokenizer adds, usually BOS. Default true. */
+  addSpecialTokens?: boolean | undefined
+  /**
+   * Whether special tokens spelt out in the text (`<|end|>`) become those tokens. Default: true for `prompt`, which its author
+   * wrote for the model; false for `messages`, where they are ordinary text, as no user can forge a turn that way.
+   */
+  allowSpecial?: boolean | undefined
+  /** Choices to sample from the one prompt, whose pages they share. In [1, 1024], default 1. */
+  n?: number | undefined
+}
+
+/** Which backend runs the model. `auto`: TensorRT where a GPU is usable, else the CPU, with one warning. */
+export type BackendChoice = 'auto' | 'cpu' | 'tensorrt'
+
+/** Something a caller should know although nothing failed. */
+export interface LLMWarning {
+  /** `CPU_FALLBACK`: no GPU is usable, the CPU runs the model. */
+  code: 'CPU_FALLBACK'
+  message: string
+  cause?: unknown
+}
+
+/** How requests are scheduled, for any executor. */
+export interface EngineOptions {
+  /** Share pages between requests with equal prefixes. Default true. */
+  prefixCache?: boolean | undefined
+  /** Requests (choices, to be exact) that may wait; more are refused with ERR_QUEUE_FULL. Default 1024. */
+  maxQueue?: number | undefined
+  /** How often a request is run again after a step failed in a way that may pass. What it has generated is kept. Default 1. */
+  retries?: number | undefined
+  /** A waiting request becomes one priority level more urgent each so many milliseconds. Default 5000. */
+  agingMs?: number | undefined
+  /** Sequences that run at once. Default 64, or the executor's limit. */
+  maxSequences?: number | undefined
+  /** Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput. Default 2048, or the executor's limit. */
+  maxStepTokens?: number | undefined
+}
+
+export interface LLMOptions extends EngineOptions {
+  /** Default `auto`. */
+  backend?: BackendChoice | undefined
+  /** Bytes for the KV cache. Default: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of the free memory. */
+  kvCacheMemory?: number | undefined
+  /** Pages of the KV cache, instead of `kvCacheMemory`. */
+  numPages?: number | undefined
+  /** Tokens in a page. Default 16. */
+  pageSize?: number | undefined
+  /** Threads of the CPU backend. Default: as many as the process may use. */
+  threads?: number | undefined
+  /** Instruction set of the CPU backend. Default: the best that the processor has. */
+  simd?: 'avx512' | 'avx2' | 'portable' | undefined
+  /** Aborts loading. */
+  signal?: AbortSignal | undefined
+  /** Called for each warning, in place of `process.emitWarning`. */
+  onWarning?: ((warning: LLMWarning) => void) | undefined
+}
+
+export interface CloseOptions {
+  /** Milliseconds to let pending requests end before they are rejected. New ones are refused at once. Default 0. */
+  drain?: number | undefined
+}

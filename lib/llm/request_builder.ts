@@ -1,0 +1,153 @@
+/** From what a caller asked for to what the scheduler takes. */
+import { TensorRTError } from '../errors'
+import type { GenerationRequest, RequestSampling, SchedulerLimits } from '../scheduler'
+import { type ChatMessage, type ChatTemplate, encodeChat, type Tokenizer } from '../text'
+import type { GenerationPlan } from './generation'
+import type { GenerationDefaults } from './generation_config'
+import { type CheckedRequest, type CheckedSampling, type PromptSource, toTokenArray } from './validate'
+
+/** What a request is built with; the same for all requests of an LLM. */
+export interface RequestContext {
+  tokenizer: Tokenizer | undefined
+  chatTemplate: ChatTemplate | undefined
+  defaults: GenerationDefaults
+  limits: Readonly<SchedulerLimits>
+}
+
+/** Characters that no prompt of fitting length can exceed: a normaliser shrinks text by less than this factor. */
+const NORMALIZER_SLACK = 4
+
+const longestTokens = new WeakMap<Tokenizer, number>()
+
+function longestToken(tokenizer: Tokenizer): number {
+  let longest = longestTokens.get(tokenizer)
+  if (longest === undefined) {
+    longest = 1
+    for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.idToToken(id)?.length ?? 0)
+    longestTokens.set(tokenizer, longest)
+  }
+  return longest
+}
+
+/** @throws ERR_INVALID_ARGUMENT: there is none */
+export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
+  if (tokenizer !== undefined) return tokenizer
+  throw new TensorRTError('ERR_INVALID_ARGUMENT', 'This LLM has no tokenizer', {
+    hint: 'give "tokens", or a tokenizer when the LLM is made',
+  })
+}
+
+/**
+ * Token ids of a prompt.
+ * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_CHAT_TEMPLATE
+ */
+export function encodePrompt(source: PromptSource, { tokenizer, chatTemplate, limits }: RequestContext): Int32Array {
+  if (source.kind === 'tokens') {
+    requireRoom(source.tokens.length, limits.maxPositions, 'tokens')
+    return toTokenArray('tokens', source.tokens, limits.vocabSize)
+  }
+  const text = requireTokenizer(tokenizer)
+  if (source.kind === 'prompt') {
+    // Encoding is synchronous: a text that cannot fit is refused before it holds up the event loop.
+    requireRoom(source.prompt.length, limits.maxPositions * longestToken(text) * NORMALIZER_SLACK, 'characters')
+    const { addSpecialTokens, allowSpecial } = source
+    return Int32Array.from(text.encode(source.prompt, { addSpecialTokens, allowSpecial }))
+  }
+  if (chatTemplate === undefined) {
+    throw new TensorRTError('ERR_CHAT_TEMPLATE', 'This LLM has no chat template', { hint: 'use "prompt" or "tokens" instead of "messages"' })
+  }
+  const { messages, tools, documents, templateArgs, addGenerationPrompt } = source.options
+  requireRoom(textLength(messages), limits.maxPositions * longestToken(text) * NORMALIZER_SLACK, 'characters')
+  const options = { tools, documents, templateArgs, addGenerationPrompt, allowSpecial: source.allowSpecial }
+  return Int32Array.from(encodeChat(text, chatTemplate, messages ?? [], options).ids)
+}
+
+/** Characters of all messages, as far as they are what they should be. */
+function textLength(messages: readonly ChatMessage[] | undefined): number {
+  if (!Array.isArray(messages)) return 0
+  let length = 0
+  for (const message of messages as (ChatMessage | null | undefined)[]) {
+    const content = message?.content
+    if (typeof content === 'string') length += content.length
+    else if (Array.isArray(content)) for (const part of content as ({ text?: unknown } | null)[]) length += String(part?.text ?? '').length
+  }
+  return length
+}
+
+function requireRoom(length: number, most: number, unit: string): void {
+  if (length <= most) return
+  throw new TensorRTError('ERR_PROMPT_TOO_LONG', `The prompt has ${length} ${unit}; at most ${most} could fit into the context`, {
+    hint: 'shorten the prompt',
+  })
+}
+
+/** Below this, a distribution is its most probable token, and the division by it would overflow. */
+const LEAST_TEMPERATURE = 1e-4
+/** Below this, float32 has no room for the difference; the most probable token is left either way. */
+const LEAST_TOP_P = 1e-6
+
+function resolveSampling(given: CheckedSampling, defaults: GenerationDefaults): RequestSampling {
+  const temperature = given.temperature ?? defaults.temperature
+  return {
+    temperature: temperature < LEAST_TEMPERATURE ? 0 : temperature,
+    topK: given.topK ?? defaults.topK,
+    topP: Math.max(given.topP ?? defaults.topP, LEAST_TOP_P),
+    minP: given.minP ?? defaults.minP,
+    repetitionPenalty: given.repetitionPenalty ?? defaults.repetitionPenalty,
+    presencePenalty: given.presencePenalty,
+    frequencyPenalty: given.frequencyPenalty,
+    seed: given.seed ?? Math.floor(Math.random() * 2 ** 53),
+    logprobs: given.logprobs,
+    promptLogprobs: given.promptLogprobs,
+    minTokens: given.minTokens,
+  }
+}
+
+/** The model's own limit is a suggestion, so it gives way to the size of the KV cache; a caller's limit is refused instead. */
+function resolveMaxTokens(given: number | undefined, promptTokens: number, { defaults, limits }: RequestContext): number | undefined {
+  if (given !== undefined || defaults.maxTokens === undefined) return given
+  return Math.max(1, Math.min(defaults.maxTokens, limits.numPages * limits.pageSize - promptTokens + 1))
+}
+
+export function buildRequest(
+  id: number,
+  checked: CheckedRequest,
+  prompt: Int32Array,
+  context: RequestContext,
+  now: number,
+): { request: GenerationRequest; plan: GenerationPlan } {
+  const sampling = resolveSampling(checked.sampling, context.defaults)
+  const maxTokens = resolveMaxTokens(checked.maxTokens, prompt.length, context)
+  const { n, deadlineIn } = checked
+  return {
+    request: {
+      id,
+      prompt,
+      sampling: { ...sampling, minTokens: Math.min(sampling.minTokens, maxTokens ?? Infinity) },
+      maxTokens,
+      n,
+      stopTokenIds: checked.stopTokenIds,
+      eosTokenIds: context.defaults.eosTokenIds,
+      ignoreEos: checked.ignoreEos,
+      priority: checked.priority,
+      deadline: deadlineIn === undefined ? undefined : now + deadlineIn,
+      timeoutMs: checked.timeoutMs,
+      cacheSalt: checked.cacheSalt,
+    },
+    plan: {
+      n,
+      promptTokens: prompt.length,
+      promptLogprobs: sampling.promptLogprobs >= 0,
+      seed: sampling.seed,
+      choice: {
+        tokenizer: context.tokenizer,
+        skipSpecialTokens: checked.skipSpecialTokens,
+        continuation: checked.source.kind !== 'messages',
+        stops: checked.stops,
+        includeStop: checked.includeStop,
+        minTokens: sampling.minTokens,
+        logprobs: sampling.logprobs >= 0,
+      },
+    },
+  }
+}

@@ -1,0 +1,99 @@
+import type { EngineLoop } from './engine_loop'
+
+/** Queue and KV cache as they are now; everything else counts since the model was loaded. */
+export interface LLMStats {
+  /** Sequences with a slot, and waiting ones. */
+  running: number
+  waiting: number
+  kv: {
+    pageSize: number
+    /** `free + cached + used = total`. Cached pages hold prefixes that nobody uses now; they are given away when free ones run out. */
+    totalPages: number
+    freePages: number
+    cachedPages: number
+    usedPages: number
+    /** Token places filled, of those in used pages; 0 to 1. */
+    utilisation: number
+  }
+  prefixCache: {
+    /** Tokens of prompts that could have come from the cache, and that did. */
+    queriedTokens: number
+    hitTokens: number
+    /** The share of them; 0 while nothing was asked for. */
+    hitRate: number
+  }
+  requests: {
+    added: number
+  }
+  /** Choices, `n` of them to a request. */
+  sequences: {
+    finished: number
+    failed: number
+    aborted: number
+    preemptions: number
+    retries: number
+  }
+  tokens: {
+    /** Rows computed of prompts (again after a preemption), and of generated tokens. */
+    prefill: number
+    decode: number
+    /** Tokens handed out. */
+    generated: number
+    /** Rows whose result was not needed, as their sequence had ended. */
+    wasted: number
+  }
+  steps: {
+    submitted: number
+    completed: number
+    failed: number
+    inFlight: number
+    /** Means over the completed steps: waiting at the executor for the step before, and running. */
+    meanQueueMs: number
+    meanRunMs: number
+  }
+}
+
+export function collectStats(loop: EngineLoop): LLMStats {
+  const { counters, limits } = loop
+  const stats = loop.stats()
+  const steps = Math.max(counters.stepsCompleted, 1)
+  return {
+    running: stats.running,
+    waiting: stats.waiting,
+    kv: {
+      pageSize: limits.pageSize,
+      totalPages: stats.pagesTotal,
+      freePages: stats.pagesFree,
+      cachedPages: stats.pagesCached,
+      usedPages: stats.pagesUsed,
+      utilisation: stats.kvUtilization,
+    },
+    prefixCache: {
+      queriedTokens: stats.prefixQueryTokens,
+      hitTokens: stats.prefixHitTokens,
+      hitRate: stats.prefixQueryTokens === 0 ? 0 : stats.prefixHitTokens / stats.prefixQueryTokens,
+    },
+    requests: { added: stats.requestsAdded },
+    sequences: {
+      finished: stats.sequencesFinished,
+      failed: stats.sequencesFailed,
+      aborted: stats.sequencesAborted,
+      preemptions: stats.preemptions,
+      retries: stats.retries,
+    },
+    tokens: {
+      prefill: stats.prefillTokens,
+      decode: stats.decodeTokens,
+      generated: counters.generatedTokens,
+      wasted: stats.wastedRows,
+    },
+    steps: {
+      submitted: stats.steps,
+      completed: counters.stepsCompleted,
+      failed: stats.stepFailures,
+      inFlight: stats.stepsInFlight,
+      meanQueueMs: counters.stepQueueUs / steps / 1000,
+      meanRunMs: counters.stepRunUs / steps / 1000,
+    },
+  }
+}

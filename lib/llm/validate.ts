@@ -1,0 +1,251 @@
+/** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
+import { TensorRTError } from '../errors'
+import { StopMatcher } from '../text'
+import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
+import type { BackendChoice, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
+
+export const MAX_CHOICES = 1024
+export const MAX_LOGPROBS = 256
+const MAX_STOP_TOKENS = 1024
+const MAX_SALT_LENGTH = 1024
+const INT32_MAX = 2 ** 31 - 1
+
+type Keys<T> = readonly (keyof T & string)[]
+/** Fails to compile when a name is missing from the list. */
+const allKeys =
+  <T>() =>
+  <K extends Keys<T>>(keys: K & ([keyof T & string] extends [K[number]] ? unknown : never)): readonly string[] =>
+    keys
+
+const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
+  'prompt', 'messages', 'tokens', 'addSpecialTokens', 'allowSpecial', 'n',
+  'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'presencePenalty', 'frequencyPenalty', 'seed',
+  'maxTokens', 'minTokens', 'stop', 'stopTokenIds', 'ignoreEos', 'includeStop',
+  'logprobs', 'promptLogprobs', 'skipSpecialTokens',
+  'priority', 'deadlineMs', 'deadline', 'timeoutMs', 'cacheSalt', 'signal',
+  'tools', 'documents', 'templateArgs', 'addGenerationPrompt',
+] as const)
+
+const ENGINE_OPTIONS = allKeys<EngineOptions>()([
+  'prefixCache', 'maxQueue', 'retries', 'agingMs', 'maxSequences', 'maxStepTokens',
+] as const)
+
+const LLM_OPTIONS = allKeys<LLMOptions>()([
+  'prefixCache', 'maxQueue', 'retries', 'agingMs', 'maxSequences', 'maxStepTokens',
+  'backend', 'kvCacheMemory', 'numPages', 'pageSize', 'threads', 'simd', 'signal', 'onWarning',
+] as const)
+
+/** Sampling options after the checks; undefined = take the model's default. */
+export interface CheckedSampling {
+  temperature: number | undefined
+  topK: number | undefined
+  topP: number | undefined
+  minP: number | undefined
+  repetitionPenalty: number | undefined
+  presencePenalty: number
+  frequencyPenalty: number
+  seed: number | undefined
+  logprobs: number
+  promptLogprobs: number
+  minTokens: number
+}
+
+export type PromptSource =
+  | { kind: 'prompt'; prompt: string; addSpecialTokens: boolean; allowSpecial: boolean }
+  | { kind: 'messages'; options: GenerateOptions; allowSpecial: boolean }
+  | { kind: 'tokens'; tokens: ArrayLike<number> }
+
+export interface CheckedRequest {
+  source: PromptSource
+  sampling: CheckedSampling
+  n: number
+  maxTokens: number | undefined
+  stops: readonly string[]
+  stopTokenIds: Int32Array
+  ignoreEos: boolean
+  includeStop: boolean
+  skipSpecialTokens: boolean
+  priority: number
+  /** Milliseconds from now; may be negative for a moment that has passed. */
+  deadlineIn: number | undefined
+  timeoutMs: number | undefined
+  cacheSalt: string | undefined
+  signal: AbortSignal | undefined
+}
+
+/** @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN (of `stopTokenIds`) */
+export function checkRequestOptions(options: unknown, vocabSize: number): CheckedRequest {
+  const reader = new ArgumentReader(options, GENERATE_OPTIONS, 'generate()')
+  const maxTokens = reader.integer('maxTokens', 0, INT32_MAX)
+  const minTokens = reader.integer('minTokens', 0, INT32_MAX) ?? 0
+  if (maxTokens !== undefined && minTokens > maxTokens) {
+    throw invalidArgument('minTokens', `at most "maxTokens" (${maxTokens})`, minTokens)
+  }
+  return {
+    source: checkSource(options as GenerateOptions, reader),
+    sampling: {
+      temperature: reader.number('temperature', 0, 100),
+      topK: reader.integer('topK', 0, INT32_MAX),
+      topP: reader.positive('topP', 1),
+      minP: reader.number('minP', 0, 1),
+      repetitionPenalty: reader.number('repetitionPenalty', 0.01, 100),
+      presencePenalty: reader.number('presencePenalty', -100, 100) ?? 0,
+      frequencyPenalty: reader.number('frequencyPenalty', -100, 100) ?? 0,
+      seed: reader.integer('seed', 0, Number.MAX_SAFE_INTEGER),
+      logprobs: reader.integer('logprobs', 0, Math.min(MAX_LOGPROBS, vocabSize)) ?? -1,
+      promptLogprobs: reader.integer('promptLogprobs', 0, Math.min(MAX_LOGPROBS, vocabSize)) ?? -1,
+      minTokens,
+    },
+    n: reader.integer('n', 1, MAX_CHOICES) ?? 1,
+    maxTokens,
+    stops: checkStops(reader.get('stop')),
+    stopTokenIds: checkStopTokens(reader.get('stopTokenIds'), vocabSize),
+    ignoreEos: reader.boolean('ignoreEos') ?? false,
+    includeStop: reader.boolean('includeStop') ?? false,
+    skipSpecialTokens: reader.boolean('skipSpecialTokens') ?? true,
+    priority: reader.integer('priority', -1000, 1000) ?? 0,
+    deadlineIn: checkDeadline(reader),
+    timeoutMs: reader.positive('timeoutMs'),
+    cacheSalt: reader.string('cacheSalt', MAX_SALT_LENGTH),
+    signal: reader.signal('signal'),
+  }
+}
+
+function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSource {
+  const given = (['prompt', 'messages', 'tokens'] as const).filter((name) => reader.get(name) !== undefined)
+  if (given.length !== 1) {
+    const found = given.length === 0 ? 'none was given' : `${given.map((name) => `"${name}"`).join(' and ')} were given`
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `generate() takes exactly one of "prompt", "messages" and "tokens"; ${found}`)
+  }
+  const only = (kind: string, names: readonly string[]): void => {
+    for (const name of names) {
+      if (reader.get(name) !== undefined && options[kind as 'prompt'] === undefined) {
+        throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" goes with "${kind}" only, "${given[0]}" was given`)
+      }
+    }
+  }
+  only('messages', ['tools', 'documents', 'templateArgs', 'addGenerationPrompt'])
+  only('prompt', ['addSpecialTokens'])
+  reader.boolean('addGenerationPrompt')
+  const addSpecialTokens = reader.boolean('addSpecialTokens') ?? true
+  const allowSpecial = reader.boolean('allowSpecial')
+  const { prompt, tokens } = options
+  if (prompt !== undefined) {
+    if (typeof prompt !== 'string') throw invalidArgument('prompt', 'a string', prompt)
+    return { kind: 'prompt', prompt, addSpecialTokens, allowSpecial: allowSpecial ?? true }
+  }
+  if (tokens === undefined) return { kind: 'messages', options, allowSpecial: allowSpecial ?? false }
+  if (allowSpecial !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', '"allowSpecial" goes with text, "tokens" was given')
+  if (!isTokenList(tokens)) throw invalidArgument('tokens', 'an array of token ids', tokens)
+  return { kind: 'tokens', tokens }
+}
+
+function isTokenList(value: unknown): value is ArrayLike<number> {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))
+}
+
+/** Copies token ids. @throws ERR_INVALID_TOKEN naming the first that is no integer in [0, vocabSize) */
+export function toTokenArray(name: string, tokens: ArrayLike<number>, vocabSize: number): Int32Array {
+  const copy = new Int32Array(tokens.length)
+  for (let i = 0; i < copy.length; i++) {
+    const token: unknown = tokens[i]
+    if (typeof token !== 'number' || !Number.isInteger(token) || token < 0 || token >= vocabSize) {
+      const expected = `an integer in [0, ${vocabSize})`
+      throw new TensorRTError('ERR_INVALID_TOKEN', `"${name}[${i}]" must be a token id, ${expected}, not ${describeValue(token)}`)
+    }
+    copy[i] = token
+  }
+  return copy
+}
+
+function checkStops(stop: unknown): readonly string[] {
+  const stops: unknown = stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop
+  if (!Array.isArray(stops)) throw invalidArgument('stop', 'a string or an array of strings', stop)
+  // A matcher checks them at its construction. The copy is what the request keeps.
+  const copy = [...(stops as string[])]
+  new StopMatcher(copy)
+  return copy
+}
+
+function checkStopTokens(tokens: unknown, vocabSize: number): Int32Array {
+  if (tokens === undefined) return new Int32Array(0)
+  if (!isTokenList(tokens) || tokens.length > MAX_STOP_TOKENS) {
+    throw invalidArgument('stopTokenIds', `an array of at most ${MAX_STOP_TOKENS} token ids`, tokens)
+  }
+  return toTokenArray('stopTokenIds', tokens, vocabSize)
+}
+
+function checkDeadline(reader: ArgumentReader): number | undefined {
+  const inMs = reader.positive('deadlineMs')
+  const deadline = reader.get('deadline')
+  if (deadline === undefined) return inMs
+  if (inMs !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Give "deadline" or "deadlineMs", not both')
+  const moment = deadline instanceof Date ? deadline.getTime() : deadline
+  if (typeof moment !== 'number' || !Number.isFinite(moment)) {
+    throw invalidArgument('deadline', 'a valid Date or milliseconds since the epoch', deadline)
+  }
+  return moment - Date.now()
+}
+
+export interface CheckedEngineOptions {
+  prefixCache: boolean
+  maxQueue: number | undefined
+  maxRetries: number | undefined
+  agingMs: number | undefined
+  maxSequences: number | undefined
+  maxStepTokens: number | undefined
+}
+
+function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
+  return {
+    prefixCache: reader.boolean('prefixCache') ?? true,
+    maxQueue: reader.integer('maxQueue', 1, INT32_MAX),
+    maxRetries: reader.integer('retries', 0, 1000),
+    agingMs: reader.integer('agingMs', 1, INT32_MAX),
+    maxSequences: reader.integer('maxSequences', 1, 65_536),
+    maxStepTokens: reader.integer('maxStepTokens', 1, 1_048_576),
+  }
+}
+
+/** The engine's part of an options object that has further fields, `more`. @throws ERR_INVALID_ARGUMENT */
+export function checkEngineOptions(options: unknown, more: readonly string[], what: string): CheckedEngineOptions {
+  return readEngineOptions(new ArgumentReader(options, [...ENGINE_OPTIONS, ...more], what))
+}
+
+export interface CheckedLoadOptions extends CheckedEngineOptions {
+  backend: BackendChoice
+  kvCacheMemory: number | undefined
+  numPages: number | undefined
+  pageSize: number
+  threads: number
+  simd: string
+  signal: AbortSignal | undefined
+  onWarning: LLMOptions['onWarning']
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function checkLoadOptions(options: unknown): CheckedLoadOptions {
+  const reader = new ArgumentReader(options, LLM_OPTIONS, 'LLM.load()')
+  const kvCacheMemory = reader.integer('kvCacheMemory', 1, Number.MAX_SAFE_INTEGER)
+  const numPages = reader.integer('numPages', 1, INT32_MAX)
+  if (kvCacheMemory !== undefined && numPages !== undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Give "kvCacheMemory" or "numPages", not both')
+  }
+  return {
+    ...readEngineOptions(reader),
+    backend: reader.choice('backend', ['auto', 'cpu', 'tensorrt']) ?? 'auto',
+    kvCacheMemory,
+    numPages,
+    pageSize: reader.integer('pageSize', 1, 4096) ?? 16,
+    threads: reader.integer('threads', 1, 4096) ?? 0,
+    simd: reader.choice('simd', ['avx512', 'avx2', 'portable']) ?? '',
+    signal: reader.signal('signal'),
+    onWarning: reader.callback('onWarning') as LLMOptions['onWarning'],
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function checkCloseOptions(options: unknown): { drainMs: number } {
+  const reader = new ArgumentReader(options, allKeys<CloseOptions>()(['drain'] as const), 'close()')
+  return { drainMs: reader.number('drain', 0, Number.MAX_VALUE) ?? 0 }
+}
