@@ -10,7 +10,6 @@ import {
   type Executor,
   type ExecutorInfo,
   LAST_SAMPLED_TOKEN,
-  type LogprobRow,
   type SlotInit,
   StepChecker,
   StepFlag,
@@ -18,6 +17,7 @@ import {
   type StepSequenceView,
   type StepView,
 } from '../../lib/scheduler'
+import { logitsAfter, logprobRow, sample } from './hash_model'
 
 interface Slot {
   init: SlotInit
@@ -127,7 +127,7 @@ export class HashExecutor implements Executor {
       })
       if ((seq.flags & StepFlag.LOGITS) !== 0) logits.push(row)
       if ((seq.flags & StepFlag.SAMPLE) === 0) return
-      slot.last = sample(row, slot)
+      slot.last = sample(row, sampling, slot.sampled)
       slot.sampled++
       tokens.push(slot.last)
       if (sampling.logprobs >= 0) result.logprobs.push(logprobRow(index, seq.cached + seq.tokens.length, slot.last, row, sampling.logprobs))
@@ -142,40 +142,11 @@ export class HashExecutor implements Executor {
     return seq.pages[Math.floor(position / pageSize)]! * pageSize + (position % pageSize)
   }
 
-  /** `[vocabSize]`, each in [0, 8): pseudo-random, by all tokens up to `position`. */
+  /** `[vocabSize]`, from what the cache holds of the sequence up to `position`. */
   private logitsAt(seq: StepSequenceView, position: number): Float32Array<ArrayBuffer> {
-    let state = 0
-    for (let p = 0; p <= position; p++) state = mix(state ^ this.cache[this.address(seq, p)]!)
-    return Float32Array.from({ length: this.info.vocabSize }, (_, token) => (mix(state + token) >>> 8) / 2 ** 21)
+    const tokens = Int32Array.from({ length: position + 1 }, (_, p) => this.cache[this.address(seq, p)]!)
+    return logitsAfter(tokens, this.info.vocabSize)
   }
-}
-
-function mix(value: number): number {
-  let h = Math.imul(value + 0x3c6ef372, 0x85ebca6b)
-  h = Math.imul(h ^ (h >>> 15), 0xc2b2ae35)
-  return h ^ (h >>> 13)
-}
-
-/** Greedy, or by temperature with Gumbel noise keyed by (seed, index of the output token, token). */
-function sample(logits: Float32Array, slot: Slot): number {
-  const { temperature, seed, minTokens, bannedTokens } = slot.init.sampling
-  let best = -1
-  let bestScore = -Infinity
-  logits.forEach((logit, token) => {
-    if (slot.sampled < minTokens && bannedTokens.includes(token)) return
-    const uniform = ((mix(mix(mix(seed) ^ slot.sampled) + token) >>> 8) + 0.5) / 2 ** 24
-    const score = temperature === 0 ? logit : logit / temperature - Math.log(-Math.log(uniform))
-    if (score > bestScore) [best, bestScore] = [token, score]
-  })
-  return best
-}
-
-function logprobRow(sequence: number, position: number, token: number, logits: Float32Array, top: number): LogprobRow {
-  const logSum = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0))
-  const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b)
-  const topIds = Int32Array.from(order.slice(0, top))
-  const topLogprobs = Float32Array.from(topIds, (id) => logits[id]! - logSum)
-  return { sequence, position, token, logprob: logits[token]! - logSum, rank: order.indexOf(token) + 1, topIds, topLogprobs }
 }
 
 export function emptyResult(step: StepView): StepResult {

@@ -435,12 +435,12 @@ export class Scheduler {
     for (let row = firstPrefill; row < record.rows; row++) {
       const other = record.sequences[row]!
       if (other.salt !== seq.salt) continue
-      const limit = Math.min(shareable * pageSize, other.known, other.publishLimit)
-      const worth = other.id === seq.id ? (found + 1) * pageSize : atLeastPages * pageSize
-      if (limit < worth) continue
-      let common = 0
-      while (common < limit && other.tokens[common] === seq.tokens[common]) common++
-      if (common >= worth) return true
+      const worth = (other.id === seq.id ? found + 1 : atLeastPages) * pageSize
+      if (worth > Math.min(shareable * pageSize, other.known, other.publishLimit)) continue
+      // From the end: prompts that only have a short beginning in common differ at the first look.
+      let at = worth - 1
+      while (at >= 0 && other.tokens[at] === seq.tokens[at]) at--
+      if (at < 0) return true
     }
     return false
   }
