@@ -180,7 +180,8 @@ inline void gemm(const GemmArgs& g) {
 // Up to sixteen keys that lie side by side in a page: element d of key i is at keys[d * pageSize + i].
 struct KeyChunk {
   const float* keys;
-  size_t index;  // of its first key in the scores
+  size_t index;       // of its first key in the scores
+  const float* next;  // keys to fetch meanwhile: pages lie anywhere, so the processor cannot guess them
 };
 
 // scores[q][chunk] = scale * q . key; each a chain over d. Lanes past a chunk's end hold what lies there in the pool.
@@ -196,7 +197,10 @@ inline void scoreTile(const float* const* q, float* const* scores, const KeyChun
   for (size_t d = 0; d < headDim; ++d) {
     Vec key[C];
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) key[c] = load(chunks[c].keys + d * pageSize);
+    for (int c = 0; c < C; ++c) {
+      key[c] = load(chunks[c].keys + d * pageSize);
+      __builtin_prefetch(chunks[c].next + d * pageSize);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < Q; ++i) {
       const Vec x = set1(q[i][d]);
@@ -256,11 +260,16 @@ inline void valueTile(const float* const* p, float* const* acc, const KvView& kv
   for (size_t position = begin; position < end;) {
     const size_t page = position / pageSize;
     const size_t stop = minOf(end, (page + 1) * pageSize);
-    const float* row = kv.values + size_t(kv.pages[page]) * kv.pageStride + (position - page * pageSize) * headDim + column;
-    for (; position < stop; ++position, row += headDim) {
+    const size_t offset = (position - page * pageSize) * headDim + column;
+    const float* row = kv.values + size_t(kv.pages[page]) * kv.pageStride + offset;
+    const float* next = kv.values + size_t(kv.pages[stop < end ? page + 1 : page]) * kv.pageStride + offset;
+    for (; position < stop; ++position, row += headDim, next += headDim) {
       Vec value[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) value[v] = load(row + size_t(v) * kLanes);
+      for (int v = 0; v < V; ++v) {
+        value[v] = load(row + size_t(v) * kLanes);
+        __builtin_prefetch(next + size_t(v) * kLanes);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < Q; ++i) {
         const Vec weight = set1(p[i][position - base]);
@@ -322,10 +331,14 @@ inline void attendTile(const AttendArgs& a) {
 
   KeyChunk chunks[kScoreChunks];
   size_t pending = 0;
+  // As many pages ahead as make one group of chunks.
+  const size_t ahead = (size_t(kScoreChunks) * kLanes + pageSize - 1) / pageSize;
   for (size_t page = firstPage; page * pageSize <= last; ++page) {
     const float* keys = a.kv.keys + size_t(a.kv.pages[page]) * a.kv.pageStride;
+    const size_t nextPage = (page + ahead) * pageSize <= last ? page + ahead : page;
+    const float* next = a.kv.keys + size_t(a.kv.pages[nextPage]) * a.kv.pageStride;
     for (size_t i = 0; i < pageSize && page * pageSize + i <= last; i += kLanes) {
-      chunks[pending++] = {keys + i, page * pageSize + i - base};
+      chunks[pending++] = {keys + i, page * pageSize + i - base, next + i};
       if (pending == size_t(kScoreChunks)) {
         scoreChunks<kScoreChunks>(q, scores, queries, chunks, a);
         pending = 0;

@@ -34,7 +34,7 @@ Expected<std::unique_ptr<Runner>> Runner::create(const Model& model, const Kerne
   overflow |= __builtin_mul_overflow(poolBytes, size_t(numPages), &poolBytes);
   if (overflow) return Status("ERR_OUT_OF_MEMORY", "The KV cache would be larger than the address space.");
   runner->pageFloats_ = pageBytes / sizeof(float);
-  auto kvPool = MappedMemory::allocate(poolBytes, "the KV cache");
+  auto kvPool = MappedMemory::allocate(poolBytes, "the KV cache", true);
   if (!kvPool) return kvPool.status();
   runner->kvPool_ = std::move(*kvPool);
 
