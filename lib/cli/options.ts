@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { LLM, type LLMOptions } from '../llm'
-import { Progress } from './output'
+import { printWarning, Progress } from './output'
 
 export interface ModelOptions {
   model: string
@@ -107,7 +107,15 @@ export async function loadModel(options: ModelOptions, signal: AbortSignal): Pro
     progress.update(`loading ${options.model} ... ${((Date.now() - started) / 1000).toFixed(0)} s`)
   }, 250)
   try {
-    const load: LLMOptions = { backend: options.backend, prefixCache: options.prefixCache, signal }
+    const load: LLMOptions = {
+      backend: options.backend,
+      prefixCache: options.prefixCache,
+      signal,
+      onWarning: (warning) => {
+        progress.clear()
+        printWarning(warning)
+      },
+    }
     if (options.threads !== undefined) load.threads = options.threads
     if (options.kvCacheMemory !== undefined) load.kvCacheMemory = options.kvCacheMemory
     if (options.maxSequences !== undefined) load.maxSequences = options.maxSequences

@@ -1,5 +1,7 @@
 /** What the commands share: where output goes, how failures read, and how Ctrl-C ends work. */
+import { setMaxListeners } from 'node:events'
 import { AbortError, TensorRTError } from '../errors'
+import type { LLMWarning } from '../llm'
 
 export const INTERRUPTED = 130
 
@@ -23,6 +25,11 @@ export function reportFailure(error: unknown, json: boolean): void {
   }
 }
 
+/** A warning of the library as one line, without the trailer that Node adds to those that a program emits. */
+export function printWarning(warning: LLMWarning): void {
+  process.stderr.write(`node-tensorrt: ${warning.message}\n`)
+}
+
 /** Aborts on the first Ctrl-C (or when the reader of stdout goes away); a second Ctrl-C ends the process at once. */
 export class Interrupt {
   readonly #controller = new AbortController()
@@ -36,6 +43,7 @@ export class Interrupt {
   }
 
   constructor() {
+    setMaxListeners(0, this.#controller.signal)
     process.on('SIGINT', this.#onSignal)
     process.on('SIGTERM', this.#onSignal)
     process.stdout.on('error', this.#onStdoutError)
