@@ -1,22 +1,26 @@
 // Builds dist/: CommonJS by tsc, and index.mjs, which re-exports the same objects, so that a class is one class whether it was
 // imported or required.
-import { chmodSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { markFresh, root, runTool, typescriptHash } from './tools.mjs'
 
 const inputs = typescriptHash()
 const dist = join(root, 'dist')
-rmSync(dist, { recursive: true, force: true })
+// Beside dist/, for the paths in the source maps; it takes dist's place when it is complete.
+const fresh = join(root, `build-dist-${process.pid}`)
+process.on('exit', () => rmSync(fresh, { recursive: true, force: true }))
 // The public declarations are typings/, bundled from the same sources.
-runTool('typescript', 'tsc', ['-p', '.', '--declaration', 'false', '--inlineSources'])
+runTool('typescript', 'tsc', ['-p', '.', '--outDir', fresh, '--declaration', 'false', '--inlineSources'])
 
-const names = Object.keys(createRequire(import.meta.url)(join(dist, 'index.js'))).sort()
+const names = Object.keys(createRequire(import.meta.url)(join(fresh, 'index.js'))).sort()
 const identifier = /^[A-Za-z_$][\w$]*$/
 if (names.length === 0 || !names.every((name) => identifier.test(name))) throw new Error(`unexpected exports: ${names.join(', ')}`)
 writeFileSync(
-  join(dist, 'index.mjs'),
+  join(fresh, 'index.mjs'),
   `import cjs from './index.js'\n\n${names.map((name) => `export const ${name} = cjs.${name}\n`).join('')}`,
 )
-chmodSync(join(dist, 'cli', 'main.js'), 0o755)
+chmodSync(join(fresh, 'cli', 'main.js'), 0o755)
+rmSync(dist, { recursive: true, force: true })
+renameSync(fresh, dist)
 markFresh('typescript', inputs)

@@ -1,6 +1,8 @@
-// Makes all that the package carries: dist/, typings/, prebuilds/, checked.
+// Makes all that the package carries: dist/, typings/, prebuilds/, checked. The binary is built from a copy of the sources that
+// the package carries, which shows that they suffice, and leaves the build folder alone.
 import { execFileSync } from 'node:child_process'
-import { existsSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { requireBuildTools, root, run, runTool } from './tools.mjs'
 
@@ -14,9 +16,16 @@ rmSync(join(root, 'prebuilds'), { recursive: true, force: true })
 const prefix = dirname(dirname(process.execPath))
 const env = { ...process.env }
 if (env.npm_config_nodedir === undefined && existsSync(join(prefix, 'include', 'node', 'node.h'))) env.npm_config_nodedir = prefix
-runTool('prebuildify', 'prebuildify', ['--napi', '--strip', '--target', process.versions.node], { env })
+const stage = mkdtempSync(join(tmpdir(), 'node-tensorrt-prebuild-'))
+process.on('exit', () => rmSync(stage, { recursive: true, force: true }))
+for (const name of ['package.json', 'CMakeLists.txt', 'binding.gyp', 'cpp', 'scripts']) cpSync(join(root, name), join(stage, name), { recursive: true })
+symlinkSync(join(root, 'node_modules'), join(stage, 'node_modules'))
+runTool('prebuildify', 'prebuildify', ['--napi', '--strip', '--target', process.versions.node, '--cwd', stage, '--out', root], { env })
 if (process.platform === 'linux') script('check-binary.mjs')
 
-// The binary that was just made is the one that the loader finds.
-const found = execFileSync(process.execPath, ['-p', `require('./dist/native').loadAddon().path`], { cwd: root, encoding: 'utf8' }).trim()
-if (!found.startsWith(join(root, 'prebuilds'))) throw new Error(`the loader took ${found}`)
+// It loads: in a process of its own, by the loader of the package.
+execFileSync(process.execPath, ['-e', "require('./dist/native').loadAddon()"], {
+  cwd: root,
+  stdio: 'inherit',
+  env: { ...process.env, NODE_TENSORRT_ADDON: join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'node-tensorrt.node') },
+})
