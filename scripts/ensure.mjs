@@ -20,6 +20,7 @@ if (!existsSync(addonFile) || !isFresh('native', nativeHash())) {
 if (!existsSync(join(root, 'dist', 'index.mjs')) || !isFresh('typescript', typescriptHash())) {
   say('compiling TypeScript ...')
   run(process.execPath, [join(root, 'scripts', 'build-ts.mjs')])
+  run(process.execPath, [join(root, 'scripts', 'build-typings.mjs')])
 }
 
 /** True when node_modules is what the lock file says: npm notes in it what it has installed. */

@@ -22,7 +22,9 @@ const step = (name, command) => {
 const jobs = String(availableParallelism())
 const quiet = { allowFailure: true }
 
-step('type check', () => runTool('typescript', 'tsc', ['-p', '.', '--noEmit'], quiet) + runTool('typescript', 'tsc', ['-p', 'test', '--noEmit'], quiet))
+for (const project of ['.', 'test', 'typings']) {
+  step(`type check of ${project === '.' ? 'lib' : project}`, () => runTool('typescript', 'tsc', ['-p', project, '--noEmit'], quiet))
+}
 step('oxlint', () => runTool('oxlint', 'oxlint', ['--deny-warnings'], quiet))
 step('clang-format', () => run(process.execPath, [join(root, 'scripts', 'format.mjs')], quiet))
 step('native tests', () => {
