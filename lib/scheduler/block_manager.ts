@@ -343,6 +343,10 @@ export class BlockManager {
     }
     if (free + cached + used !== this.numPages) broken(`${free} free + ${cached} cached + ${used} used pages`)
     if (soon !== this.soonFreeTotal) broken(`${soon} pages become available soon, not ${this.soonFreeTotal}`)
+    for (const salt of this.salts.values()) {
+      const first = this.saltOfPage.filter((other) => other === salt).length
+      if (first === 0 || first !== salt.pages) broken(`${first} first pages of a salt, not ${salt.pages}`)
+    }
     let listed = 0
     for (const head of this.bucketHead) for (let at = head; at !== NONE; at = this.bucketNext[at]!) listed++
     if (listed !== published) broken(`${listed} pages in buckets, ${published} published`)

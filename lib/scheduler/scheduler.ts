@@ -63,7 +63,6 @@ export class Scheduler {
 
   private nextStep = 0
   private arrivals = 0
-  private decodeStart = 0
   private draining = false
   private readonly counters = {
     steps: 0,
@@ -128,9 +127,8 @@ export class Scheduler {
     const order = this.arrivals
     // The first letter keeps private salts apart from those that callers choose.
     const salt = this.prefixCache ? `s${request.cacheSalt ?? ''}` : n > 1 ? `p${order}` : null
-    const publishLimit = this.prefixCache ? Infinity : request.prompt.length
     const sequences: Sequence[] = []
-    for (let i = 0; i < n; i++) sequences.push(new Sequence(request, i, order + i, now, maxTokens, salt, publishLimit))
+    for (let i = 0; i < n; i++) sequences.push(new Sequence(request, i, order + i, now, maxTokens, salt))
     const first = sequences[0]!
     if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
       throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
@@ -376,19 +374,16 @@ export class Scheduler {
     keepIf(this.prefills, (seq) => seq.state === SequenceState.RUNNING)
   }
 
-  /** When the budget is too small for all, the next step goes on where this one stopped. */
+  /** Within the budget, in order of admission. More decode than that only when sequences sat out a step. */
   private addDecodes(record: StepRecord): number {
     const { decodes } = this
     const { pageSize } = this.limits
     const count = Math.min(decodes.length, this.maxStepTokens)
-    const start = count === decodes.length ? 0 : this.decodeStart % decodes.length
-    for (let i = 0, at = start; i < count; i++) {
-      const seq = decodes[at]!
+    for (let i = 0; i < count; i++) {
+      const seq = decodes[i]!
       if (seq.computed === seq.pageCount * pageSize) this.pages.grow(seq)
       record.add(seq, 1, pageSize)
-      if (++at === decodes.length) at = 0
     }
-    this.decodeStart = start + count
     return count
   }
 
@@ -436,7 +431,7 @@ export class Scheduler {
       const other = record.sequences[row]!
       if (other.salt !== seq.salt) continue
       const worth = (other.id === seq.id ? found + 1 : atLeastPages) * pageSize
-      if (worth > Math.min(shareable * pageSize, other.known, other.publishLimit)) continue
+      if (worth > Math.min(shareable * pageSize, other.known)) continue
       // From the end: prompts that only have a short beginning in common differ at the first look.
       let at = worth - 1
       while (at >= 0 && other.tokens[at] === seq.tokens[at]) at--

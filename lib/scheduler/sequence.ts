@@ -71,8 +71,6 @@ export class Sequence {
     readonly maxTokens: number,
     /** Under which the full pages are shared; null = not at all. */
     readonly salt: string | null,
-    /** Positions from here on are not published (sharing of the prompt only). */
-    readonly publishLimit: number,
   ) {
     this.id = request.id
     this.tokens = request.prompt

@@ -70,7 +70,7 @@ export class SequencePages {
   publish(seq: Sequence): void {
     if (seq.salt === null) return
     const { pageSize } = this.blocks
-    const end = Math.min(seq.computed, seq.known, seq.publishLimit)
+    const end = Math.min(seq.computed, seq.known)
     while ((seq.published + 1) * pageSize <= end) {
       const page = this.table[seq.slot * this.stride + seq.published]!
       seq.chain = this.blocks.publish(page, seq.chain, seq.tokens, seq.published * pageSize, seq.salt)

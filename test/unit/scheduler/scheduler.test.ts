@@ -131,14 +131,12 @@ describe('a step', () => {
     expect(d.of(b!).tokens).toEqual(soloText(prompt(19, 2), 20))
   })
 
-  it('serves all decode rows in turn when the budget is smaller than their number', () => {
-    const d = new Driver({ maxStepTokens: 3, maxSlots: 8 }, { runAhead: 0 })
+  it('admits no more than the token budget lets decode', () => {
+    const d = new Driver({ maxStepTokens: 3, maxSlots: 8 })
     const sequences = Array.from({ length: 8 }, (_, i) => d.add(request(i, prompt(3, i), { maxTokens: 10, ...EXACT }))[0]!)
-    for (let i = 0; i < 40; i++) d.step()
-    const counts = sequences.map((seq) => d.of(seq).tokens.length)
-    expect(Math.max(...counts) - Math.min(...counts)).toBeLessThan(9)
     d.runToEnd()
     for (const [i, seq] of sequences.entries()) expect(d.of(seq).tokens).toEqual(soloText(prompt(3, i), 10))
+    for (const { tokens } of d.planned) expect(tokens).toBeLessThanOrEqual(3)
   })
 
   for (const runAhead of [0, 1, 3]) {
@@ -182,7 +180,7 @@ describe('a step', () => {
 describe('the prefix cache', () => {
   it('serves equal prefixes, under equal salts, also of generated text', () => {
     const d = new Driver({ pageSize: 4 })
-    const [seq] = d.add(request('first', prompt(12), { maxTokens: 8, ...EXACT }))
+    const [seq] = d.add(request('first', prompt(12), { maxTokens: 9, ...EXACT }))
     d.runToEnd()
     const turn = Int32Array.from([...prompt(12), ...d.of(seq!).tokens, 1, 2])
     const hits = (id: string, salt?: string): number => {
@@ -194,9 +192,8 @@ describe('the prefix cache', () => {
       return d.scheduler.stats().prefixHitTokens - before
     }
     expect(hits('other salt', 'secret')).toBe(0)
-    // 19 positions were computed: four full pages of four.
-    expect(hits('same salt')).toBe(16)
-    expect(hits('all but the last token')).toBe(20)
+    // 20 positions were computed, the last one with the last token: five full pages of four.
+    expect(hits('same salt')).toBe(20)
   })
 
   it('lets a burst of equal prompts compute their prefix once', () => {
@@ -226,6 +223,26 @@ describe('the prefix cache', () => {
       expect(d.scheduler.stats().prefixHitTokens - before).toBe(prefixCache ? 20 : 0)
     })
   }
+
+  it('keeps a slot for a sibling that waits for the prompt', () => {
+    const d = new Driver({ pageSize: 4, maxSlots: 2 })
+    d.add(request('r', prompt(21), { n: 2, ...EXACT }))
+    d.add(request('newcomer', prompt(5, 2), EXACT))
+    d.runToEnd()
+    expect(d.opened.map((init) => init.prompt.length)).toEqual([21, 21, 5])
+  })
+
+  it('gives up the end of a prefix before its beginning', () => {
+    const d = new Driver({ pageSize: 4, numPages: 4 })
+    const [first] = d.add(request('first', prompt(13), { maxTokens: 1, ...EXACT }))
+    d.runToEnd()
+    d.add(request('other', prompt(5, 2), { maxTokens: 1, ...EXACT }))
+    d.runToEnd()
+    const [again] = d.add(request('again', prompt(13), { maxTokens: 1, ...EXACT }))
+    d.runToEnd()
+    expect(again!.cachedTokens).toBe(8)
+    expect(d.of(again!).tokens).toEqual(d.of(first!).tokens)
+  })
 
   it('gives siblings seeds of their own, the first one the request’s', () => {
     const d = new Driver()
@@ -296,6 +313,17 @@ describe('order of service', () => {
     expect(admittedAt!).toBeGreaterThan(400)
     const overtakers = [...d.outcomes.keys()].filter((seq) => seq.arrival > 600 && d.of(seq).finish !== null)
     expect(overtakers).toEqual([])
+  })
+
+  it('admits a newcomer only while a page remains for each that runs', () => {
+    const d = new Driver({ pageSize: 4, numPages: 4 })
+    d.add(request('runs', prompt(6, 1), { maxTokens: 3, ...EXACT }))
+    d.submitAll()
+    d.add(request('waits', prompt(6, 2), { maxTokens: 3, ...EXACT }))
+    d.step()
+    expect(d.scheduler.stats()).toMatchObject({ running: 1, waiting: 1, pagesFree: 2 })
+    d.runToEnd()
+    expect(d.scheduler.stats().preemptions).toBe(0)
   })
 
   it('preempts the least urgent, of those the latest, and keeps its output', () => {
@@ -480,6 +508,19 @@ describe('a failed step', () => {
       expect(d.scheduler.stats().pagesUsed).toBe(0)
     }
   })
+})
+
+it('a stop token before minTokens does not stop', () => {
+  const d = new Driver({}, { runAhead: 0 })
+  const sampling = { ...GREEDY, minTokens: 1 }
+  const [seq] = d.add(request('a', prompt(5), { sampling, stopTokenIds: Int32Array.of(9) }))
+  for (const finish of [null, 'stop']) {
+    const { stepId } = d.scheduler.plan(0)!
+    const timings = { queueUs: 0, runUs: 0 }
+    const events = d.scheduler.complete({ stepId, tokens: Int32Array.of(9), logprobs: [], logits: new Float32Array(0), timings }, 0)
+    expect(events.finish[0]).toBe(finish)
+  }
+  expect([...seq!.output]).toEqual([9, 9])
 })
 
 describe('stats', () => {
