@@ -45,10 +45,12 @@ function closest(name: string, known: readonly string[]): string | undefined {
   const plain = name.replace(/[_-]/g, '').toLowerCase().slice(0, 40)
   const alias = ALIASES[plain]
   if (alias !== undefined && known.includes(alias)) return alias
-  const ranked = known
-    .map((candidate) => ({ candidate, distance: editDistance(plain, candidate.toLowerCase()) }))
-    .sort((a, b) => a.distance - b.distance)[0]
-  return ranked !== undefined && ranked.distance <= Math.max(1, Math.floor(plain.length / 4)) ? ranked.candidate : undefined
+  const distance = (candidate: string): number => {
+    const word = candidate.toLowerCase()
+    return plain.length > 2 && word.startsWith(plain) ? 0 : editDistance(plain, word)
+  }
+  const [best] = known.map((candidate) => ({ candidate, off: distance(candidate) })).sort((a, b) => a.off - b.off)
+  return best !== undefined && best.off <= Math.max(1, Math.floor(plain.length / 4)) ? best.candidate : undefined
 }
 
 /**

@@ -62,6 +62,7 @@ export class EngineLoop {
   /** Why no more work is taken: closed, or the executor died. */
   private ended: TensorRTError | undefined
   private onIdle: (() => void) | undefined
+  private executorClosed: Promise<void> | undefined
 
   /** @throws ERR_INVALID_ARGUMENT when an option is out of range */
   constructor(
@@ -118,7 +119,7 @@ export class EngineLoop {
   /** Rejects everything that is pending with `reason`, then ends the executor. Call once. */
   async close(reason: TensorRTError): Promise<void> {
     this.end(reason)
-    await this.executor.close()
+    await this.closeExecutor()
   }
 
   // --- the way in ---
@@ -160,28 +161,36 @@ export class EngineLoop {
       this.executor.submit(step.packed)
     } catch (error) {
       entry.refused = refusedResult(step.stepId, error)
-      if (this.inFlight[0] === entry) setImmediate(() => this.takeRefused())
+      setImmediate(() => this.guarded(() => this.takeRefused()))
     }
-  }
-
-  /** Results of refused steps come in their turn, after those of the steps before. */
-  private takeRefused(): void {
-    const refused = this.inFlight[0]?.refused
-    if (refused !== undefined) this.onResult(refused)
   }
 
   // --- the way out ---
 
   private onResult(result: StepResult): void {
+    this.guarded(() => {
+      this.takeRefused()
+      this.take(result)
+      this.takeRefused()
+    })
+  }
+
+  /** Results of refused steps come in their turn: after those of the steps before, before those of the steps after. */
+  private takeRefused(): void {
+    for (let refused = this.inFlight[0]?.refused; refused !== undefined; refused = this.inFlight[0]?.refused) this.take(refused)
+  }
+
+  private guarded(handle: () => void): void {
     if (this.ended !== undefined) return
     try {
-      this.take(result)
+      handle()
     } catch (cause) {
-      this.die(new TensorRTError('ERR_INTERNAL', `Handling a step's result failed: ${(cause as Error).message}`, { cause }))
+      this.die(new TensorRTError('ERR_INTERNAL', `The engine loop failed: ${(cause as Error).message}`, { cause }))
     }
   }
 
   private take(result: StepResult): void {
+    if (this.ended !== undefined) return
     const { error } = result
     if (error !== undefined && DEAD.has(error.code)) {
       const cause = new TensorRTError(error.code, error.message)
@@ -195,7 +204,6 @@ export class EngineLoop {
     const events = this.scheduler.complete(result, this.now())
     this.pump()
     this.emit(events)
-    if (this.inFlight[0]?.refused !== undefined) setImmediate(() => this.takeRefused())
   }
 
   private emit(events: SequenceEvents): void {
@@ -269,9 +277,10 @@ export class EngineLoop {
   private onTimer(): void {
     this.timer = undefined
     this.timerAt = Infinity
-    if (this.ended !== undefined) return
-    this.emit(this.scheduler.expire(this.now()))
-    this.pump()
+    this.guarded(() => {
+      this.emit(this.scheduler.expire(this.now()))
+      this.pump()
+    })
   }
 
   // --- the end ---
@@ -279,8 +288,12 @@ export class EngineLoop {
   private die(error: TensorRTError): void {
     if (this.ended !== undefined) return
     this.end(error)
-    // Nobody waits for it; LLM.close() asks again and reports what came of it.
-    this.executor.close().catch(() => {})
+    // Nobody waits for it; close() reports what comes of it.
+    this.closeExecutor().catch(() => {})
+  }
+
+  private closeExecutor(): Promise<void> {
+    return (this.executorClosed ??= this.executor.close())
   }
 
   private end(reason: TensorRTError): void {

@@ -2,9 +2,12 @@ import type { EngineLoop } from './engine_loop'
 
 /** Queue and KV cache as they are now; everything else counts since the model was loaded. */
 export interface LLMStats {
-  /** Sequences with a slot, and waiting ones. */
+  /** Sequences with a slot, and waiting ones. A sequence is one choice of a request. */
   running: number
   waiting: number
+  /** How often a sequence gave up its pages to others, and how often one was run again after a failed step. */
+  preemptions: number
+  retries: number
   kv: {
     pageSize: number
     /** `free + cached + used = total`. Cached pages hold prefixes that nobody uses now; they are given away when free ones run out. */
@@ -25,13 +28,10 @@ export interface LLMStats {
   requests: {
     added: number
   }
-  /** Choices, `n` of them to a request. */
   sequences: {
     finished: number
     failed: number
     aborted: number
-    preemptions: number
-    retries: number
   }
   tokens: {
     /** Rows computed of prompts (again after a preemption), and of generated tokens. */
@@ -60,6 +60,8 @@ export function collectStats(loop: EngineLoop): LLMStats {
   return {
     running: stats.running,
     waiting: stats.waiting,
+    preemptions: stats.preemptions,
+    retries: stats.retries,
     kv: {
       pageSize: limits.pageSize,
       totalPages: stats.pagesTotal,
@@ -78,8 +80,6 @@ export function collectStats(loop: EngineLoop): LLMStats {
       finished: stats.sequencesFinished,
       failed: stats.sequencesFailed,
       aborted: stats.sequencesAborted,
-      preemptions: stats.preemptions,
-      retries: stats.retries,
     },
     tokens: {
       prefill: stats.prefillTokens,
