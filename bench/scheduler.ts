@@ -1,12 +1,19 @@
 /**
- * What a step costs on the scheduler's side: complete() of the last step, plan() and packing of the next one, with an executor
- * that does nothing. 256 sequences run at all times, new requests replace those that finish.
+ * What a step costs on the scheduler's side: complete() of the last step, plan() and packing of the next one, with an
+ * executor that does nothing. 256 sequences run at all times, new requests replace those that finish.
  *
  *     npx tsx bench/scheduler.ts [requests]
  *
  * Prints JSON. Times are microseconds per step; `windows` shows whether they grow with the number of requests served.
  */
-import { type GenerationRequest, Scheduler, type StepResult, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag } from '../lib/scheduler'
+import {
+  type GenerationRequest,
+  Scheduler,
+  type StepResult,
+  STEP_HEADER_INTS,
+  STEP_SEQUENCE_INTS,
+  StepFlag,
+} from '../lib/scheduler'
 
 const RUNNING = 256
 const REQUESTS = Number(process.argv[2] ?? 100_000)
@@ -37,7 +44,8 @@ const timings = { queueUs: 0, runUs: 5000 }
 /** The null executor's answer: an arbitrary token for each sampled row. */
 function answer(packed: Int32Array): StepResult {
   let samples = 0
-  for (let row = 0, at = STEP_HEADER_INTS + 4; row < packed[2]!; row++, at += STEP_SEQUENCE_INTS) samples += packed[at]! & StepFlag.SAMPLE
+  for (let row = 0, at = STEP_HEADER_INTS + 4; row < packed[2]!; row++, at += STEP_SEQUENCE_INTS)
+    samples += packed[at]! & StepFlag.SAMPLE
   return { stepId: packed[1]!, tokens: new Int32Array(samples).fill(7), logprobs: [], logits: none, timings }
 }
 

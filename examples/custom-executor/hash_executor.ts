@@ -1,9 +1,9 @@
 /**
- * An executor of one's own, without a model: the next token is a hash of all tokens before it. They are read back through the
- * paged cache, so a page that was freed too early, shared wrongly or lost changes the output.
+ * An executor of one's own, without a model: the next token is a hash of all tokens before it. They are read back
+ * through the paged cache, so a page that was freed too early, shared wrongly or lost changes the output.
  *
- * It shows everything that an executor owes the scheduler: checks that throw before anything changes, order of slots and
- * steps, the last sampled token, one result per step and never from within `submit`, and an end.
+ * It shows everything that an executor owes the scheduler: checks that throw before anything changes, order of slots
+ * and steps, the last sampled token, one result per step and never from within `submit`, and an end.
  */
 import { TensorRTError } from '../../lib/errors'
 import {
@@ -82,7 +82,10 @@ export class HashExecutor implements Executor {
   close(): Promise<void> {
     this.closed = true
     for (let step = this.nextStep(); step !== undefined; step = this.nextStep()) {
-      this.onResult?.({ ...emptyResult(step), error: { code: 'ERR_DISPOSED', message: 'The executor was closed', retryable: false } })
+      this.onResult?.({
+        ...emptyResult(step),
+        error: { code: 'ERR_DISPOSED', message: 'The executor was closed', retryable: false },
+      })
     }
     return Promise.resolve()
   }
@@ -96,7 +99,12 @@ export class HashExecutor implements Executor {
     for (let command = this.queue.shift(); command !== undefined; command = this.queue.shift()) {
       if ('step' in command) return command.step
       if ('close' in command) this.slots.delete(command.close)
-      else this.slots.set(command.open.slot, { init: command.open, sampled: command.open.output.length, last: command.open.output.at(-1) ?? 0 })
+      else
+        this.slots.set(command.open.slot, {
+          init: command.open,
+          sampled: command.open.output.length,
+          last: command.open.output.at(-1) ?? 0,
+        })
     }
     return undefined
   }
@@ -123,14 +131,16 @@ export class HashExecutor implements Executor {
         this.cache[this.address(seq, position)] = token === LAST_SAMPLED_TOKEN ? slot.last : token
         const reportsNext = (seq.flags & StepFlag.PROMPT_LOGPROBS) !== 0 && position + 1 < prompt.length
         if (reportsNext || i === seq.tokens.length - 1) row = this.logitsAt(seq, position)
-        if (reportsNext) result.logprobs.push(logprobRow(index, position + 1, prompt[position + 1]!, row, sampling.promptLogprobs))
+        if (reportsNext)
+          result.logprobs.push(logprobRow(index, position + 1, prompt[position + 1]!, row, sampling.promptLogprobs))
       })
       if ((seq.flags & StepFlag.LOGITS) !== 0) logits.push(row)
       if ((seq.flags & StepFlag.SAMPLE) === 0) return
       slot.last = sample(row, sampling, slot.sampled)
       slot.sampled++
       tokens.push(slot.last)
-      if (sampling.logprobs >= 0) result.logprobs.push(logprobRow(index, seq.cached + seq.tokens.length, slot.last, row, sampling.logprobs))
+      if (sampling.logprobs >= 0)
+        result.logprobs.push(logprobRow(index, seq.cached + seq.tokens.length, slot.last, row, sampling.logprobs))
     })
     result.tokens = Int32Array.from(tokens)
     result.logits = Float32Array.from(logits.flatMap((row) => [...row]))
@@ -151,5 +161,11 @@ export class HashExecutor implements Executor {
 
 export function emptyResult(step: StepView): StepResult {
   const none = new Float32Array(0)
-  return { stepId: step.stepId, tokens: new Int32Array(0), logprobs: [], logits: none, timings: { queueUs: 0, runUs: 0 } }
+  return {
+    stepId: step.stepId,
+    tokens: new Int32Array(0),
+    logprobs: [],
+    logits: none,
+    timings: { queueUs: 0, runUs: 0 },
+  }
 }

@@ -27,10 +27,24 @@ export function sample(logits: Float32Array, sampling: SlotSampling, index: numb
   return best
 }
 
-export function logprobRow(sequence: number, position: number, token: number, logits: Float32Array, top: number): LogprobRow {
+export function logprobRow(
+  sequence: number,
+  position: number,
+  token: number,
+  logits: Float32Array,
+  top: number,
+): LogprobRow {
   const logSum = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0))
   const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b)
   const topIds = Int32Array.from(order.slice(0, top))
   const topLogprobs = Float32Array.from(topIds, (id) => logits[id]! - logSum)
-  return { sequence, position, token, logprob: logits[token]! - logSum, rank: order.indexOf(token) + 1, topIds, topLogprobs }
+  return {
+    sequence,
+    position,
+    token,
+    logprob: logits[token]! - logSum,
+    rank: order.indexOf(token) + 1,
+    topIds,
+    topLogprobs,
+  }
 }

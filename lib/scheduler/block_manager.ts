@@ -5,12 +5,12 @@
  *  - used: at least one reference;
  *  - cached: no reference, but its content is known and a later prompt may find it;
  *  - free: no reference and no content.
- * `free + cached + used = numPages` at all times ({@link BlockManager.check}). Allocation takes a free page, else the cached page
- * that was released longest ago.
+ * `free + cached + used = numPages` at all times ({@link BlockManager.check}). Allocation takes a free page, else the
+ * cached page that was released longest ago.
  *
- * A full page is addressed by content: (identity of the page content before it, its tokens). Identities are numbers that are never
- * used twice, and the first page's predecessor is the salt, so equality of one page implies equality of the whole prefix.
- * The hash only finds candidates; the comparison decides.
+ * A full page is addressed by content: (identity of the page content before it, its tokens). Identities are numbers
+ * that are never used twice, and the first page's predecessor is the salt, so equality of one page implies equality of
+ * the whole prefix. The hash only finds candidates; the comparison decides.
  *
  * Everything per page lives in typed arrays with intrusive lists: the hot path makes no garbage.
  */
@@ -64,7 +64,9 @@ export class BlockManager {
   private readonly content: Float64Array
   private readonly parent: Float64Array
   private readonly tokens: Int32Array
-  /** Links of the free stack (`next` only) and of the list of cached pages; index `numPages` is that list's sentinel. */
+  /**
+   * Links of the free stack (`next` only) and of the list of cached pages; index `numPages` is that list's sentinel.
+   */
   private readonly next: Int32Array
   private readonly prev: Int32Array
   private readonly bucketHead: Int32Array
@@ -89,7 +91,10 @@ export class BlockManager {
   constructor(options: BlockManagerOptions) {
     const { numPages, pageSize, maxStepsInFlight = 2, retain = true, hash = defaultPageHash } = options
     if (!Number.isInteger(numPages) || numPages < 1 || !Number.isInteger(pageSize) || pageSize < 1) {
-      throw new TensorRTError('ERR_INVALID_ARGUMENT', `A pool of ${numPages} pages of ${pageSize} tokens is not possible`)
+      throw new TensorRTError(
+        'ERR_INVALID_ARGUMENT',
+        `A pool of ${numPages} pages of ${pageSize} tokens is not possible`,
+      )
     }
     this.numPages = numPages
     this.pageSize = pageSize
@@ -167,8 +172,9 @@ export class BlockManager {
   }
 
   /**
-   * Finds the longest published prefix of `tokens`, at most `maxPages` pages, and writes its pages to `out` from `outOffset` on.
-   * Takes no reference: the caller decides first whether the rest fits, then calls {@link retainPage} on each.
+   * Finds the longest published prefix of `tokens`, at most `maxPages` pages, and writes its pages to `out` from
+   * `outOffset` on. Takes no reference: the caller decides first whether the rest fits, then calls {@link retainPage}
+   * on each.
    * @returns how many pages were found.
    */
   match(tokens: Int32Array, maxPages: number, salt: string, out: Int32Array, outOffset = 0): number {
@@ -198,8 +204,9 @@ export class BlockManager {
 
   /**
    * Makes a full page findable. `parent` is what `publish` returned for the page before it, 0 for the first page.
-   * @returns the identity to pass on as the next page's parent. When equal content is published already (two sequences computed
-   * it at the same time), that page stays the findable one, its identity is returned, and `page` stays private.
+   * @returns the identity to pass on as the next page's parent. When equal content is published already (two sequences
+   * computed it at the same time), that page stays the findable one, its identity is returned, and `page` stays
+   * private.
    */
   publish(page: number, parent: number, tokens: Int32Array, offset: number, salt: string): number {
     let entry: Salt | null = null
@@ -231,7 +238,10 @@ export class BlockManager {
     return id
   }
 
-  /** Makes a page unfindable, e.g. because the step that wrote it failed. What was published after it becomes unreachable. */
+  /**
+   * Makes a page unfindable, e.g. because the step that wrote it failed. What was published after it becomes
+   * unreachable.
+   */
   unpublish(page: number): void {
     if (this.content[page] === 0) return
     this.forget(page)
@@ -244,7 +254,8 @@ export class BlockManager {
   /** Drops one reference now. */
   release(page: number): void {
     const refs = this.refs[page]!
-    if (refs <= this.heldRefs[page]!) throw new TensorRTError('ERR_INTERNAL', `Page ${page} was released more often than it was taken`)
+    if (refs <= this.heldRefs[page]!)
+      throw new TensorRTError('ERR_INTERNAL', `Page ${page} was released more often than it was taken`)
     this.drop(page, refs)
   }
 
@@ -258,7 +269,8 @@ export class BlockManager {
       throw new TensorRTError('ERR_INTERNAL', `Step ${stepId} is too far ahead of completed step ${this.completedStep}`)
     }
     const refs = this.refs[page]!
-    if (refs <= this.heldRefs[page]!) throw new TensorRTError('ERR_INTERNAL', `Page ${page} was released more often than it was taken`)
+    if (refs <= this.heldRefs[page]!)
+      throw new TensorRTError('ERR_INTERNAL', `Page ${page} was released more often than it was taken`)
     const ring = stepId % this.held.length
     const count = this.heldCount[ring]!
     let list = this.held[ring]!
@@ -293,7 +305,8 @@ export class BlockManager {
 
   /**
    * Verifies every invariant; O(pages).
-   * @param owned `[numPages]`, references that the caller believes to hold, without those handed to {@link releaseAfter}.
+   * @param owned `[numPages]`, references that the caller believes to hold, without those handed to
+   * {@link releaseAfter}.
    * @throws ERR_INTERNAL naming the first thing that does not add up.
    */
   check(owned?: Int32Array): void {

@@ -8,8 +8,8 @@ const MIN_OBSERVATIONS = 8
 const OPTIMISM = 0.7
 
 /**
- * How long a step takes: `time = base + perToken * tokens`, a least-squares line through exponentially weighted moments of
- * what was observed. With steps of one size only, the line goes through the origin.
+ * How long a step takes: `time = base + perToken * tokens`, a least-squares line through exponentially weighted moments
+ * of what was observed. With steps of one size only, the line goes through the origin.
  */
 export class StepCostModel {
   private observations = 0
@@ -47,8 +47,8 @@ export class StepCostModel {
   }
 
   /**
-   * The least time, in ms, in which `prefillTokens` can be computed and `outputTokens` sampled if nothing else runs; 0 while
-   * too little has been observed.
+   * The least time, in ms, in which `prefillTokens` can be computed and `outputTokens` sampled if nothing else runs; 0
+   * while too little has been observed.
    */
   leastMs(prefillTokens: number, outputTokens: number, maxStepTokens: number): number {
     if (this.observations < MIN_OBSERVATIONS) return 0

@@ -2,8 +2,9 @@
 type NumberField<T> = { [K in keyof T]: T[K] extends number ? K : never }[keyof T]
 
 /**
- * A binary min-heap that can remove and re-order any item in O(log n), because each item knows its place: the heap keeps it
- * in the item's own number field `indexField` (-1 = not in this heap), so there is no side table and no garbage.
+ * A binary min-heap that can remove and re-order any item in O(log n), because each item knows its place: the heap
+ * keeps it in the item's own number field `indexField` (-1 = not in this heap), so there is no side table and no
+ * garbage.
  */
 export class IndexedHeap<T extends object> {
   private readonly items: T[] = []

@@ -2,15 +2,18 @@ import type { TensorRTError } from '../errors'
 import type { LogprobRow } from './executor'
 import type { Sequence } from './sequence'
 
-/** How a sequence ended by itself or by its caller: a stop token or stop string, the token limit or the context, an abort. */
+/**
+ * How a sequence ended by itself or by its caller: a stop token or stop string, the token limit or the context, an
+ * abort.
+ */
 export type FinishReason = 'stop' | 'length' | 'abort'
 
 /** In {@link SequenceEvents.tokens}: this event brings no token. */
 export const NO_TOKEN = -1
 
 /**
- * What happened to sequences, as parallel arrays of `count` entries, at most one entry per sequence. The object belongs to
- * the scheduler and is reused: it is valid until the next call of the method that returned it.
+ * What happened to sequences, as parallel arrays of `count` entries, at most one entry per sequence. The object belongs
+ * to the scheduler and is reused: it is valid until the next call of the method that returned it.
  */
 export interface SequenceEvents {
   readonly count: number

@@ -14,11 +14,14 @@ export interface GenerationRequest {
   prompt: Int32Array
   sampling: RequestSampling
   /**
-   * Most tokens to sample, >= 0; clipped to the context. 0 only runs the prompt (its log-probabilities, or to warm the cache).
-   * Undefined: as many as context and pool allow.
+   * Most tokens to sample, >= 0; clipped to the context. 0 only runs the prompt (its log-probabilities, or to warm the
+   * cache). Undefined: as many as context and pool allow.
    */
   maxTokens?: number | undefined
-  /** Sequences to sample from the prompt (default 1). Sibling `i` samples with a seed derived from `sampling.seed` and `i`. */
+  /**
+   * Sequences to sample from the prompt (default 1). Sibling `i` samples with a seed derived from `sampling.seed` and
+   * `i`.
+   */
   n?: number | undefined
   /** Tokens that end a sequence. The ending token counts as output. */
   stopTokenIds?: Int32Array | undefined
@@ -57,11 +60,13 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
   if (!Number.isInteger(n) || n < 1 || n > MAX_SEQUENCES_PER_REQUEST) {
     invalid(`n must be an integer from 1 to ${MAX_SEQUENCES_PER_REQUEST}, not ${n}`)
   }
-  if (!Number.isInteger(priority) || Math.abs(priority) > 1000) invalid(`priority must be an integer from -1000 to 1000, not ${priority}`)
+  if (!Number.isInteger(priority) || Math.abs(priority) > 1000)
+    invalid(`priority must be an integer from -1000 to 1000, not ${priority}`)
   if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 0)) {
     invalid(`maxTokens must be an integer of at least 0, not ${maxTokens}`)
   }
-  if (deadline !== undefined && !Number.isFinite(deadline)) invalid(`deadline must be a finite time in ms, not ${deadline}`)
+  if (deadline !== undefined && !Number.isFinite(deadline))
+    invalid(`deadline must be a finite time in ms, not ${deadline}`)
   if (timeoutMs !== undefined && !(timeoutMs > 0 && Number.isFinite(timeoutMs))) {
     invalid(`timeoutMs must be a finite number above 0, not ${timeoutMs}`)
   }
@@ -77,7 +82,10 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
   for (let i = 0; i < prompt.length; i++) {
     const token = prompt[i]!
     if (token < 0 || token >= limits.vocabSize) {
-      throw new TensorRTError('ERR_INVALID_TOKEN', `Token ${token} at position ${i} of the prompt is not in [0, ${limits.vocabSize})`)
+      throw new TensorRTError(
+        'ERR_INVALID_TOKEN',
+        `Token ${token} at position ${i} of the prompt is not in [0, ${limits.vocabSize})`,
+      )
     }
   }
 

@@ -1,8 +1,8 @@
 /**
  * Continuous batching over a paged KV cache: decides which tokens of which sequences run in the next step.
  *
- * The scheduler is pure: it does no I/O, starts no timer and reads no clock (`now` is an argument, in ms, on any monotonic clock
- * that all calls share). The caller drives it:
+ * The scheduler is pure: it does no I/O, starts no timer and reads no clock (`now` is an argument, in ms, on any
+ * monotonic clock that all calls share). The caller drives it:
  *
  * ```ts
  * const step = scheduler.plan(now())              // at most 1 + runAhead steps in flight
@@ -87,7 +87,10 @@ export class Scheduler {
     this.maxQueue = atLeast('maxQueue', options.maxQueue ?? 1024, 1)
     this.maxRetries = atLeast('maxRetries', options.maxRetries ?? 1, 0)
     this.waiting = new WaitingQueue(atLeast('agingMs', options.agingMs ?? 5000, 1))
-    this.maxStepTokens = Math.min(atLeast('maxStepTokens', options.maxStepTokens ?? limits.maxStepTokens, 1), limits.maxStepTokens)
+    this.maxStepTokens = Math.min(
+      atLeast('maxStepTokens', options.maxStepTokens ?? limits.maxStepTokens, 1),
+      limits.maxStepTokens,
+    )
     const slots = Math.min(atLeast('maxSequences', options.maxSequences ?? limits.maxSlots, 1), limits.maxSlots)
     this.limits = { ...limits, maxSlots: slots, maxStepTokens: this.maxStepTokens }
     this.blocks = new BlockManager({
@@ -110,19 +113,24 @@ export class Scheduler {
   /**
    * Queues a request.
    * @returns its sequences, `n` of them.
-   * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE (it would not fit into the empty
-   * pool), ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED (the deadline cannot be met even if nothing else ran), ERR_DISPOSED (draining).
-   * Nothing has changed then.
+   * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE (it would not fit into
+   * the empty pool), ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED (the deadline cannot be met even if nothing else ran),
+   * ERR_DISPOSED (draining). Nothing has changed then.
    */
   add(request: GenerationRequest, now: number): readonly Sequence[] {
     if (this.draining) throw new TensorRTError('ERR_DISPOSED', 'No new requests are taken: the scheduler is draining')
-    if (this.groups.has(request.id)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `A request with the id ${request.id} is live`)
+    if (this.groups.has(request.id))
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', `A request with the id ${request.id} is live`)
     const maxTokens = checkRequest(request, this.limits)
     const n = request.n ?? 1
     if (this.waiting.size + n > this.maxQueue) {
-      throw new TensorRTError('ERR_QUEUE_FULL', `${this.waiting.size} sequences wait, ${n} more exceed the limit of ${this.maxQueue}`, {
-        hint: 'retry later, or raise maxQueue',
-      })
+      throw new TensorRTError(
+        'ERR_QUEUE_FULL',
+        `${this.waiting.size} sequences wait, ${n} more exceed the limit of ${this.maxQueue}`,
+        {
+          hint: 'retry later, or raise maxQueue',
+        },
+      )
     }
     const order = this.arrivals
     // The first letter keeps private salts apart from those that callers choose.
@@ -155,8 +163,8 @@ export class Scheduler {
   }
 
   /**
-   * Ends one sequence on the caller's judgement (a stop string). Tokens of it that steps in flight still sample are dropped.
-   * No event reports it.
+   * Ends one sequence on the caller's judgement (a stop string). Tokens of it that steps in flight still sample are
+   * dropped. No event reports it.
    * @returns false if it does not live.
    */
   finish(id: string | number, reason: FinishReason = 'stop', index = 0): boolean {
@@ -185,9 +193,9 @@ export class Scheduler {
   }
 
   /**
-   * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, or `1 + runAhead` steps are in
-   * flight. Every planned step must be submitted and its result given to {@link complete}; if submitting throws, give complete() a
-   * failed result in its place, in order.
+   * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, or `1 + runAhead`
+   * steps are in flight. Every planned step must be submitted and its result given to {@link complete}; if submitting
+   * throws, give complete() a failed result in its place, in order.
    */
   plan(now: number): PlannedStep | null {
     if (this.inFlight.length > this.runAhead) return null
@@ -237,7 +245,10 @@ export class Scheduler {
     const events = this.completed.clear()
     const record = this.inFlight[0]
     if (record === undefined || record.wireId() !== result.stepId) {
-      throw new TensorRTError('ERR_INTERNAL', `A result of step ${result.stepId} arrived, expected was ${record?.wireId() ?? 'none'}`)
+      throw new TensorRTError(
+        'ERR_INTERNAL',
+        `A result of step ${result.stepId} arrived, expected was ${record?.wireId() ?? 'none'}`,
+      )
     }
     this.inFlight.shift()
     this.blocks.completeStep(record.stepId)
@@ -261,8 +272,8 @@ export class Scheduler {
   }
 
   /**
-   * Fails what has run out of time: ERR_TIMEOUT, and ERR_DEADLINE_EXCEEDED for deadlines that have passed or, of waiting
-   * sequences, cannot be met any more.
+   * Fails what has run out of time: ERR_TIMEOUT, and ERR_DEADLINE_EXCEEDED for deadlines that have passed or, of
+   * waiting sequences, cannot be met any more.
    * @returns valid until the next call of `expire`.
    */
   expire(now: number): SequenceEvents {
@@ -316,12 +327,15 @@ export class Scheduler {
     this.pages.check(this.running.filter((seq) => seq.state === SequenceState.RUNNING))
     const slots = new Set(this.freeSlots)
     for (const seq of this.running) if (!seq.finished) slots.add(seq.slot)
-    if (slots.size !== this.limits.maxSlots) throw new TensorRTError('ERR_INTERNAL', `${slots.size} of ${this.limits.maxSlots} slots are accounted for`)
+    if (slots.size !== this.limits.maxSlots)
+      throw new TensorRTError('ERR_INTERNAL', `${slots.size} of ${this.limits.maxSlots} slots are accounted for`)
   }
 
   // --- planning ---
 
-  /** Sorts the running sequences into those with one token to run and those with more, and finds pages for the former. */
+  /**
+   * Sorts the running sequences into those with one token to run and those with more, and finds pages for the former.
+   */
   private collect(now: number): boolean {
     const { running, decodes, prefills } = this
     const { pageSize } = this.limits
@@ -351,8 +365,9 @@ export class Scheduler {
   }
 
   /**
-   * Too few pages for all that decode: preempts from the least urgent up until the rest fits, now or when the steps in flight
-   * have completed. The most urgent always stays, so that there is progress. Who gets no page yet sits this step out.
+   * Too few pages for all that decode: preempts from the least urgent up until the rest fits, now or when the steps in
+   * flight have completed. The most urgent always stays, so that there is progress. Who gets no page yet sits this step
+   * out.
    */
   private relieve(needed: number, now: number): void {
     const { blocks } = this
@@ -391,7 +406,11 @@ export class Scheduler {
   private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
     const { waiting, pages, blocks } = this
     // Those passed over keep their claim to a slot.
-    while (record.tokens < this.maxStepTokens && this.freeSlots.length > waiting.setAsideCount && waiting.setAsideCount < MAX_SET_ASIDE) {
+    while (
+      record.tokens < this.maxStepTokens &&
+      this.freeSlots.length > waiting.setAsideCount &&
+      waiting.setAsideCount < MAX_SET_ASIDE
+    ) {
       const seq = waiting.peek()
       if (seq === undefined || this.parkedBefore(seq)) break
       const found = pages.lookUp(seq)
@@ -399,7 +418,8 @@ export class Scheduler {
         waiting.setAside()
         continue
       }
-      // A page in reserve for each running sequence, or the newcomer would be preempted again at the next page boundary.
+      // A page in reserve for each running sequence, or the newcomer would be preempted again at the next page
+      // boundary.
       if (pages.cost(seq) + this.running.length > blocks.available) break
       waiting.remove(seq)
       seq.state = SequenceState.RUNNING
@@ -419,8 +439,8 @@ export class Scheduler {
   }
 
   /**
-   * True when a sequence in this step computes most of what this one would compute: waiting for it is cheaper, as a page
-   * written in a step cannot be read in the same one. This is also how siblings come to share their prompt.
+   * True when a sequence in this step computes most of what this one would compute: waiting for it is cheaper, as a
+   * page written in a step cannot be read in the same one. This is also how siblings come to share their prompt.
    */
   private prefixComing(seq: Sequence, found: number, record: StepRecord, firstPrefill: number): boolean {
     const { pageSize } = this.limits
@@ -440,7 +460,10 @@ export class Scheduler {
     return false
   }
 
-  /** True when a sequence that only waits for its last step to complete comes first: it must not lose its turn to a newcomer. */
+  /**
+   * True when a sequence that only waits for its last step to complete comes first: it must not lose its turn to a
+   * newcomer.
+   */
   private parkedBefore(seq: Sequence): boolean {
     for (const parked of this.parked) if (before(parked, seq)) return true
     return false
@@ -517,7 +540,12 @@ export class Scheduler {
     }
   }
 
-  private takeFailure(record: StepRecord, error: NonNullable<StepResult['error']>, now: number, events: EventBuffer): void {
+  private takeFailure(
+    record: StepRecord,
+    error: NonNullable<StepResult['error']>,
+    now: number,
+    events: EventBuffer,
+  ): void {
     this.counters.stepFailures++
     const damaged = spreadFailure(record, this.inFlight, this.blocks, record.stepId)
     for (let row = 0; row < record.rows; row++) {
@@ -534,7 +562,14 @@ export class Scheduler {
         this.end(seq, 'sequencesFailed')
         const cause = new TensorRTError(error.code, error.message)
         const again = seq.failures > 0 ? ` (after ${seq.failures} retries)` : ''
-        events.push(seq, NO_TOKEN, null, null, null, new TensorRTError('ERR_STEP_FAILED', `${error.message}${again}`, { cause }))
+        events.push(
+          seq,
+          NO_TOKEN,
+          null,
+          null,
+          null,
+          new TensorRTError('ERR_STEP_FAILED', `${error.message}${again}`, { cause }),
+        )
       }
     }
     for (const seq of damaged) if (seq.state === SequenceState.RUNNING) this.suspend(seq, now)
@@ -581,9 +616,14 @@ export class Scheduler {
   }
 
   private overdue(seq: Sequence, now: number): TensorRTError | undefined {
-    if (now >= seq.timeoutAt) return new TensorRTError('ERR_TIMEOUT', `The request did not end within ${seq.request.timeoutMs} ms`)
+    if (now >= seq.timeoutAt)
+      return new TensorRTError('ERR_TIMEOUT', `The request did not end within ${seq.request.timeoutMs} ms`)
     if (now >= seq.deadline) return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline has passed')
-    if (seq.deadline < Infinity && seq.state === SequenceState.WAITING && now + this.leastServiceMs(seq) >= seq.deadline) {
+    if (
+      seq.deadline < Infinity &&
+      seq.state === SequenceState.WAITING &&
+      now + this.leastServiceMs(seq) >= seq.deadline
+    ) {
       return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met any more')
     }
     return undefined

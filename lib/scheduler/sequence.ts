@@ -33,7 +33,9 @@ export class Sequence {
   slot = -1
   /** Pages held, in the block table's row `slot`. */
   pageCount = 0
-  /** The first `published` pages are content-addressed (here or in an equal page); `chain` is the last one's identity. */
+  /**
+   * The first `published` pages are content-addressed (here or in an equal page); `chain` is the last one's identity.
+   */
   published = 0
   chain = 0
   /** Steps in flight that have a row of this sequence, and the id of the last such step. */
@@ -97,7 +99,10 @@ export class Sequence {
 
   append(token: number): void {
     if (this.known === this.tokens.length) {
-      const capacity = Math.min(this.promptLength + this.maxTokens, Math.max(this.known + 32, this.known * 2 - this.promptLength))
+      const capacity = Math.min(
+        this.promptLength + this.maxTokens,
+        Math.max(this.known + 32, this.known * 2 - this.promptLength),
+      )
       const grown = new Int32Array(Math.max(capacity, this.known + 1))
       grown.set(this.tokens)
       this.tokens = grown

@@ -2,7 +2,10 @@ import { TensorRTError } from '../errors'
 import type { BlockManager } from './block_manager'
 import type { Sequence } from './sequence'
 
-/** The block table: which pages each slot's sequence holds, in order of position. `[maxSlots, pages of the longest sequence]` */
+/**
+ * The block table: which pages each slot's sequence holds, in order of position. `[maxSlots, pages of the longest
+ * sequence]`
+ */
 export class SequencePages {
   readonly table: Int32Array
   /** Pages per row of the table. */
@@ -21,8 +24,8 @@ export class SequencePages {
   }
 
   /**
-   * Full pages at the start of the sequence that need no computing if they are found: at least one row must run to sample
-   * from, and rows whose log-probabilities are still to be reported must run too.
+   * Full pages at the start of the sequence that need no computing if they are found: at least one row must run to
+   * sample from, and rows whose log-probabilities are still to be reported must run too.
    */
   shareable(seq: Sequence): number {
     if (seq.salt === null) return 0

@@ -34,8 +34,8 @@ function ensure(condition: boolean, what: string): void {
 }
 
 /**
- * The checks that an executor written in JavaScript owes its caller: every call that the contract calls malformed throws
- * ERR_INVALID_ARGUMENT or, for a token id, ERR_INVALID_TOKEN, and changes nothing.
+ * The checks that an executor written in JavaScript owes its caller: every call that the contract calls malformed
+ * throws ERR_INVALID_ARGUMENT or, for a token id, ERR_INVALID_TOKEN, and changes nothing.
  */
 export class StepChecker {
   /** Open slots; true once a step has sampled the slot. */
@@ -46,12 +46,19 @@ export class StepChecker {
   openSlot(init: SlotInit): void {
     const { info } = this
     const { slot, prompt, output } = init
-    ensure(Number.isInteger(slot) && slot >= 0 && slot < info.maxSlots, `Slot ${slot} does not exist, there are ${info.maxSlots}`)
+    ensure(
+      Number.isInteger(slot) && slot >= 0 && slot < info.maxSlots,
+      `Slot ${slot} does not exist, there are ${info.maxSlots}`,
+    )
     ensure(!this.sampled.has(slot), `Slot ${slot} is open already`)
     ensure(prompt.length > 0, 'The prompt is empty')
-    ensure(prompt.length + output.length <= info.maxPositions, `More than ${info.maxPositions} tokens of prompt and output`)
+    ensure(
+      prompt.length + output.length <= info.maxPositions,
+      `More than ${info.maxPositions} tokens of prompt and output`,
+    )
     this.checkSampling(init.sampling)
-    for (const tokens of [prompt, output, init.sampling.bannedTokens]) for (const token of tokens) this.checkToken(token)
+    for (const tokens of [prompt, output, init.sampling.bannedTokens])
+      for (const token of tokens) this.checkToken(token)
     this.sampled.set(slot, false)
   }
 
@@ -66,7 +73,10 @@ export class StepChecker {
     const [version, stepId, count, tokenCount, pageCount, reserved] = readInts(packed, 0)
     ensure(version === STEP_VERSION && reserved === 0, `The step has version ${version}, expected was ${STEP_VERSION}`)
     ensure(count >= 1 && pageCount >= 1, 'The step is empty')
-    ensure(tokenCount >= count && tokenCount <= info.maxStepTokens, `The step has ${tokenCount} tokens, at most ${info.maxStepTokens} fit`)
+    ensure(
+      tokenCount >= count && tokenCount <= info.maxStepTokens,
+      `The step has ${tokenCount} tokens, at most ${info.maxStepTokens} fit`,
+    )
     const firstPage = STEP_HEADER_INTS + count * STEP_SEQUENCE_INTS
     const firstToken = firstPage + pageCount
     const end = firstToken + tokenCount
@@ -87,7 +97,8 @@ export class StepChecker {
       ensure((flags & ~ALL_FLAGS) === 0, `${of}flags ${flags}`)
       const tokens = packed.subarray(tokenAt, (tokenAt += rows))
       sequences.push({ slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens })
-      if (rows > 1 || tokens[0] !== LAST_SAMPLED_TOKEN || !this.sampled.get(slot)) for (const token of tokens) this.checkToken(token)
+      if (rows > 1 || tokens[0] !== LAST_SAMPLED_TOKEN || !this.sampled.get(slot))
+        for (const token of tokens) this.checkToken(token)
     }
     ensure(pageAt === firstToken && tokenAt === end, 'The sequences do not add up to the counts of the header')
     this.checkPages(sequences)
@@ -101,7 +112,8 @@ export class StepChecker {
     const check = (name: keyof typeof sampling, valid: boolean): void => {
       ensure(valid, `${name} must not be ${String(sampling[name])}`)
     }
-    const integer = (value: number, least: number, below: number): boolean => Number.isInteger(value) && value >= least && value < below
+    const integer = (value: number, least: number, below: number): boolean =>
+      Number.isInteger(value) && value >= least && value < below
     check('temperature', Number.isFinite(sampling.temperature) && sampling.temperature >= 0)
     check('topK', integer(sampling.topK, 0, 2 ** 31))
     check('topP', sampling.topP > 0 && sampling.topP <= 1)
@@ -134,7 +146,10 @@ export class StepChecker {
         ensure(page >= 0 && page < numPages, `Sequence ${i} of the step: page ${page} does not exist`)
         const writes = j >= Math.floor(cached / pageSize) && j < last
         const other = listedBy.get(page)
-        ensure(other === undefined || (other !== i && !writes && !written.has(page)), `Page ${page} is written and listed elsewhere`)
+        ensure(
+          other === undefined || (other !== i && !writes && !written.has(page)),
+          `Page ${page} is written and listed elsewhere`,
+        )
         listedBy.set(page, i)
         if (writes) written.add(page)
       })

@@ -3,13 +3,15 @@ import type { Sequence } from './sequence'
 import type { StepRecord } from './step_record'
 
 /**
- * Follows the damage of a failed step. What it wrote is undefined, and so is what any step in flight after it computed from
- * that: the rows of the same sequences, and of sequences that share a page which it wrote; and what those wrote, and so on.
+ * Follows the damage of a failed step. What it wrote is undefined, and so is what any step in flight after it computed
+ * from that: the rows of the same sequences, and of sequences that share a page which it wrote; and what those wrote,
+ * and so on.
  *
- * Marks those rows of later steps as dropped, makes every page with undefined content unfindable, and stamps each damaged
- * sequence with `stamp`.
+ * Marks those rows of later steps as dropped, makes every page with undefined content unfindable, and stamps each
+ * damaged sequence with `stamp`.
  * @param later the steps in flight after `failed`, in order.
- * A sequence that shares a page of `failed` was admitted after it was planned, so it has a row in one of the later steps.
+ * A sequence that shares a page of `failed` was admitted after it was planned, so it has a row in one of the later
+ * steps.
  * @returns damaged sequences that have no row in `failed` itself.
  */
 export function spreadFailure(

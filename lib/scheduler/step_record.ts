@@ -2,8 +2,8 @@ import { LAST_SAMPLED_TOKEN, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, STEP_VERSION,
 import type { Sequence } from './sequence'
 
 /**
- * One step as the scheduler remembers it while it is in flight: whose rows it has, and its packed form. Records are reused; the
- * packed form that goes to the executor is a copy, as the executor takes that over.
+ * One step as the scheduler remembers it while it is in flight: whose rows it has, and its packed form. Records are
+ * reused; the packed form that goes to the executor is a copy, as the executor takes that over.
  */
 export class StepRecord {
   /** Counts up without wrapping; the executor sees its low 31 bits. */
@@ -72,7 +72,11 @@ export class StepRecord {
       this.samples++
     }
     // Row p reports the token at p + 1.
-    if (seq.nextPromptLogprob < seq.promptLength && seq.computed + 1 < seq.promptLength && end >= seq.nextPromptLogprob) {
+    if (
+      seq.nextPromptLogprob < seq.promptLength &&
+      seq.computed + 1 < seq.promptLength &&
+      end >= seq.nextPromptLogprob
+    ) {
       flags |= StepFlag.PROMPT_LOGPROBS
     }
     const at = STEP_HEADER_INTS + this.rows * STEP_SEQUENCE_INTS

@@ -16,7 +16,8 @@ export interface SchedulerOptions {
   /** How often a sequence is run again after a retryable step failure (default 1). */
   maxRetries?: number | undefined
   /**
-   * A waiting sequence becomes one priority level more urgent each `agingMs` (default 5000). So nothing that arrives later than
+   * A waiting sequence becomes one priority level more urgent each `agingMs` (default 5000). So nothing that arrives
+   * later than
    * `(priority - most urgent priority in use + 1) * agingMs` after a sequence is served before it.
    */
   agingMs?: number | undefined

@@ -2,8 +2,8 @@ import { IndexedHeap } from './heap'
 import { before, type Sequence, SequenceState } from './sequence'
 
 /**
- * Sequences without a slot, most urgent first. Waiting makes urgent: the rank falls by one each `agingMs` since arrival, which
- * bounds how long anything can be overtaken.
+ * Sequences without a slot, most urgent first. Waiting makes urgent: the rank falls by one each `agingMs` since
+ * arrival, which bounds how long anything can be overtaken.
  */
 export class WaitingQueue {
   private readonly heap = new IndexedHeap<Sequence>(before, 'waitingIndex')

@@ -5,8 +5,8 @@
  * describeExecutor('mine', () => new MyExecutor({ numPages: 64, maxSlots: 4, maxStepTokens: 64 }))
  * ```
  *
- * The factory is called once per test; the suite starts what it makes and closes it. It needs at least 4 slots, 32 pages, 32
- * positions (and 8 more than a page has), 32 tokens per step (the same) and a vocabulary of 16.
+ * The factory is called once per test; the suite starts what it makes and closes it. It needs at least 4 slots, 32
+ * pages, 32 positions (and 8 more than a page has), 32 tokens per step (the same) and a vocabulary of 16.
  */
 import { afterEach, describe, expect, it } from 'vitest'
 import { TensorRTError } from '../../lib/errors'
@@ -50,8 +50,24 @@ interface Row {
 function pack(stepId: number, rows: Row[]): Int32Array {
   const pages = rows.flatMap((row) => row.pages)
   const tokens = rows.flatMap((row) => row.tokens)
-  const sequences = rows.flatMap(({ slot, tokens: { length }, cached = 0, pages: list, flags = SAMPLE }) => [slot, length, cached, list.length, flags])
-  return Int32Array.from([STEP_VERSION, stepId, rows.length, tokens.length, pages.length, 0, ...sequences, ...pages, ...tokens])
+  const sequences = rows.flatMap(({ slot, tokens: { length }, cached = 0, pages: list, flags = SAMPLE }) => [
+    slot,
+    length,
+    cached,
+    list.length,
+    flags,
+  ])
+  return Int32Array.from([
+    STEP_VERSION,
+    stepId,
+    rows.length,
+    tokens.length,
+    pages.length,
+    0,
+    ...sequences,
+    ...pages,
+    ...tokens,
+  ])
 }
 
 class Rig {
@@ -161,7 +177,8 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       expect(info.name).not.toBe('')
       expect(info.device).not.toBe('')
       const least = { maxSlots: 4, numPages: 32, maxPositions: 32, maxStepTokens: 32, vocabSize: 16, pageSize: 1 }
-      for (const [field, value] of Object.entries(least)) expect(info[field as keyof typeof least], field).toBeGreaterThanOrEqual(value)
+      for (const [field, value] of Object.entries(least))
+        expect(info[field as keyof typeof least], field).toBeGreaterThanOrEqual(value)
     })
 
     it('returns one result per step, in order', async () => {
@@ -237,7 +254,8 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         cached += length
       }
       const output = [...(await r.run({ slot: 1, tokens: prompt.slice(cached), cached, pages })).tokens]
-      for (let i = 0; i < 3; i++) output.push((await r.run({ slot: 1, tokens: [output.at(-1)!], cached: 13 + i, pages })).tokens[0]!)
+      for (let i = 0; i < 3; i++)
+        output.push((await r.run({ slot: 1, tokens: [output.at(-1)!], cached: 13 + i, pages })).tokens[0]!)
       expect(output).toEqual(expected)
     })
 
@@ -324,7 +342,8 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         { slot: 2, tokens: prompts[2]!, pages: r.pages(8, 16), flags: SAMPLE | LOGITS },
       )
       expect(result.logits.length).toBe(2 * vocabSize)
-      const argmax = (row: Float32Array): number => row.indexOf(row.reduce((best, value) => Math.max(best, value), -Infinity))
+      const argmax = (row: Float32Array): number =>
+        row.indexOf(row.reduce((best, value) => Math.max(best, value), -Infinity))
       expect(argmax(result.logits.subarray(0, vocabSize))).toBe(result.tokens[0])
       expect(argmax(result.logits.subarray(vocabSize))).toBe(result.tokens[2])
     })
@@ -335,7 +354,10 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       r.open(0, prompt, { logprobs: 3, promptLogprobs: 0 })
       r.open(1, prompt)
       const flags = SAMPLE | PROMPT_LOGPROBS | LOGITS
-      const result = await r.run({ slot: 1, tokens: prompt, pages: r.pages(8, 8) }, { slot: 0, tokens: prompt, pages: r.pages(8), flags })
+      const result = await r.run(
+        { slot: 1, tokens: prompt, pages: r.pages(8, 8) },
+        { slot: 0, tokens: prompt, pages: r.pages(8), flags },
+      )
       expect(result.logprobs.map(({ sequence, position, token }) => [sequence, position, token])).toEqual([
         ...prompt.slice(1).map((token, i) => [1, i + 1, token]),
         [1, 6, result.tokens[1]],
@@ -363,9 +385,17 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       const whole = await r.run({ slot: 0, tokens: prompt, pages: r.pages(8), flags: SAMPLE | PROMPT_LOGPROBS })
       const pages = r.pages(8, 8)
       const first = await r.run({ slot: 1, tokens: prompt.slice(0, 4), pages, flags: PROMPT_LOGPROBS })
-      const second = await r.run({ slot: 1, tokens: prompt.slice(4), cached: 4, pages, flags: SAMPLE | PROMPT_LOGPROBS })
+      const second = await r.run({
+        slot: 1,
+        tokens: prompt.slice(4),
+        cached: 4,
+        pages,
+        flags: SAMPLE | PROMPT_LOGPROBS,
+      })
       const chunks = [...first.logprobs, ...second.logprobs]
-      expect(chunks.map(({ position, token }) => [position, token])).toEqual(whole.logprobs.map(({ position, token }) => [position, token]))
+      expect(chunks.map(({ position, token }) => [position, token])).toEqual(
+        whole.logprobs.map(({ position, token }) => [position, token]),
+      )
       chunks.forEach((row, i) => expect(row.logprob).toBeCloseTo(whole.logprobs[i]!.logprob, 3))
     })
 
@@ -373,7 +403,12 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       const r = await rig()
       if (!r.executor.info.batchInvariant) return context.skip()
       const prompts = [7, 5, 1, 8].map((length, i) => r.prompt(length, i + 1))
-      const rows = prompts.map((tokens, slot): Row => ({ slot, tokens, pages: r.pages(8, slot * 8), flags: SAMPLE | LOGITS }))
+      const rows = prompts.map((tokens, slot): Row => ({
+        slot,
+        tokens,
+        pages: r.pages(8, slot * 8),
+        flags: SAMPLE | LOGITS,
+      }))
       const alone: Float32Array[] = []
       for (const [slot, row] of rows.entries()) {
         r.open(slot, row.tokens)
@@ -383,7 +418,9 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       const { vocabSize } = r.executor.info
       alone.forEach((logits, slot) => {
         const at = (rows.length - 1 - slot) * vocabSize
-        expect(Buffer.from(together.logits.slice(at, at + vocabSize).buffer).equals(Buffer.from(logits.slice().buffer))).toBe(true)
+        expect(
+          Buffer.from(together.logits.slice(at, at + vocabSize).buffer).equals(Buffer.from(logits.slice().buffer)),
+        ).toBe(true)
       })
       return undefined
     })
@@ -423,7 +460,11 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         ['LAST_SAMPLED_TOKEN of a new slot', 'ERR_INVALID_TOKEN', pack(0, [{ ...good, tokens: [LAST_SAMPLED_TOKEN] }])],
         ['a slot twice', 'ERR_INVALID_ARGUMENT', pack(0, [good, { ...good, pages: r.pages(8, 8) }])],
         ['a page that two write', 'ERR_INVALID_ARGUMENT', pack(0, [good, { ...good, slot: 1 }])],
-        ['a page read and written', 'ERR_INVALID_ARGUMENT', pack(0, [good, { slot: 1, tokens: [1], cached: r.pageSize, pages: [0, 20] }])],
+        [
+          'a page read and written',
+          'ERR_INVALID_ARGUMENT',
+          pack(0, [good, { slot: 1, tokens: [1], cached: r.pageSize, pages: [0, 20] }]),
+        ],
         ['too few pages', 'ERR_INVALID_ARGUMENT', pack(0, [{ slot: 0, tokens: r.prompt(r.pageSize + 1), pages: [0] }])],
       ]
       for (const [what, code, step] of bad) {
@@ -445,7 +486,8 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       const prompt = r.prompt(4)
       r.open(0, prompt)
       expectCode('ERR_INVALID_ARGUMENT', () => r.open(0, prompt))
-      for (const slot of [-1, info.maxSlots, 2 ** 31 - 1]) expectCode('ERR_INVALID_ARGUMENT', () => r.open(slot, prompt))
+      for (const slot of [-1, info.maxSlots, 2 ** 31 - 1])
+        expectCode('ERR_INVALID_ARGUMENT', () => r.open(slot, prompt))
       for (const slot of [1, -1, info.maxSlots]) expectCode('ERR_INVALID_ARGUMENT', () => r.executor.closeSlot(slot))
       expectCode('ERR_INVALID_ARGUMENT', () => r.open(1, []))
       expectCode('ERR_INVALID_ARGUMENT', () => r.open(1, r.prompt(info.maxPositions + 1)))
@@ -482,7 +524,10 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         }
       }
       r.open(1, prompt)
-      const result = await r.run({ slot: 0, tokens: prompt, pages: r.pages(4) }, { slot: 1, tokens: prompt, pages: r.pages(4, 16) })
+      const result = await r.run(
+        { slot: 0, tokens: prompt, pages: r.pages(4) },
+        { slot: 1, tokens: prompt, pages: r.pages(4, 16) },
+      )
       expect(result.tokens[0]).toBe(result.tokens[1])
     })
 

@@ -128,7 +128,9 @@ interface Holder {
   chain: number
 }
 
-/** Checks conservation and references after each operation, and every hit against what was really written to the page. */
+/**
+ * Checks conservation and references after each operation, and every hit against what was really written to the page.
+ */
 function randomOperations(operations: number, hash: PageHash): void {
   const random = randomSource(operations)
   const below = (n: number): number => Math.floor(random() * n)

@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest'
 import { StepCostModel } from '../../../lib/scheduler/cost_model'
 import { randomSource } from './drive'
 
-const observe = (model: StepCostModel, tokens: number, ms: number): void => model.observe(tokens, { queueUs: 0, runUs: ms * 1000 })
+const observe = (model: StepCostModel, tokens: number, ms: number): void =>
+  model.observe(tokens, { queueUs: 0, runUs: ms * 1000 })
 
 describe('StepCostModel', () => {
   it('finds the line behind noisy steps', () => {

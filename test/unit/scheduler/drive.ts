@@ -32,7 +32,11 @@ export const GREEDY: RequestSampling = {
   minTokens: 0,
 }
 
-export function request(id: string | number, prompt: number[] | Int32Array, rest: Partial<GenerationRequest> = {}): GenerationRequest {
+export function request(
+  id: string | number,
+  prompt: number[] | Int32Array,
+  rest: Partial<GenerationRequest> = {},
+): GenerationRequest {
   return { id, prompt: Int32Array.from(prompt), sampling: GREEDY, maxTokens: 8, ...rest }
 }
 
@@ -92,8 +96,20 @@ export function unpack(packed: Int32Array): StepView {
   let pageAt = 6 + 5 * count
   let tokenAt = pageAt + pageCount
   const sequences = Array.from({ length: count }, (_, i) => {
-    const [slot, rows, cached, pages, flags] = packed.subarray(6 + 5 * i) as unknown as [number, number, number, number, number]
-    return { slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens: packed.subarray(tokenAt, (tokenAt += rows)) }
+    const [slot, rows, cached, pages, flags] = packed.subarray(6 + 5 * i) as unknown as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ]
+    return {
+      slot,
+      cached,
+      flags,
+      pages: packed.subarray(pageAt, (pageAt += pages)),
+      tokens: packed.subarray(tokenAt, (tokenAt += rows)),
+    }
   })
   return { stepId, sequences }
 }
@@ -124,7 +140,8 @@ export class Driver {
 
   add(of: GenerationRequest): readonly Sequence[] {
     const sequences = this.scheduler.add(of, this.now)
-    for (const seq of sequences) this.outcomes.set(seq, { tokens: [], logprobs: [], promptLogprobs: [], finish: null, error: null })
+    for (const seq of sequences)
+      this.outcomes.set(seq, { tokens: [], logprobs: [], promptLogprobs: [], finish: null, error: null })
     return sequences
   }
 
@@ -165,7 +182,8 @@ export class Driver {
   runToEnd(maxSteps = 100_000): void {
     while (this.scheduler.hasWork) {
       if (maxSteps-- === 0) throw new Error('The scheduler does not come to an end')
-      if (!this.step() && this.scheduler.hasWork && this.scheduler.nextWakeup(this.now) === null) throw new Error('The scheduler is stuck')
+      if (!this.step() && this.scheduler.hasWork && this.scheduler.nextWakeup(this.now) === null)
+        throw new Error('The scheduler is stuck')
     }
     const { pagesUsed, running, waiting } = this.scheduler.stats()
     expect({ pagesUsed, running, waiting }).toEqual({ pagesUsed: 0, running: 0, waiting: 0 })
@@ -180,7 +198,8 @@ export class Driver {
       for (const page of seq.pages.subarray(Math.floor(seq.cached / pageSize))) {
         for (const earlier of steps) {
           const other = earlier.sequences.find((candidate) => candidate.pages.includes(page))
-          if (other !== undefined && other.slot !== seq.slot) throw new Error(`Page ${page} is written while step ${earlier.stepId} uses it`)
+          if (other !== undefined && other.slot !== seq.slot)
+            throw new Error(`Page ${page} is written while step ${earlier.stepId} uses it`)
         }
       }
     }
@@ -212,12 +231,33 @@ export function soloText(prompt: Int32Array, maxTokens: number, stopTokens: read
   const { pageSize } = executor.info
   const text: number[] = []
   executor.start((result) => text.push(...result.tokens))
-  executor.openSlot({ slot: 0, sampling: { ...GREEDY, bannedTokens: new Int32Array(0) }, prompt, output: new Int32Array(0) })
+  executor.openSlot({
+    slot: 0,
+    sampling: { ...GREEDY, bannedTokens: new Int32Array(0) },
+    prompt,
+    output: new Int32Array(0),
+  })
   let cached = 0
   let tokens = [...prompt]
   while (text.length < maxTokens && !stopTokens.includes(text.at(-1) ?? -1)) {
     const pages = Array.from({ length: Math.ceil((cached + tokens.length) / pageSize) }, (_, i) => i)
-    executor.submit(Int32Array.from([1, 0, 1, tokens.length, pages.length, 0, 0, tokens.length, cached, pages.length, 1, ...pages, ...tokens]))
+    executor.submit(
+      Int32Array.from([
+        1,
+        0,
+        1,
+        tokens.length,
+        pages.length,
+        0,
+        0,
+        tokens.length,
+        cached,
+        pages.length,
+        1,
+        ...pages,
+        ...tokens,
+      ]),
+    )
     executor.pump()
     cached += tokens.length
     tokens = [text.at(-1)!]

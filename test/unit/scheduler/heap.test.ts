@@ -8,7 +8,11 @@ interface Item {
 }
 
 it('pops in order whatever was pushed, removed and re-ordered before', () => {
-  const operation = fc.record({ kind: fc.constantFrom('push', 'push', 'pop', 'remove', 'update'), key: fc.integer({ min: 0, max: 20 }), pick: fc.nat() })
+  const operation = fc.record({
+    kind: fc.constantFrom('push', 'push', 'pop', 'remove', 'update'),
+    key: fc.integer({ min: 0, max: 20 }),
+    pick: fc.nat(),
+  })
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
       const heap = new IndexedHeap<Item>((a, b) => a.key < b.key, 'index')

@@ -55,7 +55,7 @@ function runScenario(s: Scenario): Driver {
   const aborted = new Set<string>()
   const live: string[] = []
 
-  for (let i = 0; i < s.requests; ) {
+  for (let i = 0; i < s.requests;) {
     if (random() < 0.4) {
       const preamble = preambles[Math.floor(random() * 3)] ?? []
       const room = poolTokens - preamble.length
@@ -103,7 +103,10 @@ function runScenario(s: Scenario): Driver {
 
 describe('the scheduler against its executor', () => {
   it('gives every sequence the text of its solo run, and loses no page', () => {
-    fc.assert(fc.property(scenario, (s) => void runScenario(s)), { numRuns: 400 })
+    fc.assert(
+      fc.property(scenario, (s) => void runScenario(s)),
+      { numRuns: 400 },
+    )
   }, 120_000)
 
   const oversubscribed: Scenario = {

@@ -78,7 +78,9 @@ describe('the end of a sequence', () => {
     const d = new Driver()
     const [stops] = d.add(request('stops', prompt(5), { maxTokens: 12, eosTokenIds }))
     const [ignores] = d.add(request('ignores', prompt(5), { maxTokens: 12, eosTokenIds, ignoreEos: true }))
-    const [own] = d.add(request('own', prompt(5), { maxTokens: 12, eosTokenIds, ignoreEos: true, stopTokenIds: eosTokenIds }))
+    const [own] = d.add(
+      request('own', prompt(5), { maxTokens: 12, eosTokenIds, ignoreEos: true, stopTokenIds: eosTokenIds }),
+    )
     const sampling = { ...GREEDY, minTokens: 9 }
     const [later] = d.add(request('later', prompt(5), { maxTokens: 12, eosTokenIds, sampling }))
     d.runToEnd()
@@ -123,9 +125,18 @@ describe('a step', () => {
     const shapes = d.executor.submitted.map((step) => step.sequences.map(({ slot, tokens }) => [slot, tokens.length]))
     expect(shapes[0]).toEqual([[0, 4]])
     expect(shapes.slice(2, 5)).toEqual([
-      [[0, 1], [1, 7]],
-      [[0, 1], [1, 7]],
-      [[0, 1], [1, 5]],
+      [
+        [0, 1],
+        [1, 7],
+      ],
+      [
+        [0, 1],
+        [1, 7],
+      ],
+      [
+        [0, 1],
+        [1, 5],
+      ],
     ])
     expect(d.of(a!).tokens).toEqual(soloText(prompt(4, 1), 20))
     expect(d.of(b!).tokens).toEqual(soloText(prompt(19, 2), 20))
@@ -133,7 +144,10 @@ describe('a step', () => {
 
   it('admits no more than the token budget lets decode', () => {
     const d = new Driver({ maxStepTokens: 3, maxSlots: 8 })
-    const sequences = Array.from({ length: 8 }, (_, i) => d.add(request(i, prompt(3, i), { maxTokens: 10, ...EXACT }))[0]!)
+    const sequences = Array.from(
+      { length: 8 },
+      (_, i) => d.add(request(i, prompt(3, i), { maxTokens: 10, ...EXACT }))[0]!,
+    )
     d.runToEnd()
     for (const [i, seq] of sequences.entries()) expect(d.of(seq).tokens).toEqual(soloText(prompt(3, i), 10))
     for (const { tokens } of d.planned) expect(tokens).toBeLessThanOrEqual(3)
@@ -210,7 +224,10 @@ describe('the prefix cache', () => {
       const siblings = d.add(request('r', prompt(21), { n: 4, maxTokens: 6, ...EXACT }))
       d.submitAll()
       expect(d.executor.submitted.map((step) => step.sequences.length)).toEqual([1, 4])
-      const shared = d.executor.submitted[1]!.sequences.slice(1).map(({ cached, pages }) => [cached, ...pages.subarray(0, 5)])
+      const shared = d.executor.submitted[1]!.sequences.slice(1).map(({ cached, pages }) => [
+        cached,
+        ...pages.subarray(0, 5),
+      ])
       const leader = d.executor.submitted[0]!.sequences[0]!
       for (const row of shared) expect(row).toEqual([20, ...leader.pages.subarray(0, 5)])
       d.runToEnd()
@@ -262,18 +279,24 @@ describe('the prefix cache', () => {
     const [seq] = d.add(request('second', prompt(10), { sampling, ...EXACT }))
     d.runToEnd()
     const { promptLogprobs, logprobs, tokens } = d.of(seq!)
-    expect(promptLogprobs.map(({ position, token }) => [position, token])).toEqual([...prompt(10)].map((token, i) => [i, token]).slice(1))
+    expect(promptLogprobs.map(({ position, token }) => [position, token])).toEqual(
+      [...prompt(10)].map((token, i) => [i, token]).slice(1),
+    )
     expect(logprobs.map((row) => [row!.position, row!.token])).toEqual(tokens.map((token, i) => [10 + i, token]))
   })
 
   it('reports each prompt log-probability once, whatever is preempted or fails', () => {
     const d = new Driver({ pageSize: 2, numPages: 14, maxStepTokens: 5 }, { maxRetries: 100 })
     let count = 0
-    d.executor.fault = () => (++count % 4 === 0 ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined)
+    d.executor.fault = () =>
+      ++count % 4 === 0 ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined
     const sampling = { ...GREEDY, promptLogprobs: 0 }
-    const sequences = [1, 2, 3, 4].map((i) => d.add(request(i, prompt(10, i), { sampling, maxTokens: 8, ...EXACT }))[0]!)
+    const sequences = [1, 2, 3, 4].map(
+      (i) => d.add(request(i, prompt(10, i), { sampling, maxTokens: 8, ...EXACT }))[0]!,
+    )
     d.runToEnd()
-    for (const seq of sequences) expect(d.of(seq).promptLogprobs.map((row) => row.position)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    for (const seq of sequences)
+      expect(d.of(seq).promptLogprobs.map((row) => row.position)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9])
     expect(d.scheduler.stats().retries).toBeGreaterThan(0)
   })
 })
@@ -295,7 +318,12 @@ describe('order of service', () => {
     d.add(request('none too', prompt(3, 4)))
     d.add(request('urgent', prompt(3, 5), { priority: -1 }))
     d.add(request('idle', prompt(3, 6), { priority: 2, deadline: 1000 }))
-    expect(served(d, [...d.outcomes.keys()].map((seq) => seq.id))).toEqual(['urgent', 'early', 'late', 'none', 'none too', 'idle'])
+    expect(
+      served(
+        d,
+        [...d.outcomes.keys()].map((seq) => seq.id),
+      ),
+    ).toEqual(['urgent', 'early', 'late', 'none', 'none too', 'idle'])
   })
 
   it('lets nothing starve: a waiting request gains a level per agingMs', () => {
@@ -328,7 +356,9 @@ describe('order of service', () => {
 
   it('preempts the least urgent, of those the latest, and keeps its output', () => {
     const d = new Driver({ pageSize: 2, numPages: 12, maxSlots: 4 })
-    const of = [0, 0, 1].map((priority, i) => d.add(request(i, prompt(3, i), { priority, maxTokens: 10, ...EXACT }))[0]!)
+    const of = [0, 0, 1].map(
+      (priority, i) => d.add(request(i, prompt(3, i), { priority, maxTokens: 10, ...EXACT }))[0]!,
+    )
     d.runToEnd()
     expect(d.scheduler.stats().preemptions).toBeGreaterThan(0)
     const reopened = d.opened.filter((init) => init.output.length > 0)
@@ -374,7 +404,9 @@ describe('time', () => {
     const long = prompt(1000, 99)
     const { now } = d
     // By the model 16 steps of 2 ms and 1000 tokens of 0.1 ms: about 130 ms.
-    expect(codeOf(() => d.scheduler.add(request('hopeless', long, { deadline: now + 50 }), now))).toBe('ERR_DEADLINE_EXCEEDED')
+    expect(codeOf(() => d.scheduler.add(request('hopeless', long, { deadline: now + 50 }), now))).toBe(
+      'ERR_DEADLINE_EXCEEDED',
+    )
     d.add(request('blocks', prompt(3, 7), { maxTokens: 200, ...EXACT }))
     d.submitAll()
     const [queued] = d.add(request('queued', long, { deadline: now + 250 }))
@@ -423,7 +455,8 @@ describe('abort', () => {
     d.scheduler.check()
     d.runToEnd()
     expect(d.scheduler.stats().sequencesAborted).toBeGreaterThan(0)
-    for (const seq of sequences) expect(d.of(seq).tokens).toEqual(soloText(seq.request.prompt, 10).slice(0, d.of(seq).tokens.length))
+    for (const seq of sequences)
+      expect(d.of(seq).tokens).toEqual(soloText(seq.request.prompt, 10).slice(0, d.of(seq).tokens.length))
   })
 
   it('clear() ends everything and names it', () => {
@@ -437,7 +470,8 @@ describe('abort', () => {
 
 describe('a failed step', () => {
   const failing = (d: Driver, steps: number[], retryable = true): void => {
-    d.executor.fault = (step) => (steps.includes(step.stepId) ? { code: 'ERR_CUDA', message: 'injected', retryable } : undefined)
+    d.executor.fault = (step) =>
+      steps.includes(step.stepId) ? { code: 'ERR_CUDA', message: 'injected', retryable } : undefined
   }
 
   it('is retried once, keeping what was emitted', () => {
@@ -517,7 +551,10 @@ it('a stop token before minTokens does not stop', () => {
   for (const finish of [null, 'stop']) {
     const { stepId } = d.scheduler.plan(0)!
     const timings = { queueUs: 0, runUs: 0 }
-    const events = d.scheduler.complete({ stepId, tokens: Int32Array.of(9), logprobs: [], logits: new Float32Array(0), timings }, 0)
+    const events = d.scheduler.complete(
+      { stepId, tokens: Int32Array.of(9), logprobs: [], logits: new Float32Array(0), timings },
+      0,
+    )
     expect(events.finish[0]).toBe(finish)
   }
   expect([...seq!.output]).toEqual([9, 9])
@@ -528,7 +565,14 @@ describe('stats', () => {
     const d = new Driver({ pageSize: 4, numPages: 16 }, { runAhead: 0 })
     d.add(request('a', prompt(6), { maxTokens: 20, ...EXACT }))
     d.submitAll()
-    expect(d.scheduler.stats()).toMatchObject({ running: 1, waiting: 0, pagesUsed: 2, pagesFree: 14, pagesTotal: 16, kvUtilization: 0.75 })
+    expect(d.scheduler.stats()).toMatchObject({
+      running: 1,
+      waiting: 0,
+      pagesUsed: 2,
+      pagesFree: 14,
+      pagesTotal: 16,
+      kvUtilization: 0.75,
+    })
     d.scheduler.abort('a')
     d.runToEnd()
     expect(d.scheduler.stats()).toMatchObject({ running: 0, kvUtilization: 0, prefillTokens: 6, steps: 1 })
