@@ -235,6 +235,11 @@ export class LLM {
     return this.#closing
   }
 
+  /** The same as {@link close} without options. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
   async #close(drainMs: number): Promise<void> {
     if (drainMs > 0) {
       let timer: NodeJS.Timeout | undefined
@@ -247,17 +252,6 @@ export class LLM {
     }
     await this.#loop.close(disposed())
   }
-}
-
-// Not every Node that is supported has the symbol; where it is missing there is nothing to define.
-if (typeof Symbol.asyncDispose === 'symbol') {
-  Object.defineProperty(LLM.prototype, Symbol.asyncDispose, {
-    configurable: true,
-    writable: true,
-    value(this: LLM): Promise<void> {
-      return this.close()
-    },
-  })
 }
 
 function disposed(): TensorRTError {

@@ -102,7 +102,7 @@ describe('request options', () => {
       expect(() => check({ stopTokenIds: [1, bad] }), String(bad)).toThrowCode('ERR_INVALID_TOKEN', /"stopTokenIds\[1\]".*\[0, 100\)/)
     }
     expect(() => check({ stopTokenIds: 5 })).toThrowCode('ERR_INVALID_ARGUMENT')
-    expect(() => check({ stopTokenIds: new Array(1025).fill(1) })).toThrowCode('ERR_INVALID_ARGUMENT')
+    expect(() => check({ stopTokenIds: Array.from({ length: 1025 }, () => 1) })).toThrowCode('ERR_INVALID_ARGUMENT')
   })
 
   it('turn a moment into a distance', () => {
