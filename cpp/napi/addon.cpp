@@ -8,9 +8,11 @@
 #include "cpu/cpu_backend.h"
 #include "napi/addon_data.h"
 #include "napi/arguments.h"
+#include "napi/async_task.h"
 #include "napi/backend_object.h"
 #include "napi/errors.h"
 #include "napi/load_job.h"
+#include "napi/tensorrt_exports.h"
 
 namespace nt::napi {
 namespace {
@@ -35,7 +37,8 @@ napi_value createCpu(napi_env env, napi_callback_info info) noexcept {
     if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
     Expected<CpuOptions> options = readCpuOptions(env, argument);
     if (!options) return makeRejected(env, options.status());
-    return loadBackend(env, [options = *std::move(options)] { return createCpuBackend(options); });
+    return loadBackend(
+        env, [options = *std::move(options)] { return createCpuBackend(options); }, AtTeardown::kDetach);
   });
 }
 
@@ -67,6 +70,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       value("buildType", makeString(env, NT_BUILD_TYPE)),
       value("cpuFeatures", makeFunction(env, "cpuFeatures", getCpuFeatures)),
       value("createCpuBackend", makeFunction(env, "createCpuBackend", createCpu)),
+      value("probeTensorRt", makeFunction(env, "probeTensorRt", probeTensorRt)),
+      value("buildEngine", makeFunction(env, "buildEngine", buildEngine)),
+      value("createTensorRtBackend", makeFunction(env, "createTensorRtBackend", createTensorRtBackend)),
   };
   if (BackendObject::define(env) != napi_ok ||
       napi_define_properties(env, exports, properties.size(), properties.data()) != napi_ok) {
@@ -79,7 +85,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 }  // namespace nt::napi
 
 namespace {
-Napi::Object initAddon(Napi::Env env, Napi::Object exports) { return nt::napi::init(env, exports); }
+Napi::Object initAddon(Napi::Env env, Napi::Object exports) {
+  return nt::napi::init(env, exports);
+}
 }  // namespace
 
 NODE_API_MODULE(node_tensorrt, initAddon)

@@ -76,6 +76,16 @@ uint64_t FieldReader::uint53(const char* field) {
   return 0;
 }
 
+bool FieldReader::boolean(const char* field) {
+  napi_value value = nullptr;
+  bool boolean = false;
+  if (!read(field, &value)) return false;
+  if (isType(env_, value, napi_boolean) && napi_get_value_bool(env_, value, &boolean) == napi_ok)
+    return boolean;
+  fail(field, "true or false");
+  return false;
+}
+
 std::string FieldReader::string(const char* field) {
   napi_value value = nullptr;
   if (!read(field, &value)) return {};
@@ -102,7 +112,8 @@ std::vector<std::string> FieldReader::strings(const char* field) {
       fail(field, "readable");
       return {};
     }
-    Expected<std::string> text = readString(env_, element, name_ + "." + field + "[" + std::to_string(i) + "]");
+    Expected<std::string> text =
+        readString(env_, element, name_ + "." + field + "[" + std::to_string(i) + "]");
     if (!text) {
       status_ = text.status();
       return {};
@@ -121,6 +132,21 @@ std::vector<int32_t> FieldReader::int32Array(const char* field) {
   return {};
 }
 
+std::vector<char> FieldReader::bytes(const char* field) {
+  napi_value value = nullptr;
+  bool isBuffer = false;
+  void* data = nullptr;
+  size_t length = 0;
+  if (!read(field, &value)) return {};
+  if (napi_is_buffer(env_, value, &isBuffer) != napi_ok || !isBuffer ||
+      napi_get_buffer_info(env_, value, &data, &length) != napi_ok) {
+    fail(field, "a Buffer");
+    return {};
+  }
+  const auto* first = static_cast<const char*>(data);
+  return length == 0 ? std::vector<char>{} : std::vector<char>(first, first + length);
+}
+
 FieldReader FieldReader::object(const char* field) {
   napi_value value = nullptr;
   if (read(field, &value)) return {env_, value, name_ + "." + field};
@@ -130,7 +156,8 @@ FieldReader FieldReader::object(const char* field) {
 
 Expected<std::string> readString(napi_env env, napi_value value, const std::string& name) {
   size_t length = 0;
-  if (!isType(env, value, napi_string) || napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) {
+  if (!isType(env, value, napi_string) ||
+      napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) {
     return mustBe(name, "a string");
   }
   std::string text(length + 1, '\0');
@@ -164,7 +191,8 @@ Expected<std::vector<int32_t>> readInt32Array(napi_env env, napi_value value, co
 
 Expected<int32_t> readInt32(napi_env env, napi_value value, const std::string& name) {
   double number = 0;
-  if (!isType(env, value, napi_number) || napi_get_value_double(env, value, &number) != napi_ok || !isInt32(number)) {
+  if (!isType(env, value, napi_number) || napi_get_value_double(env, value, &number) != napi_ok ||
+      !isInt32(number)) {
     return mustBe(name, "a 32-bit integer");
   }
   return static_cast<int32_t>(number);

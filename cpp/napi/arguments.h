@@ -1,5 +1,6 @@
-// Reads values that came from JavaScript. lib/ has validated them; here they are checked again, for nothing that a script can
-// pass may reach the backend with a wrong type. What a number may be is for cpp/core to say.
+// Reads values that came from JavaScript. lib/ has validated them; here they are checked again, for nothing
+// that a script can pass may reach the backend with a wrong type. What a number may be is for cpp/core to
+// say.
 #pragma once
 
 #include <napi.h>
@@ -24,10 +25,16 @@ class FieldReader {
   float float32(const char* field);
   // An integer in [0, 2^53).
   uint64_t uint53(const char* field);
+  bool boolean(const char* field);
   std::string string(const char* field);
   std::vector<std::string> strings(const char* field);
   std::vector<int32_t> int32Array(const char* field);
+  // A copy of a Buffer's bytes.
+  std::vector<char> bytes(const char* field);
   FieldReader object(const char* field);
+
+  // The caller's own finding about a field.
+  void fail(const char* field, const char* expected);
 
   const Status& status() const noexcept { return status_; }
   // Takes over the failure of a nested reader.
@@ -38,7 +45,6 @@ class FieldReader {
  private:
   bool read(const char* field, napi_value* value);
   bool readNumber(const char* field, double* number);
-  void fail(const char* field, const char* expected);
 
   napi_env env_;
   napi_value object_;

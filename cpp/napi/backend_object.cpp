@@ -34,19 +34,21 @@ BackendObject::~BackendObject() {
 napi_status BackendObject::define(napi_env env) noexcept {
   AddonData* addon = AddonData::of(env);
   const auto method = [](const char* name, napi_callback callback) {
-    return napi_property_descriptor{name,    nullptr, callback, nullptr, nullptr, nullptr, napi_default_method,
+    return napi_property_descriptor{name,   nullptr, callback, nullptr, nullptr, nullptr, napi_default_method,
                                     nullptr};
   };
   const std::array properties = {
-      method("start", call<&BackendObject::start>),         method("openSlot", call<&BackendObject::openSlot>),
-      method("closeSlot", call<&BackendObject::closeSlot>), method("submit", call<&BackendObject::submit>),
+      method("start", call<&BackendObject::start>),
+      method("openSlot", call<&BackendObject::openSlot>),
+      method("closeSlot", call<&BackendObject::closeSlot>),
+      method("submit", call<&BackendObject::submit>),
       method("close", call<&BackendObject::close>),
   };
   napi_value constructor = nullptr;
   napi_value description = nullptr;
   napi_value symbol = nullptr;
-  napi_status status = napi_define_class(env, "NativeBackend", NAPI_AUTO_LENGTH, &BackendObject::construct, nullptr,
-                                         properties.size(), properties.data(), &constructor);
+  napi_status status = napi_define_class(env, "NativeBackend", NAPI_AUTO_LENGTH, &BackendObject::construct,
+                                         nullptr, properties.size(), properties.data(), &constructor);
   if (status == napi_ok) status = napi_create_reference(env, constructor, 1, &addon->backendClass);
   if (status == napi_ok) status = napi_create_string_utf8(env, "listener", NAPI_AUTO_LENGTH, &description);
   if (status == napi_ok) status = napi_create_symbol(env, description, &symbol);
@@ -83,8 +85,8 @@ napi_value BackendObject::construct(napi_env env, napi_callback_info info) noexc
       return nullptr;
     }
     const napi_value description = makeBackendInfo(env, addon->underConstruction->info());
-    const napi_property_descriptor property = {"info",      nullptr,         nullptr, nullptr, nullptr,
-                                               description, napi_enumerable, nullptr};
+    const napi_property_descriptor property = {"info",  nullptr,     nullptr,         nullptr,
+                                               nullptr, description, napi_enumerable, nullptr};
     if (description == nullptr || napi_define_properties(env, self, 1, &property) != napi_ok) return nullptr;
 
     std::unique_ptr<BackendObject> object(new BackendObject(env, std::move(addon->underConstruction)));
@@ -93,8 +95,8 @@ napi_value BackendObject::construct(napi_env env, napi_callback_info info) noexc
       throwStatus(env, status);
       return nullptr;
     }
-    // From here on the environment's teardown, or the finalizer, ends the backend. Cleanup hooks run last come first served:
-    // this one runs before that of the thread-safe function.
+    // From here on the environment's teardown, or the finalizer, ends the backend. Cleanup hooks run last
+    // come first served: this one runs before that of the thread-safe function.
     napi_add_env_cleanup_hook(env, &BackendObject::onEnvironmentTeardown, object.get());
     if (napi_wrap(env, self, object.get(), &BackendObject::finalize, nullptr, &object->self_) != napi_ok) {
       finalize(env, object.release(), nullptr);
@@ -145,16 +147,16 @@ napi_value BackendObject::start(napi_value self, napi_value listener) {
     throwStatus(env_, Status::invalid("The backend was started before"));
     return nullptr;
   }
-  // A property and no reference: the listener's closure holds the object as a rule, and the collector sees through
-  // properties only.
+  // A property and no reference: the listener's closure holds the object as a rule, and the collector sees
+  // through properties only.
   napi_value holder = nullptr;
   napi_value key = nullptr;
   if (napi_get_reference_value(env_, AddonData::of(env_)->listenerKey, &holder) != napi_ok ||
       napi_get_named_property(env_, holder, "key", &key) != napi_ok) {
     return nullptr;
   }
-  const napi_property_descriptor property = {nullptr, key,      nullptr,      nullptr, nullptr,
-                                             listener, napi_default, nullptr};
+  const napi_property_descriptor property = {nullptr, key,      nullptr,      nullptr,
+                                             nullptr, listener, napi_default, nullptr};
   if (napi_define_properties(env_, self, 1, &property) != napi_ok) return nullptr;
   started_ = true;
   backend_->start(channel_.get());
@@ -265,8 +267,8 @@ void BackendObject::onResults(std::list<StepResult>&& results, bool ended) noexc
     const bool delivered =
         argument != nullptr && napi_call_function(env_, self, listener, 1, &argument, nullptr) == napi_ok;
     if (!delivered) {
-      // A listener that throws is a bug of the program's: report it as uncaught, then go on, for the other steps' results
-      // are owed. Where nothing is pending the environment is terminating.
+      // A listener that throws is a bug of the program's: report it as uncaught, then go on, for the other
+      // steps' results are owed. Where nothing is pending the environment is terminating.
       bool pending = false;
       napi_value error = nullptr;
       canRun = napi_is_exception_pending(env_, &pending) == napi_ok && pending &&
@@ -294,7 +296,8 @@ void BackendObject::finishClose() noexcept {
   napi_resolve_deferred(env_, closing_, undefined);
 }
 
-// Runs on the event loop's thread when a Worker is terminated or the environment ends otherwise: JavaScript can run no more.
+// Runs on the event loop's thread when a Worker is terminated or the environment ends otherwise: JavaScript
+// can run no more.
 void BackendObject::onEnvironmentTeardown(void* data) noexcept {
   auto* object = static_cast<BackendObject*>(data);
   object->channel_->drop();

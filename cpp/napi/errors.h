@@ -1,4 +1,5 @@
-// Status -> JavaScript errors with `code` and `hint`, and the guard that keeps C++ exceptions inside this room.
+// Status -> JavaScript errors with `code` and `hint`, and the guard that keeps C++ exceptions inside this
+// room.
 #pragma once
 
 #include <napi.h>

@@ -12,12 +12,13 @@ namespace nt::napi {
 
 using BackendFactory = std::function<Expected<std::unique_ptr<Backend>>()>;
 
-// Returns the promise; null, with an exception pending, on failure. `make` runs once, off the event loop, and must not throw.
-// If the environment ends meanwhile, the thread goes on alone and ends the backend that nobody wants any more; the addon is
-// linked so that it is never unloaded (-z nodelete).
-napi_value loadBackend(napi_env env, BackendFactory make);
+enum class AtTeardown {
+  kDetach,  // the load goes on alone, and ends the backend that nobody wants any more
+  kJoin,    // the environment waits for it
+};
 
-// A promise that is rejected with `status`, or with the exception that is pending.
-napi_value makeRejected(napi_env env, const Status& status) noexcept;
+// Returns the promise; null, with an exception pending, on failure. `make` runs once, off the event loop, and
+// must not throw.
+napi_value loadBackend(napi_env env, BackendFactory make, AtTeardown atTeardown) noexcept;
 
 }  // namespace nt::napi

@@ -33,9 +33,13 @@ void ResultChannel::unreserve() noexcept {
   if (!spare_.empty()) spare_.pop_back();
 }
 
-void ResultChannel::ref() noexcept { napi_ref_threadsafe_function(env_, function_); }
+void ResultChannel::ref() noexcept {
+  napi_ref_threadsafe_function(env_, function_);
+}
 
-void ResultChannel::unref() noexcept { napi_unref_threadsafe_function(env_, function_); }
+void ResultChannel::unref() noexcept {
+  napi_unref_threadsafe_function(env_, function_);
+}
 
 void ResultChannel::drop() noexcept {
   std::list<StepResult> dropped;
@@ -44,7 +48,9 @@ void ResultChannel::drop() noexcept {
   dropped.swap(queue_);
 }
 
-void ResultChannel::release() noexcept { napi_release_threadsafe_function(function_, napi_tsfn_release); }
+void ResultChannel::release() noexcept {
+  napi_release_threadsafe_function(function_, napi_tsfn_release);
+}
 
 void ResultChannel::onStep(StepResult&& result) noexcept {
   const std::lock_guard lock(mutex_);
@@ -62,14 +68,16 @@ void ResultChannel::end() noexcept {
   signal();
 }
 
-// Under the mutex: `drop` waits for a call that has begun, so the function cannot go away in the middle of it.
+// Under the mutex: `drop` waits for a call that has begun, so the function cannot go away in the middle of
+// it.
 void ResultChannel::signal() noexcept {
   if (signalled_) return;
   signalled_ = napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking) == napi_ok;
 }
 
 void ResultChannel::callJs(napi_env env, napi_value, void* context, void*) noexcept {
-  // Calls that Node discards during teardown come without an environment, and after the finalizer: the channel may be gone.
+  // Calls that Node discards during teardown come without an environment, and after the finalizer: the
+  // channel may be gone.
   if (env == nullptr) return;
   auto* channel = static_cast<ResultChannel*>(context);
   std::list<StepResult> results;

@@ -1,4 +1,5 @@
-// Carries step results from a backend's thread to the event loop: one thread-safe function, whose calls are coalesced.
+// Carries step results from a backend's thread to the event loop: one thread-safe function, whose calls are
+// coalesced.
 #pragma once
 
 #include <napi.h>
@@ -19,9 +20,10 @@ class ResultListener {
   virtual void onResults(std::list<StepResult>&& results, bool ended) noexcept = 0;
 };
 
-// The thread-safe function owns a reference to the channel until its finalizer has run, so a call that is still queued when
-// the listener goes away meets a live channel. Node frees a thread-safe function during the teardown of its environment
-// even if threads still hold it: `drop` must be called before, from an environment cleanup hook.
+// The thread-safe function owns a reference to the channel until its finalizer has run, so a call that is
+// still queued when the listener goes away meets a live channel. Node frees a thread-safe function during the
+// teardown of its environment even if threads still hold it: `drop` must be called before, from an
+// environment cleanup hook.
 class ResultChannel final : public ResultSink, public std::enable_shared_from_this<ResultChannel> {
  public:
   // Event loop. Starts unref'd. `listener` must stay until `drop`.

@@ -7,7 +7,8 @@
 
 namespace nt::napi {
 
-// Null, with an exception pending or the environment unable to run JavaScript, when an object could not be created.
+// Null, with an exception pending or the environment unable to run JavaScript, when an object could not be
+// created.
 napi_value makeStepResult(napi_env env, const StepResult& result) noexcept;
 
 // A frozen ExecutorInfo.
