@@ -1,16 +1,23 @@
 // Makes all that the package carries: dist/, typings/, prebuilds/, checked. The binary is built from a copy of the sources that
 // the package carries, which shows that they suffice, and leaves the build folder alone.
+//   node scripts/prebuild.mjs [--if-stale]      --if-stale: keeps what was made from the sources as they are
 import { execFileSync } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { requireBuildTools, root, run, runTool } from './tools.mjs'
+import { isFresh, markFresh, nativeHash, requireBuildTools, root, run, runTool, typescriptHash } from './tools.mjs'
+
+const ifStale = process.argv.includes('--if-stale')
+const binary = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'node-tensorrt.node')
+const script = (name) => run(process.execPath, [join(root, 'scripts', name)])
+if (!(ifStale && existsSync(join(root, 'dist', 'index.mjs')) && existsSync(join(root, 'typings', 'index.d.ts')) && isFresh('typescript', typescriptHash()))) {
+  script('build-ts.mjs')
+  script('build-typings.mjs')
+}
+const inputs = nativeHash()
+if (ifStale && existsSync(binary) && isFresh('prebuild', inputs)) process.exit(0)
 
 requireBuildTools()
-const script = (name) => run(process.execPath, [join(root, 'scripts', name)])
-script('build-ts.mjs')
-script('build-typings.mjs')
-
 rmSync(join(root, 'prebuilds'), { recursive: true, force: true })
 // node-gyp asks for Node's headers although CMake brings its own; those that Node was installed with save it a download.
 const prefix = dirname(dirname(process.execPath))
@@ -27,5 +34,6 @@ if (process.platform === 'linux') script('check-binary.mjs')
 execFileSync(process.execPath, ['-e', "require('./dist/native').loadAddon()"], {
   cwd: root,
   stdio: 'inherit',
-  env: { ...process.env, NODE_TENSORRT_ADDON: join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'node-tensorrt.node') },
+  env: { ...process.env, NODE_TENSORRT_ADDON: binary },
 })
+markFresh('prebuild', inputs)
