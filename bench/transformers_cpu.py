@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 setting = json.loads(sys.stdin.readline())
 torch.set_num_threads(setting["threads"])
 model = AutoModelForCausalLM.from_pretrained(setting["model"], dtype=getattr(torch, setting["dtype"]), attn_implementation="sdpa").eval()
+model.generation_config.eos_token_id = None  # as many tokens as asked for, and none of them forbidden
 print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}), flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -17,6 +18,6 @@ for line in sys.stdin:
     with torch.inference_mode():
         started = time.perf_counter()
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
-                             max_new_tokens=job["new_tokens"], min_new_tokens=job["new_tokens"])
+                             max_new_tokens=job["new_tokens"])
         seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "tokens": out[:, ids.shape[1]:].tolist()}), flush=True)
