@@ -7,7 +7,7 @@ export {
   type FinishReason,
   type FromExecutorOptions,
   type GenerateOptions,
-  Generation,
+  type Generation,
   type GenerationChoice,
   type GenerationChunk,
   type GenerationDefaults,

@@ -220,30 +220,37 @@ export class GenerationState {
 /**
  * A request under way. It runs whether or not anyone listens.
  *
- * Iterate over it for chunks, once, or await {@link result}, or both in any order. Leaving the loop early (`break`, `return`, an
- * exception) aborts the request. A failure is thrown to the loop and to everyone who awaits the result; where nobody does, it
- * causes no unhandled rejection.
+ * Iterate over it for chunks, once, or await {@link result}, or both in any order. Leaving the loop early (`break`,
+ * `return`, an exception) aborts the request. A failure is thrown to the loop and to everyone who awaits the result;
+ * where nobody does, it causes no unhandled rejection.
  */
-export class Generation implements AsyncIterable<GenerationChunk> {
-  readonly #state: GenerationState
-
-  /** @internal made by `LLM.generate` */
-  constructor(state: GenerationState) {
-    this.#state = state
-  }
-
+export interface Generation extends AsyncIterable<GenerationChunk> {
   /** @throws ERR_STREAM_CONSUMED on the second call */
-  [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined> {
-    return this.#state.iterate()
-  }
+  [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined>
 
   /**
    * The whole output. May be called before, during and after the iteration, and any number of times.
    *
-   * @throws (as a rejection) what `generate()` was given wrongly: ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG,
-   * ERR_REQUEST_TOO_LARGE, ERR_CHAT_TEMPLATE; what became of the request: ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED, ERR_TIMEOUT, ERR_STEP_FAILED,
-   * ERR_BACKEND_DEAD, ERR_DISPOSED; AbortError after an abort, with the signal's reason as its cause
+   * @throws (as a rejection) for what `generate()` was given: ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_CHAT_TEMPLATE,
+   * ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE; for what became of the request: ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED,
+   * ERR_TIMEOUT, ERR_STEP_FAILED, ERR_BACKEND_DEAD, ERR_DISPOSED; AbortError after an abort, with the signal's reason as
+   * its cause
    */
+  result(): Promise<GenerationResult>
+}
+
+/** What callers get to see of a {@link GenerationState}. */
+export class GenerationHandle implements Generation {
+  readonly #state: GenerationState
+
+  constructor(state: GenerationState) {
+    this.#state = state
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined> {
+    return this.#state.iterate()
+  }
+
   result(): Promise<GenerationResult> {
     return this.#state.result()
   }

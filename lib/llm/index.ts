@@ -1,4 +1,4 @@
-export { Generation } from './generation'
+export type { Generation } from './generation'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
 export { inspectModel, type ModelFacts } from './model_folder'

@@ -4,7 +4,7 @@ import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
 import { invalidArgument } from './argument_reader'
 import { createBackend } from './backend'
 import { EngineLoop } from './engine_loop'
-import { Generation, GenerationState } from './generation'
+import { type Generation, GenerationHandle, GenerationState } from './generation'
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { readModelFolder } from './model_folder'
 import type { ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions, LLMWarning } from './options'
@@ -171,7 +171,7 @@ export class LLM {
     } catch (error) {
       state.fail(error)
     }
-    return new Generation(state)
+    return new GenerationHandle(state)
   }
 
   /**
