@@ -12,6 +12,7 @@ export const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf
 /** Where `cmake` works; the binary is copied to build/Release, where the loader looks. */
 export const cmakeFolder = join(root, 'build', 'cmake')
 export const addonFile = join(root, 'build', 'Release', 'node-tensorrt.node')
+export const moduleFile = join(root, 'build', 'Release', 'nt-tensorrt.so')
 const stampFolder = join(root, 'node_modules', '.cache', 'node-tensorrt')
 
 export function say(text) {
@@ -128,3 +129,17 @@ export const nativeInputs = ['CMakeLists.txt', 'cpp/compat', 'cpp/core', 'cpp/cp
 export const typescriptInputs = ['lib', 'tsconfig.json', 'scripts/build-ts.mjs']
 export const nativeHash = () => hashOf(nativeInputs, `${manifest.version} ${process.arch}`)
 export const typescriptHash = () => hashOf(typescriptInputs, manifest.version)
+
+export const tensorrtInputs = ['CMakeLists.txt', 'cpp/compat', 'cpp/core', 'cpp/tensorrt', 'scripts/sdk.sh']
+export const tensorrtHash = (architectures) => hashOf(tensorrtInputs, `${manifest.version} ${architectures.join(' ')}`)
+/** Compute capabilities that the module is compiled for: A100, RTX 40 and L4, H100 and H200. */
+export const tensorrtArchitectures = () => (process.env.NT_TENSORRT_ARCH ?? '80,89,90a').split(',')
+
+/** Folder of the CUDA compiler and the headers that scripts/sdk.sh fetches. */
+export function sdkFolder() {
+  return resolve(root, process.env.NT_SDK_DIR || '.sdk')
+}
+
+export function sdkIsComplete(folder) {
+  return ['cuda/bin/nvcc', 'trt/include/NvInfer.h', 'flashinfer/include/flashinfer'].every((name) => existsSync(join(folder, name)))
+}
