@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include "tensorrt/backend.h"
 #include "tensorrt/builder.h"
 #include "tensorrt/driver.h"
 #include "tensorrt/library.h"
@@ -44,11 +45,7 @@ class Module final : public TensorRtModule {
   }
 
   Expected<std::unique_ptr<Backend>> createBackend(const TensorRtOptions& options) noexcept override {
-    return guarded([&]() -> Expected<std::unique_ptr<Backend>> {
-      if (Status status = requireDevice(options.device).status(); !status) return status;
-      if (Status status = Library::open(options.libraryPath).status(); !status) return status;
-      return Status("ERR_MODEL_UNSUPPORTED", "Running engines is not in this build yet");
-    });
+    return guarded([&] { return createTensorRtBackend(options); });
   }
 };
 

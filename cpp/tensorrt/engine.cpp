@@ -1,0 +1,133 @@
+#include "tensorrt/engine.h"
+
+#include <algorithm>
+
+#include "tensorrt/cuda.h"
+#include "tensorrt/logger.h"
+#include "tensorrt/network.h"
+
+namespace nt {
+
+namespace {
+
+using namespace nvinfer1;
+
+Status withLog(Status status, const LogScope& log) {
+  const std::string said = log.text();
+  return said.empty() ? status : Status(status.code(), status.message() + ": " + said, status.hint());
+}
+
+// TensorRT returns false or nullptr and logs why; where CUDA is the reason, its error is there too.
+Status failure(const char* code, const std::string& what, const LogScope& log) {
+  if (Status status = takeCudaError(what); !status) return withLog(std::move(status), log);
+  return withLog({code, what}, log);
+}
+
+bool matches(const Dims& dims, const std::vector<int64_t>& shape) {
+  return dims.nbDims == static_cast<int32_t>(shape.size()) && std::equal(shape.begin(), shape.end(), dims.d);
+}
+
+}  // namespace
+
+Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime, const std::vector<char>& plan,
+                                                               const SegmentShape& shape, DType dtype,
+                                                               const std::vector<RowProfile>& profiles, StepState& state,
+                                                               cudaStream_t stream) {
+  const LogScope log;
+  std::unique_ptr<SegmentEngine> result(new SegmentEngine);
+  result->name_ = shape.name;
+  result->inputWidth_ = shape.inputWidth();
+  result->profiles_ = profiles;
+  for (size_t i = 0; i < shape.weightShapes.size(); ++i) result->weightNames_.push_back(weightInputName(i));
+  result->engine_.reset(runtime.deserializeCudaEngine(plan.data(), plan.size()));
+  if (result->engine_ == nullptr) {
+    return failure("ERR_ENGINE_INVALID", "TensorRT does not take the plan of '" + shape.name + "'", log);
+  }
+  if (Status status = result->check(shape, dtype); !status) return status;
+  for (int32_t i = 0; i < static_cast<int32_t>(profiles.size()); ++i) {
+    const StepStateScope scope(&state);
+    const int32_t before = state.attached;
+    std::unique_ptr<IExecutionContext> context(
+        result->engine_->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    if (context == nullptr || !context->setOptimizationProfileAsync(i, stream)) {
+      return failure("ERR_ENGINE_INVALID", "TensorRT could not create an execution context of '" + shape.name + "'", log);
+    }
+    // One that is not attached would give zeros instead of attention.
+    if (state.attached - before != shape.attentions) {
+      return Status("ERR_INTERNAL", "'" + shape.name + "' attached " + std::to_string(state.attached - before) +
+                                        " attention layers, expected " + std::to_string(shape.attentions));
+    }
+    result->contexts_.push_back({std::move(context), -1});
+  }
+  if (cudaStreamSynchronize(stream) != cudaSuccess) {
+    return failure("ERR_CUDA", "The first use of '" + shape.name + "'", log);
+  }
+  return result;
+}
+
+Status SegmentEngine::check(const SegmentShape& shape, DType dtype) const {
+  const auto invalid = [&](const std::string& what) {
+    return Status("ERR_ENGINE_INVALID", "The plan of '" + name_ + "' does not fit its graph: " + what,
+                  "Build the engine again");
+  };
+  const int32_t tensors = static_cast<int32_t>(shape.weightShapes.size()) + 2;
+  if (engine_->getNbIOTensors() != tensors) {
+    return invalid("it has " + std::to_string(engine_->getNbIOTensors()) + " tensors, not " + std::to_string(tensors));
+  }
+  if (engine_->getNbOptimizationProfiles() != static_cast<int32_t>(profiles_.size())) {
+    return invalid("it has " + std::to_string(engine_->getNbOptimizationProfiles()) + " profiles");
+  }
+  const auto is = [&](const char* name, TensorIOMode mode, const std::vector<int64_t>& dims) {
+    return engine_->getTensorIOMode(name) == mode && engine_->getTensorDataType(name) == toTensorRt(dtype) &&
+           matches(engine_->getTensorShape(name), dims);
+  };
+  if (!is(kInputName, TensorIOMode::kINPUT, {-1, shape.inputWidth()})) return invalid("its input differs");
+  if (!is(kOutputName, TensorIOMode::kOUTPUT, {-1, shape.outputWidth()})) return invalid("its output differs");
+  for (size_t i = 0; i < weightNames_.size(); ++i) {
+    if (!is(weightNames_[i].c_str(), TensorIOMode::kINPUT, shape.weightShapes[i])) {
+      return invalid("weight " + std::to_string(i) + " differs");
+    }
+  }
+  return {};
+}
+
+int64_t SegmentEngine::activationBytes() const {
+  int64_t bytes = 0;
+  for (int32_t i = 0; i < static_cast<int32_t>(profiles_.size()); ++i) {
+    bytes = std::max(bytes, engine_->getDeviceMemorySizeForProfileV2(i));
+  }
+  return bytes;
+}
+
+Status SegmentEngine::setActivationMemory(void* memory, int64_t bytes) {
+  const LogScope log;
+  for (Context& context : contexts_) context.context->setDeviceMemoryV2(memory, bytes);
+  const std::string said = log.text();
+  return said.empty() ? Status() : Status("ERR_INTERNAL", "Activation memory of '" + name_ + "': " + said);
+}
+
+Status SegmentEngine::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
+                              cudaStream_t stream) {
+  const LogScope log;
+  size_t profile = 0;
+  while (profile < profiles_.size() && profiles_[profile].max < rows) ++profile;
+  if (profile == profiles_.size() || profiles_[profile].min > rows || weights.size() != weightNames_.size()) {
+    return {"ERR_INTERNAL", "'" + name_ + "' has no profile for " + std::to_string(rows) + " rows"};
+  }
+  Context& slot = contexts_[profile];
+  IExecutionContext& context = *slot.context;
+  bool ok = true;
+  if (slot.rows != rows) {
+    slot.rows = -1;
+    ok = context.setInputShape(kInputName, Dims2{rows, inputWidth_});
+  }
+  ok = ok && context.setInputTensorAddress(kInputName, x) && context.setTensorAddress(kOutputName, y);
+  for (size_t i = 0; ok && i < weights.size(); ++i) ok = context.setTensorAddress(weightNames_[i].c_str(), weights[i]);
+  if (ok && context.enqueueV3(stream)) {
+    slot.rows = rows;
+    return {};
+  }
+  return failure("ERR_STEP_FAILED", "TensorRT could not run '" + name_ + "' with " + std::to_string(rows) + " rows", log);
+}
+
+}  // namespace nt

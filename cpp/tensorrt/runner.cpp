@@ -1,0 +1,265 @@
+#include "tensorrt/runner.h"
+
+#include <algorithm>
+
+#include "tensorrt/kernels/rows.h"
+
+namespace nt {
+
+namespace {
+
+kernels::SlotParams toParams(const SamplingParams& sampling) {
+  kernels::SlotParams params;
+  params.temperature = sampling.temperature;
+  params.topK = sampling.topK;
+  params.topP = sampling.topP;
+  params.minP = sampling.minP;
+  params.repetitionPenalty = sampling.repetitionPenalty;
+  params.presencePenalty = sampling.presencePenalty;
+  params.frequencyPenalty = sampling.frequencyPenalty;
+  params.seed = sampling.seed;
+  params.logprobs = sampling.logprobs;
+  params.promptLogprobs = sampling.promptLogprobs;
+  params.minTokens = sampling.minTokens;
+  params.bannedCount = static_cast<int32_t>(sampling.bannedTokens.size());
+  std::copy(sampling.bannedTokens.begin(), sampling.bannedTokens.end(), params.banned);
+  params.penalised = sampling.repetitionPenalty != 1 || sampling.presencePenalty != 0 || sampling.frequencyPenalty != 0;
+  return params;
+}
+
+// Results by entry, in a block of `entries` of each kind.
+struct ResultView {
+  ResultView(void* block, int64_t entries) noexcept
+      : tokens(static_cast<int32_t*>(block)),
+        ranks(tokens + entries),
+        logprobs(reinterpret_cast<float*>(ranks + entries)),
+        topIds(reinterpret_cast<int32_t*>(logprobs + entries)),
+        topLogprobs(reinterpret_cast<float*>(topIds + entries * kernels::kMaxTopLogprobs)) {}
+
+  int32_t* tokens;
+  int32_t* ranks;
+  float* logprobs;
+  int32_t* topIds;
+  float* topLogprobs;
+};
+
+int64_t resultCapacity(uint64_t bytes) noexcept {
+  return static_cast<int64_t>(bytes / ((3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t)));
+}
+
+}  // namespace
+
+StepResults Runner::resultsOf(const StepBuffers& buffers) noexcept {
+  const ResultView view(buffers.results.as<>(), resultCapacity(buffers.results.bytes()));
+  return {view.tokens, view.ranks, view.logprobs, view.topIds, view.topLogprobs};
+}
+
+Status Runner::openSlot(const SlotInit& init) {
+  const kernels::SlotParams params = toParams(init.sampling);
+  const int32_t lastToken = init.output.empty() ? -1 : init.output.back();
+  const auto outputs = static_cast<int32_t>(init.output.size());
+  cudaError_t error = kernels::openSlot(slotTable_, init.slot, params, lastToken, outputs, stream_.get());
+  if (error == cudaSuccess && params.penalised != 0) {
+    // One buffer serves all slots: the copy of the one before must have left it.
+    error = cudaEventSynchronize(historySent_.get());
+    const auto prompt = static_cast<int32_t>(init.prompt.size());
+    auto* host = historyHost_.as<int32_t>();
+    std::copy(init.prompt.begin(), init.prompt.end(), host);
+    std::copy(init.output.begin(), init.output.end(), host + prompt);
+    const auto bytes = static_cast<size_t>(prompt + outputs) * sizeof(int32_t);
+    if (error == cudaSuccess) {
+      error = cudaMemcpyAsync(history_.as<>(), host, bytes, cudaMemcpyHostToDevice, stream_.get());
+    }
+    if (error == cudaSuccess) error = cudaEventRecord(historySent_.get(), stream_.get());
+    if (error == cudaSuccess) {
+      error = kernels::countTokens(slotTable_, init.slot, history_.as<int32_t>(), prompt, outputs, stream_.get());
+    }
+  }
+  return toStatus(error, "Opening slot " + std::to_string(init.slot));
+}
+
+Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
+  ++steps_;
+  if (steps_ == faultAtStep_) {
+    if (Status status = toStatus(kernels::fault(stream_.get()), "The injected fault"); !status) return status;
+  }
+  const auto sequences = static_cast<int32_t>(step.sequences.size());
+  const auto rows = static_cast<int32_t>(step.tokens.size());
+  const auto entries = static_cast<int32_t>(buffers.entries.size());
+  const bool oneRowEach = rows == sequences;
+  const auto graph = oneRowEach ? graphs_.lower_bound(std::max(sequences, entries)) : graphs_.end();
+  const bool captured = graph != graphs_.end();
+  const TableLayout layout = captured ? TableLayout(graph->first, graph->first, graph->first)
+                                      : TableLayout(rows, sequences, entries);
+  const AttentionPath path = oneRowEach ? decodePath_ : AttentionPath::kPrefill;
+  const size_t ints = fillTables(step, buffers.entries, layout, info_.pageSize, path == AttentionPath::kDecode,
+                                 buffers.tables.as<int32_t>());
+  if (Status status = sendTables(buffers, ints); !status) return status;
+  setState(layout, path);
+  if (Status status = planAttention(layout, buffers, path, captured); !status) return status;
+
+  buffers.logitRows = 0;
+  if (captured) {
+    const cudaError_t error = cudaGraphLaunch(graph->second.get(), stream_.get());
+    if (Status status = toStatus(error, "Launching a decode step"); !status) return status;
+    if (Status status = copyResults(buffers, 0, entries); !status) return status;
+  } else if (Status status = enqueueModel(layout, &buffers); !status) {
+    return status;
+  }
+  return toStatus(cudaEventRecord(buffers.done.get(), stream_.get()), "Finishing a step");
+}
+
+Status Runner::sendTables(const StepBuffers& buffers, size_t ints) {
+  return toStatus(cudaMemcpyAsync(tables_.as<>(), buffers.tables.as<>(), ints * sizeof(int32_t), cudaMemcpyHostToDevice,
+                                  stream_.get()),
+                  "Sending a step's tables");
+}
+
+void Runner::setState(const TableLayout& layout, AttentionPath path) {
+  state_.batchIndices = table(layout.batchIndices);
+  state_.positions = table(layout.positions);
+  state_.qIndptr = table(layout.qIndptr);
+  state_.kvIndptr = table(layout.kvIndptr);
+  state_.kvIndices = table(layout.kvIndices);
+  state_.lastPageLen = table(layout.lastPageLen);
+  state_.rows = static_cast<uint32_t>(layout.rows);
+  state_.batch = static_cast<uint32_t>(layout.sequences);
+  state_.path = path;
+  state_.workspace.floats = floats_.as<>();
+  state_.workspace.floatBytes = floats_.bytes();
+  state_.workspace.intBytes = plans_.empty() ? 0 : ints_.bytes() / plans_.size();
+}
+
+Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path, bool cudaGraph) {
+  if (!attention_->needsPlan) return {};
+  const auto* block = buffers.tables.as<int32_t>();
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    AttentionPlan& plan = plans_[i];
+    kernels::Workspace workspace = state_.workspace;
+    workspace.ints = ints_.as<char>() + i * workspace.intBytes;
+    workspace.intsHost = buffers.plans.as<char>() + i * workspace.intBytes;
+    kernels::PlanArgs args;
+    args.qIndptr = block + layout.qIndptr;
+    args.kvIndptr = block + layout.kvIndptr;
+    args.rows = static_cast<uint32_t>(layout.rows);
+    args.batch = static_cast<uint32_t>(layout.sequences);
+    args.heads = static_cast<uint32_t>(plan.heads);
+    args.kvHeads = static_cast<uint32_t>(kvHeads_);
+    args.pageSize = static_cast<uint32_t>(info_.pageSize);
+    args.window = plan.window;
+    args.cudaGraph = cudaGraph;
+    const auto make = path == AttentionPath::kDecode ? attention_->planDecode : attention_->planPrefill;
+    if (Status status = toStatus(make(workspace, args, &plan.plan, stream_.get()), "Planning attention"); !status) {
+      return status;
+    }
+  }
+  return {};
+}
+
+Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
+  kernels::EmbedArgs embed;
+  embed.table = weights_.embedding();
+  embed.out = x_[0].as<>();
+  embed.tokens = table(layout.tokens);
+  embed.batchIndices = table(layout.batchIndices);
+  embed.sequenceSlots = table(layout.sequenceSlots);
+  embed.lastTokens = slotTable_.lastTokens;
+  embed.rows = layout.rows;
+  embed.width = width_;
+  embed.vocab = info_.vocabSize;
+  embed.scale = embeddingScale_;
+  if (Status status = toStatus(kernels::embed(dtype_, embed, stream_.get()), "The embedding"); !status) return status;
+
+  const size_t head = layers_.size() - 1;
+  for (size_t i = 0; i < head; ++i) {
+    const Layer& layer = layers_[i];
+    state_.layer = static_cast<int32_t>(i);
+    state_.plan = plans_[layer.plan].plan;
+    state_.workspace.ints = ints_.as<char>() + layer.plan * state_.workspace.intBytes;
+    if (Status status = layer.engine->enqueue(layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(),
+                                              weights_.segments()[i], stream_.get());
+        !status) {
+      return status;
+    }
+  }
+  const void* x = x_[head % 2].as<>();
+  const int32_t chunk = engines_.back()->maxRows();
+  for (int32_t first = 0; first < layout.entries; first += chunk) {
+    const int32_t count = std::min(chunk, layout.entries - first);
+    if (Status status = enqueueHead(layout, first, count, x); !status) return status;
+    if (buffers == nullptr) continue;
+    if (Status status = copyResults(*buffers, first, count); !status) return status;
+  }
+  return {};
+}
+
+Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x) {
+  const auto at = static_cast<size_t>(first);
+  const cudaError_t error =
+      kernels::gatherRows(x, table(layout.entryRows + at), count, int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
+                          gathered_.as<>(), stream_.get());
+  if (Status status = toStatus(error, "Gathering rows"); !status) return status;
+  if (Status status = layers_.back().engine->enqueue(count, gathered_.as<>(), logits_.as<>(), weights_.segments().back(),
+                                                     stream_.get());
+      !status) {
+    return status;
+  }
+  const ResultView view(results_.as<>(), resultCapacity(results_.bytes()));
+  kernels::SampleArgs sample;
+  sample.logits = logits_.as<>();
+  sample.slots = table(layout.entrySlots + at);
+  sample.targets = table(layout.entryTargets + at);
+  sample.entries = count;
+  sample.table = slotTable_;
+  sample.tokens = view.tokens;
+  sample.ranks = view.ranks;
+  sample.logprobs = view.logprobs;
+  sample.topIds = view.topIds;
+  sample.topLogprobs = view.topLogprobs;
+  return toStatus(kernels::sample(dtype_, sample, stream_.get()), "Sampling");
+}
+
+Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {
+  const ResultView from(results_.as<>(), resultCapacity(results_.bytes()));
+  const ResultView to(buffers.results.as<>(), resultCapacity(buffers.results.bytes()));
+  const auto begin = buffers.entries.begin() + first;
+  int32_t top = -1;
+  for (auto entry = begin; entry != begin + count; ++entry) top = std::max(top, entry->top);
+  cudaError_t error = cudaSuccess;
+  const auto copy = [&](auto* target, const auto* source, int64_t perEntry) {
+    if (error != cudaSuccess) return;
+    error = cudaMemcpyAsync(target + first * perEntry, source, static_cast<size_t>(count * perEntry) * sizeof *source,
+                            cudaMemcpyDeviceToHost, stream_.get());
+  };
+  if (count > 0) copy(to.tokens, from.tokens, 1);
+  if (top >= 0) {
+    copy(to.ranks, from.ranks, 1);
+    copy(to.logprobs, from.logprobs, 1);
+  }
+  if (top > 0) {
+    copy(to.topIds, from.topIds, kernels::kMaxTopLogprobs);
+    copy(to.topLogprobs, from.topLogprobs, kernels::kMaxTopLogprobs);
+  }
+  if (Status status = toStatus(error, "Fetching results"); !status) return status;
+
+  const uint64_t rowBytes = static_cast<uint64_t>(info_.vocabSize) * sizeOf(dtype_);
+  for (int32_t i = 0; i < count; ++i) {
+    if (!begin[i].logits) continue;
+    const uint64_t offset = static_cast<uint64_t>(buffers.logitRows) * rowBytes;
+    if (offset + rowBytes > buffers.logits.bytes()) {
+      // Room for all rows of a step at once, since what was copied before must stay.
+      const auto wanted = std::count_if(buffers.entries.begin(), buffers.entries.end(),
+                                        [](const StepEntry& entry) { return entry.logits; });
+      auto memory = PinnedBuffer::allocate(static_cast<uint64_t>(wanted) * rowBytes, "The logits of a step");
+      if (!memory) return memory.status();
+      buffers.logits = *std::move(memory);
+    }
+    error = cudaMemcpyAsync(buffers.logits.as<char>() + offset, logits_.as<char>() + static_cast<uint64_t>(i) * rowBytes,
+                            rowBytes, cudaMemcpyDeviceToHost, stream_.get());
+    if (Status status = toStatus(error, "Fetching logits"); !status) return status;
+    ++buffers.logitRows;
+  }
+  return {};
+}
+
+}  // namespace nt

@@ -1,0 +1,118 @@
+// Runs steps on the GPU: everything of a model that lives there, and what a step enqueues. Knows nothing of threads or queues;
+// all calls come from one thread at a time.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/module.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/engine.h"
+#include "tensorrt/kernels/sampling.h"
+#include "tensorrt/step_tables.h"
+#include "tensorrt/weights.h"
+
+namespace nt {
+
+// Host memory of one step in flight. Its content may be written again once `done` has passed.
+struct StepBuffers {
+  PinnedBuffer tables;   // see step_tables.h
+  PinnedBuffer plans;    // FlashInfer's, one part per attention plan
+  PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see Runner::results
+  PinnedBuffer logits;   // raw rows, in the engine's type
+  Event done;
+
+  std::vector<StepEntry> entries;
+  int32_t logitRows = 0;
+};
+
+// Results of a step that is done, [entries] each, or [entries, kMaxTopLogprobs].
+struct StepResults {
+  const int32_t* tokens;
+  const int32_t* ranks;
+  const float* logprobs;
+  const int32_t* topIds;
+  const float* topLogprobs;
+};
+
+class Runner {
+ public:
+  // Loads the model onto the options' device, sizes the KV pool and captures the graphs. See TensorRtModule::createBackend.
+  static Expected<std::unique_ptr<Runner>> create(const TensorRtOptions& options);
+  ~Runner();
+
+  const BackendInfo& info() const noexcept { return info_; }
+  DType dtype() const noexcept { return dtype_; }
+  int32_t device() const noexcept { return device_; }
+
+  Expected<StepBuffers> createBuffers() const;
+
+  // Takes effect for the steps enqueued after it.
+  Status openSlot(const SlotInit& init);
+  // Enqueues the step of `buffers.entries`; `buffers.done` is recorded behind it. The step must have been checked against info().
+  Status run(const StepBatch& step, StepBuffers& buffers);
+  static StepResults resultsOf(const StepBuffers& buffers) noexcept;
+
+ private:
+  // Layers that share heads and window share a plan; each plan has a part of the workspace.
+  struct AttentionPlan {
+    int32_t heads = 0;
+    int32_t window = 0;
+    kernels::Plan plan;
+  };
+  struct Layer {
+    SegmentEngine* engine = nullptr;
+    size_t plan = 0;
+  };
+
+  Runner() = default;
+  Status load(const TensorRtOptions& options);
+  Status loadEngines(const TensorRtOptions& options, const Graph& graph, const Partition& parts, const GpuFacts& gpu);
+  Status allocate(const TensorRtOptions& options, const Graph& graph);
+  Status allocatePool(const TensorRtOptions& options, const Graph& graph);
+  Status makeRopeTables(const Graph& graph);
+  Status captureGraphs();
+  Status capture(int32_t bucket, StepBuffers& buffers);
+
+  Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path, bool cudaGraph);
+  void setState(const TableLayout& layout, AttentionPath path);
+  Status sendTables(const StepBuffers& buffers, size_t ints);
+  // Embedding, layers, head and sampling; `buffers`, where given, receives the results chunk by chunk.
+  Status enqueueModel(const TableLayout& layout, StepBuffers* buffers);
+  Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x);
+  Status copyResults(StepBuffers& buffers, int32_t first, int32_t count);
+  int32_t* table(size_t offset) const noexcept { return tables_.as<int32_t>() + offset; }
+
+  BackendInfo info_;
+  DType dtype_ = DType::kBF16;
+  int32_t device_ = 0;
+  int32_t width_ = 0;
+  int32_t kvHeads_ = 0;
+  int32_t maxPagesListed_ = 0;
+  int32_t rowCapacity_ = 0;  // rows of the largest step, padding included
+  float embeddingScale_ = 1;
+  AttentionPath decodePath_ = AttentionPath::kDecode;
+  const kernels::AttentionKernels* attention_ = nullptr;
+  int64_t steps_ = 0;
+  int32_t faultAtStep_ = 0;
+
+  // Freed in the reverse order: contexts before what they point to, the stream last.
+  Stream stream_;
+  DeviceWeights weights_;
+  DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, results_, slots_, history_;
+  PinnedBuffer historyHost_;
+  Event historySent_;
+  std::vector<const float*> ropeTables_;
+  kernels::SlotTable slotTable_;
+  StepState state_;
+  std::vector<AttentionPlan> plans_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;
+  std::vector<std::unique_ptr<SegmentEngine>> engines_;  // by shape
+  std::vector<Layer> layers_;                            // by segment, the head last
+  std::map<int32_t, GraphExec> graphs_;                  // by number of sequences
+};
+
+}  // namespace nt

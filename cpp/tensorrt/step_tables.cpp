@@ -1,0 +1,99 @@
+#include "tensorrt/step_tables.h"
+
+#include <algorithm>
+
+namespace nt {
+
+TableLayout::TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryCount) noexcept
+    : rows(rowCount), sequences(sequenceCount), entries(entryCount) {
+  size_t at = 0;
+  const auto take = [&](int32_t count) {
+    const size_t begin = at;
+    at += static_cast<size_t>(count);
+    return begin;
+  };
+  tokens = take(rows);
+  positions = take(rows);
+  batchIndices = take(rows);
+  qIndptr = take(sequences + 1);
+  kvIndptr = take(sequences + 1);
+  lastPageLen = take(sequences);
+  sequenceSlots = take(sequences);
+  entryRows = take(entries);
+  entrySlots = take(entries);
+  entryTargets = take(entries);
+  kvIndices = at;
+}
+
+size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout, int32_t pageSize,
+                  bool oneRowEach, int32_t* block) {
+  std::copy(step.tokens.begin(), step.tokens.end(), block + layout.tokens);
+  int32_t* positions = block + layout.positions;
+  int32_t* batchIndices = block + layout.batchIndices;
+  int32_t* qIndptr = block + layout.qIndptr;
+  int32_t* kvIndptr = block + layout.kvIndptr;
+  int32_t* lastPageLen = block + layout.lastPageLen;
+  int32_t* slots = block + layout.sequenceSlots;
+  int32_t* kvIndices = block + layout.kvIndices;
+  int32_t row = 0;
+  int32_t index = 0;
+  qIndptr[0] = 0;
+  kvIndptr[0] = 0;
+  for (const StepSequence& sequence : step.sequences) {
+    for (int32_t i = 0; i < sequence.tokens; ++i, ++row) {
+      positions[row] = sequence.cached + i;
+      batchIndices[row] = index;
+    }
+    // Pages beyond the sequence's end (reserved for later steps) are no affair of the kernels.
+    const int32_t pages = (sequence.length() + pageSize - 1) / pageSize;
+    std::copy_n(sequence.pages.begin(), pages, kvIndices + kvIndptr[index]);
+    lastPageLen[index] = (sequence.length() - 1) % pageSize + 1;
+    slots[index] = sequence.slot;
+    qIndptr[index + 1] = row;
+    kvIndptr[index + 1] = kvIndptr[index] + pages;
+    ++index;
+  }
+  const int32_t pagesListed = kvIndptr[index];
+  for (; row < layout.rows; ++row) {
+    block[layout.tokens + static_cast<size_t>(row)] = 0;
+    positions[row] = 0;
+    batchIndices[row] = -1;
+  }
+  const int32_t realRows = static_cast<int32_t>(step.tokens.size());
+  for (; index < layout.sequences; ++index) {
+    qIndptr[index + 1] = oneRowEach ? index + 1 : realRows;
+    kvIndptr[index + 1] = pagesListed;
+    lastPageLen[index] = 1;
+    slots[index] = 0;
+  }
+  int32_t* entryRows = block + layout.entryRows;
+  int32_t* entrySlots = block + layout.entrySlots;
+  int32_t* entryTargets = block + layout.entryTargets;
+  for (size_t e = 0; e < static_cast<size_t>(layout.entries); ++e) {
+    const StepEntry entry = e < entries.size() ? entries[e] : StepEntry{};
+    entryRows[e] = entry.row;
+    entrySlots[e] = entry.slot;
+    entryTargets[e] = entry.target;
+  }
+  return layout.kvIndices + static_cast<size_t>(pagesListed);
+}
+
+size_t fillWarmUp(const TableLayout& layout, int32_t* block) {
+  std::fill_n(block, layout.kvIndices, 0);
+  for (int32_t i = 0; i < layout.rows; ++i) block[layout.batchIndices + static_cast<size_t>(i)] = i % layout.sequences;
+  for (int32_t i = 0; i <= layout.sequences; ++i) {
+    const auto at = static_cast<size_t>(i);
+    block[layout.qIndptr + at] = i;
+    block[layout.kvIndptr + at] = i;
+    if (i == layout.sequences) break;
+    block[layout.lastPageLen + at] = 1;
+    block[layout.kvIndices + at] = 0;
+  }
+  for (int32_t i = 0; i < layout.entries; ++i) {
+    block[layout.entrySlots + static_cast<size_t>(i)] = -1;
+    block[layout.entryTargets + static_cast<size_t>(i)] = -1;
+  }
+  return layout.kvIndices + static_cast<size_t>(layout.sequences);
+}
+
+}  // namespace nt
