@@ -1,0 +1,29 @@
+// The native tests, and the addon under Node, with AddressSanitizer and UndefinedBehaviorSanitizer.
+//   npm run test:asan
+import { execFileSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { fail, onPath, requireBuildTools, root, run, runTool, say } from './tools.mjs'
+
+requireBuildTools()
+run(process.execPath, [join(root, 'scripts', 'ensure.mjs')])
+const out = join(root, 'build', 'asan')
+run('cmake', ['-S', root, '-B', out, '-DCMAKE_BUILD_TYPE=RelWithDebInfo', '-DNT_SANITIZE=address,undefined', '-DNT_BUILD_TESTS=ON', '--log-level=WARNING'])
+run('cmake', ['--build', out, '--parallel', String(availableParallelism())])
+say('native tests under the sanitizers ...')
+run('ctest', ['--test-dir', out, '--output-on-failure'])
+
+// Node itself is not instrumented, so the runtime is loaded ahead of it. V8 never frees all it has: no leak check here.
+const compiler = process.env.CXX ?? ['c++', 'g++'].find((name) => onPath(name) !== undefined)
+const runtime = execFileSync(compiler, ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim()
+if (!runtime.startsWith('/')) fail(`${compiler} has no shared AddressSanitizer runtime: use GCC`)
+say('the addon under Node, under the sanitizers ...')
+runTool('vitest', 'vitest', ['run', 'test/unit/native/backend.test.ts', 'test/e2e/workers.e2e.test.ts', '--testTimeout=300000'], {
+  env: {
+    ...process.env,
+    LD_PRELOAD: runtime,
+    ASAN_OPTIONS: 'detect_leaks=0:allocator_may_return_null=1:abort_on_error=1',
+    UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
+    NODE_TENSORRT_ADDON: join(out, 'cpp', 'napi', 'node-tensorrt.node'),
+  },
+})
