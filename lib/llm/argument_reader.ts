@@ -3,9 +3,13 @@ import { TensorRTError } from '../errors'
 /** The value in a message: short, one line, never a huge dump. */
 export function describeValue(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 40 ? `${value.slice(0, 37)}...` : value)
-  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value == null) return String(value)
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value == null) {
+    return String(value)
+  }
   if (typeof value === 'symbol' || typeof value === 'function') return `a ${typeof value}`
-  return Array.isArray(value) ? `an array of ${value.length}` : `an object of ${(value as object).constructor?.name ?? 'no class'}`
+  return Array.isArray(value)
+    ? `an array of ${value.length}`
+    : `an object of ${(value as object).constructor?.name ?? 'no class'}`
 }
 
 export function invalidArgument(name: string, expected: string, value: unknown): TensorRTError {
@@ -63,7 +67,10 @@ export class ArgumentReader {
   /** @param known all options there are; any other is an error, with a hint if it looks like one of them */
   constructor(options: unknown, known: readonly string[], what: string) {
     if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-      throw new TensorRTError('ERR_INVALID_ARGUMENT', `${what} takes an object of options, not ${describeValue(options)}`)
+      throw new TensorRTError(
+        'ERR_INVALID_ARGUMENT',
+        `${what} takes an object of options, not ${describeValue(options)}`,
+      )
     }
     for (const name of Object.keys(options)) {
       if (known.includes(name)) continue
@@ -83,7 +90,11 @@ export class ArgumentReader {
     const value = this.values[name]
     if (value === undefined) return undefined
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
-    throw invalidArgument(name, max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`, value)
+    throw invalidArgument(
+      name,
+      max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`,
+      value,
+    )
   }
 
   number(name: string, min: number, max: number): number | undefined {
@@ -98,7 +109,11 @@ export class ArgumentReader {
     const value = this.values[name]
     if (value === undefined) return undefined
     if (typeof value === 'number' && value > 0 && value <= max) return value
-    throw invalidArgument(name, max === Number.MAX_VALUE ? 'a finite number above 0' : `a number above 0 and up to ${max}`, value)
+    throw invalidArgument(
+      name,
+      max === Number.MAX_VALUE ? 'a finite number above 0' : `a number above 0 and up to ${max}`,
+      value,
+    )
   }
 
   boolean(name: string): boolean | undefined {
@@ -129,7 +144,10 @@ export class ArgumentReader {
     const value = this.values[name]
     // By shape, as a signal may come of another realm.
     const signal = value as Partial<AbortSignal> | null | undefined
-    if (value === undefined || (typeof signal?.aborted === 'boolean' && typeof signal.addEventListener === 'function')) {
+    if (
+      value === undefined ||
+      (typeof signal?.aborted === 'boolean' && typeof signal.addEventListener === 'function')
+    ) {
       return value as AbortSignal | undefined
     }
     throw invalidArgument(name, 'an AbortSignal', value)

@@ -1,8 +1,8 @@
 /** Chooses the backend of a model, sizes its KV cache and creates it. */
 import { freemem } from 'node:os'
-import { TensorRTError } from '../errors'
+import { type ErrorCode, TensorRTError } from '../errors'
 import { kvPageBytes, type Graph } from '../models'
-import { CpuBackend, createTensorRTBackend } from '../native'
+import { CpuBackend, probeTensorRT, problemError } from '../native'
 import type { Executor } from '../scheduler'
 import type { LLMWarning } from './options'
 import type { ModelFolder } from './model_folder'
@@ -25,8 +25,9 @@ export interface KvSizing {
 }
 
 /**
- * Pages of the KV pool: as many as given, or as fit into the memory given; else a full context for each sequence, but no more than
- * 1 GiB or a quarter of what is free. One full context always has room, as far as nothing else is asked for.
+ * Pages of the KV pool: as many as given, or as fit into the memory given; else a full context for each sequence, but
+ * no more than 1 GiB or a quarter of what is free. One full context always has room, as far as nothing else is asked
+ * for.
  *
  * @throws ERR_INVALID_ARGUMENT when the memory given does not hold a single page
  */
@@ -37,7 +38,10 @@ export function kvPages(graph: Graph, elementBytes: number, sizing: KvSizing): n
   if (kvCacheMemory !== undefined) {
     const pages = Math.floor(kvCacheMemory / pageBytes)
     if (pages >= 1) return Math.min(pages, MAX_PAGES)
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"kvCacheMemory" is ${kvCacheMemory} bytes, and one page of the KV cache takes ${pageBytes}`)
+    throw new TensorRTError(
+      'ERR_INVALID_ARGUMENT',
+      `"kvCacheMemory" is ${kvCacheMemory} bytes, and one page of the KV cache takes ${pageBytes}`,
+    )
   }
   const contextPages = Math.ceil(graph.maxPositions / pageSize)
   const affordable = Math.floor(Math.min(DEFAULT_KV_BYTES, freeBytes / 4) / pageBytes)
@@ -48,10 +52,14 @@ export function kvPages(graph: Graph, elementBytes: number, sizing: KvSizing): n
 function freeMemory(): number {
   const limit = process.constrainedMemory()
   const free = freemem()
-  return limit > 0 && limit < Number.MAX_SAFE_INTEGER ? Math.min(free, Math.max(limit - process.memoryUsage.rss(), 0)) : free
+  return limit > 0 && limit < Number.MAX_SAFE_INTEGER
+    ? Math.min(free, Math.max(limit - process.memoryUsage.rss(), 0))
+    : free
 }
 
-/** @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws */
+/**
+ * @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws
+ */
 function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Executor> {
   const { pageSize, numPages, kvCacheMemory } = options
   const maxSlots = options.maxSequences ?? DEFAULT_SEQUENCES
@@ -73,19 +81,43 @@ function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Exe
   })
 }
 
-/** Reasons why a GPU cannot be used here, as against failures of a GPU that can. */
-const UNUSABLE: ReadonlySet<string> = new Set([
+/**
+ * What keeps the GPU from running this model.
+ *
+ * @throws ERR_TENSORRT_MODULE_NOT_FOUND, ERR_TENSORRT_MODULE_LOAD_FAILED, ERR_DRIVER_NOT_FOUND, ERR_DRIVER_TOO_OLD,
+ * ERR_NO_GPU, ERR_TENSORRT_NOT_FOUND, ERR_VERSION_MISMATCH; ERR_ENGINE_REQUIRED where the GPU is usable, as this is a
+ * folder of weights
+ */
+async function createTensorRT(model: ModelFolder): Promise<Executor> {
+  const { driver, library } = await probeTensorRT()
+  const problem = driver ?? library
+  if (problem !== null) throw problemError(problem)
+  throw new TensorRTError(
+    'ERR_ENGINE_REQUIRED',
+    `A GPU runs a built engine, and ${model.path} is a folder of weights`,
+    {
+      hint: "use backend: 'cpu'",
+    },
+  )
+}
+
+/** Reasons why a GPU cannot be used for a model, as against failures of a GPU that can. */
+const UNUSABLE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_TENSORRT_NOT_FOUND',
   'ERR_TENSORRT_MODULE_NOT_FOUND',
+  'ERR_TENSORRT_MODULE_LOAD_FAILED',
   'ERR_DRIVER_NOT_FOUND',
   'ERR_DRIVER_TOO_OLD',
   'ERR_NO_GPU',
   'ERR_VERSION_MISMATCH',
+  'ERR_ENGINE_REQUIRED',
 ])
 
 /**
- * The executor for a model. With `auto` an unusable GPU is a warning, and the CPU runs the model; a GPU that is usable but fails
- * (out of memory, an engine that does not build) is an error in any case.
+ * The executor for a model. With `auto` an unusable GPU is a warning, and the CPU runs the model; a GPU that is usable
+ * but fails is an error in any case.
+ *
+ * @throws what {@link createTensorRT} and {@link createCpu} throw
  */
 export async function createBackend(
   model: ModelFolder,
@@ -94,11 +126,11 @@ export async function createBackend(
 ): Promise<Executor> {
   if (options.backend !== 'cpu') {
     try {
-      return await createTensorRTBackend({ graph: model.graph, files: model.weightFiles })
+      return await createTensorRT(model)
     } catch (cause) {
-      const usable = !(cause instanceof TensorRTError && UNUSABLE.has(cause.code))
-      if (options.backend === 'tensorrt' || usable) throw cause
-      warn({ code: 'CPU_FALLBACK', message: `No GPU is usable, the CPU runs the model. ${cause.message}`, cause })
+      const unusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
+      if (options.backend === 'tensorrt' || !unusable) throw cause
+      warn({ code: 'CPU_FALLBACK', message: `The CPU runs the model, as no GPU can. ${cause.message}`, cause })
     }
   }
   return createCpu(model, options)

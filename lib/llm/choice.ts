@@ -1,6 +1,12 @@
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
 import { Detokenizer, StopMatcher, type Tokenizer } from '../text'
-import { type FinishReason, type GenerationChoice, type GenerationChunk, type TokenLogprob, toTokenLogprob } from './result'
+import {
+  type FinishReason,
+  type GenerationChoice,
+  type GenerationChunk,
+  type TokenLogprob,
+  toTokenLogprob,
+} from './result'
 
 export interface ChoiceOptions {
   /** Without a tokenizer there is no text. */
@@ -15,15 +21,19 @@ export interface ChoiceOptions {
 }
 
 /**
- * One output as it grows: tokens become text, stop strings are found, and what is new since the last {@link take} can be had
- * as one chunk. Nothing is kept per chunk, so a consumer that is slow, or absent, costs no memory beyond the output itself.
+ * One output as it grows: tokens become text, stop strings are found, and what is new since the last {@link take} can
+ * be had as one chunk. Nothing is kept per chunk, so a consumer that is slow, or absent, costs no memory beyond the
+ * output itself.
  */
 export class Choice {
   readonly tokens: number[] = []
   finishReason: FinishReason | undefined
   private stop: string | number | undefined
   private readonly logprobs: TokenLogprob[] = []
-  /** Text that was taken, and text that is new. Apart, as slicing one long string for each chunk would copy it each time. */
+  /**
+   * Text that was taken, and text that is new. Apart, as slicing one long string for each chunk would copy it each
+   * time.
+   */
   private takenText = ''
   private newText = ''
   private takenTokens = 0
@@ -36,7 +46,8 @@ export class Choice {
     private readonly options: ChoiceOptions,
   ) {
     const { tokenizer, skipSpecialTokens, continuation, stops, includeStop } = options
-    this.detokenizer = tokenizer === undefined ? undefined : new Detokenizer(tokenizer, { skipSpecialTokens, continuation })
+    this.detokenizer =
+      tokenizer === undefined ? undefined : new Detokenizer(tokenizer, { skipSpecialTokens, continuation })
     this.matcher = new StopMatcher(stops, { includeStop })
   }
 

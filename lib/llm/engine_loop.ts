@@ -1,9 +1,9 @@
 /**
- * Joins the scheduler, which decides, and an executor, which computes. On a result: account, plan and submit the next step first;
- * turn tokens into text and hand them out afterwards, while the executor is busy.
+ * Joins the scheduler, which decides, and an executor, which computes. On a result: account, plan and submit the next
+ * step first; turn tokens into text and hand them out afterwards, while the executor is busy.
  *
- * The loop owns no thread and polls nothing: it runs when a request comes, when a result arrives and when a deadline or timeout is
- * due, and leaves nothing behind that would keep an idle process alive.
+ * The loop owns no thread and polls nothing: it runs when a request comes, when a result arrives and when a deadline or
+ * timeout is due, and leaves nothing behind that would keep an idle process alive.
  */
 import { TensorRTError } from '../errors'
 import {
@@ -50,7 +50,13 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 const DEAD: ReadonlySet<string> = new Set(['ERR_BACKEND_DEAD', 'ERR_DISPOSED'])
 
 export class EngineLoop {
-  readonly counters: LoopCounters = { stepQueueUs: 0, stepRunUs: 0, stepsCompleted: 0, generatedTokens: 0, cachedPromptTokens: 0 }
+  readonly counters: LoopCounters = {
+    stepQueueUs: 0,
+    stepRunUs: 0,
+    stepsCompleted: 0,
+    generatedTokens: 0,
+    cachedPromptTokens: 0,
+  }
   private readonly scheduler: Scheduler
   private readonly active = new Map<RequestId, ActiveRequest>()
   /** Requests with something new to deliver, in the course of one call. */
@@ -177,7 +183,9 @@ export class EngineLoop {
 
   /** Results of refused steps come in their turn: after those of the steps before, before those of the steps after. */
   private takeRefused(): void {
-    for (let refused = this.inFlight[0]?.refused; refused !== undefined; refused = this.inFlight[0]?.refused) this.take(refused)
+    for (let refused = this.inFlight[0]?.refused; refused !== undefined; refused = this.inFlight[0]?.refused) {
+      this.take(refused)
+    }
   }
 
   private guarded(handle: () => void): void {
@@ -308,7 +316,8 @@ export class EngineLoop {
 }
 
 function refusedResult(stepId: number, error: unknown): StepResult {
-  const { code, message } = error instanceof TensorRTError ? error : { code: 'ERR_STEP_FAILED' as const, message: String(error) }
+  const { code, message } =
+    error instanceof TensorRTError ? error : { code: 'ERR_STEP_FAILED' as const, message: String(error) }
   return {
     stepId,
     error: { code, message, retryable: false },

@@ -231,10 +231,10 @@ export interface Generation extends AsyncIterable<GenerationChunk> {
   /**
    * The whole output. May be called before, during and after the iteration, and any number of times.
    *
-   * @throws (as a rejection) for what `generate()` was given: ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_CHAT_TEMPLATE,
-   * ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE; for what became of the request: ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED,
-   * ERR_TIMEOUT, ERR_STEP_FAILED, ERR_BACKEND_DEAD, ERR_DISPOSED; AbortError after an abort, with the signal's reason as
-   * its cause
+   * @throws (as a rejection) for what `generate()` was given: ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN,
+   * ERR_CHAT_TEMPLATE, ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE; for what became of the request: ERR_QUEUE_FULL,
+   * ERR_DEADLINE_EXCEEDED, ERR_TIMEOUT, ERR_STEP_FAILED, ERR_BACKEND_DEAD, ERR_DISPOSED; AbortError after an abort,
+   * with the signal's reason as its cause
    */
   result(): Promise<GenerationResult>
 }

@@ -90,13 +90,14 @@ export class LLM {
   }
 
   /**
-   * Loads a model from a folder in Hugging Face layout: config.json, tokenizer.json and safetensors weights. Nothing is downloaded.
+   * Loads a model from a folder in Hugging Face layout: config.json, tokenizer.json and safetensors weights. Nothing is
+   * downloaded.
    *
    * @param folder relative to the working directory, or absolute
-   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED, ERR_TOKENIZER_INVALID,
-   * ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO, ERR_OUT_OF_MEMORY; ERR_ADDON_NOT_FOUND and ERR_ADDON_LOAD_FAILED when the
-   * native addon is missing or broken; with `backend: 'tensorrt'` what keeps the GPU from being used, such as
-   * ERR_TENSORRT_MODULE_NOT_FOUND; AbortError after an abort
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED,
+   * ERR_TOKENIZER_INVALID, ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO, ERR_OUT_OF_MEMORY;
+   * ERR_ADDON_NOT_FOUND and ERR_ADDON_LOAD_FAILED when the native addon is missing or broken; with `backend:
+   * 'tensorrt'` what keeps the GPU from being used, such as ERR_TENSORRT_MODULE_NOT_FOUND; AbortError after an abort
    */
   static async load(folder: string, options: LLMOptions = {}): Promise<LLM> {
     const checked = checkLoadOptions(options)
@@ -115,7 +116,16 @@ export class LLM {
       try {
         throwIfAborted(signal)
         const { tokenizer, chatTemplate, defaults, path, graph } = model
-        return new LLM({ executor, tokenizer, chatTemplate, defaults, engine: checked, model: path, family: graph.family, warnings })
+        return new LLM({
+          executor,
+          tokenizer,
+          chatTemplate,
+          defaults,
+          engine: checked,
+          model: path,
+          family: graph.family,
+          warnings,
+        })
       } catch (error) {
         await executor.close()
         throw error
@@ -133,12 +143,25 @@ export class LLM {
     const engine = checkEngineOptions(options, ['tokenizer', 'chatTemplate', 'eosTokenIds'], 'LLM.fromExecutor()')
     const { tokenizer, chatTemplate } = options
     if (typeof executor?.submit !== 'function') throw invalidArgument('executor', 'an Executor', executor)
-    if (tokenizer !== undefined && !(tokenizer instanceof Tokenizer)) throw invalidArgument('tokenizer', 'a Tokenizer', tokenizer)
-    if (chatTemplate !== undefined && !(chatTemplate instanceof ChatTemplate)) throw invalidArgument('chatTemplate', 'a ChatTemplate', chatTemplate)
+    if (tokenizer !== undefined && !(tokenizer instanceof Tokenizer)) {
+      throw invalidArgument('tokenizer', 'a Tokenizer', tokenizer)
+    }
+    if (chatTemplate !== undefined && !(chatTemplate instanceof ChatTemplate)) {
+      throw invalidArgument('chatTemplate', 'a ChatTemplate', chatTemplate)
+    }
     const own = tokenizer?.eosTokenId === undefined ? [] : [tokenizer.eosTokenId]
     const eosTokenIds = toTokenArray('eosTokenIds', options.eosTokenIds ?? own, executor.info.vocabSize)
     const defaults = { ...GREEDY_DEFAULTS, eosTokenIds }
-    return new LLM({ executor, tokenizer, chatTemplate, defaults, engine, model: undefined, family: undefined, warnings: [] })
+    return new LLM({
+      executor,
+      tokenizer,
+      chatTemplate,
+      defaults,
+      engine,
+      model: undefined,
+      family: undefined,
+      warnings: [],
+    })
   }
 
   /** What runs the model: `cpu`, `tensorrt`, or the name of an executor of one's own. */
@@ -178,7 +201,10 @@ export class LLM {
    * Token ids of a text.
    * @throws ERR_INVALID_ARGUMENT where `text` is no string, or the LLM has no tokenizer
    */
-  tokenize(text: string, options: { addSpecialTokens?: boolean | undefined; allowSpecial?: boolean | undefined } = {}): number[] {
+  tokenize(
+    text: string,
+    options: { addSpecialTokens?: boolean | undefined; allowSpecial?: boolean | undefined } = {},
+  ): number[] {
     return requireTokenizer(this.#context.tokenizer).encode(text, options)
   }
 
@@ -207,19 +233,25 @@ export class LLM {
     return { text, tokens: ids }
   }
 
-  /** A snapshot of queue, KV cache and counters. Cheap: nothing is computed that grows with the number of requests served. */
+  /**
+   * A snapshot of queue, KV cache and counters. Cheap: nothing is computed that grows with the number of requests
+   * served.
+   */
   stats(): LLMStats {
     return collectStats(this.#loop)
   }
 
-  /** Verifies that every page of the KV cache is accounted for; takes time in proportion to its size. @throws ERR_INTERNAL */
+  /**
+   * Verifies that every page of the KV cache is accounted for; takes time in proportion to its size.
+   * @throws ERR_INTERNAL
+   */
   check(): void {
     this.#loop.check()
   }
 
   /**
-   * Refuses new requests, lets pending ones run for `drain` milliseconds, rejects what is left with ERR_DISPOSED and frees the
-   * model. May be called again: all calls end together, and one without `drain` cuts an earlier one's short.
+   * Refuses new requests, lets pending ones run for `drain` milliseconds, rejects what is left with ERR_DISPOSED and
+   * frees the model. May be called again: all calls end together, and one without `drain` cuts an earlier one's short.
    *
    * @throws (as a rejection) ERR_INVALID_ARGUMENT, and what the executor's `close` throws
    */

@@ -40,18 +40,23 @@ export interface ModelFacts {
  * Reads all of a folder but the weights, of which it notes files and sizes.
  *
  * @param folder relative to the working directory, or absolute
- * @throws ERR_INVALID_ARGUMENT for what is no path, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED, ERR_TOKENIZER_INVALID,
- * ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO
+ * @throws ERR_INVALID_ARGUMENT for what is no path, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED,
+ * ERR_TOKENIZER_INVALID, ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO
  */
 export async function readModelFolder(folder: string): Promise<ModelFolder> {
   if (typeof folder !== 'string' || folder === '' || folder.includes('\0')) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'A model is named by the path of its folder, a string that is not empty')
+    throw new TensorRTError(
+      'ERR_INVALID_ARGUMENT',
+      'A model is named by the path of its folder, a string that is not empty',
+    )
   }
   const path = resolve(folder)
   await requireFolder(path)
   const config = await readJson(path, 'config.json', 'ERR_MODEL_INVALID')
   if (config === undefined) {
-    throw new TensorRTError('ERR_MODEL_INVALID', `${path} has no config.json`, { hint: 'a model folder has Hugging Face layout' })
+    throw new TensorRTError('ERR_MODEL_INVALID', `${path} has no config.json`, {
+      hint: 'a model folder has Hugging Face layout',
+    })
   }
   const graph = graphFromConfig(config, join(path, 'config.json'))
   const tokenizerJson = await readJson(path, 'tokenizer.json', 'ERR_TOKENIZER_INVALID')
@@ -121,7 +126,9 @@ async function readText(folder: string, name: string): Promise<string | undefine
   const path = join(folder, name)
   const size = await sizeOf(path)
   if (size === undefined) return undefined
-  if (size > MAX_JSON_BYTES) throw new TensorRTError('ERR_MODEL_INVALID', `${path} has ${size} bytes, at most ${MAX_JSON_BYTES} are read`)
+  if (size > MAX_JSON_BYTES) {
+    throw new TensorRTError('ERR_MODEL_INVALID', `${path} has ${size} bytes, at most ${MAX_JSON_BYTES} are read`)
+  }
   try {
     return (await readFile(path, 'utf8')).replace(/^\uFEFF/, '')
   } catch (error) {
@@ -158,7 +165,9 @@ async function findWeights(folder: string): Promise<{ files: string[]; bytes: nu
   for (const name of shardNames(index as { weight_map?: unknown }, join(folder, INDEX))) {
     const path = join(folder, name)
     const size = await sizeOf(path)
-    if (size === undefined) throw new TensorRTError('ERR_WEIGHTS_MISSING', `${INDEX} names ${name}, which is not in ${folder}`)
+    if (size === undefined) {
+      throw new TensorRTError('ERR_WEIGHTS_MISSING', `${INDEX} names ${name}, which is not in ${folder}`)
+    }
     files.push(path)
     bytes += size
   }
@@ -175,7 +184,10 @@ function shardNames(index: { weight_map?: unknown }, where: string): string[] {
   for (const [weight, name] of Object.entries(map)) {
     if (typeof name !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(name)) {
       const given = JSON.stringify(name)?.slice(0, 80)
-      throw new TensorRTError('ERR_WEIGHTS_INVALID', `${where}: "${weight}" must be in a .safetensors file of the same folder, not ${given}`)
+      throw new TensorRTError(
+        'ERR_WEIGHTS_INVALID',
+        `${where}: "${weight}" must be in a .safetensors file of the same folder, not ${given}`,
+      )
     }
     names.add(name)
   }

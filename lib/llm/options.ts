@@ -1,9 +1,15 @@
 /** What callers hand to the LLM API. The checks are in `validate.ts`. */
 import type { ChatMessage } from '../text'
 
-/** How tokens are sampled. What is left out comes from the model's generation_config.json, then from the value given here. */
+/**
+ * How tokens are sampled. What is left out comes from the model's generation_config.json, then from the value given
+ * here.
+ */
 export interface SamplingOptions {
-  /** 0 is greedy, and so is anything below 1e-4. Default: 0 unless the generation config says `do_sample`, then 1. In [0, 100]. */
+  /**
+   * 0 is greedy, and so is anything below 1e-4. Default: 0 unless the generation config says `do_sample`, then 1. In
+   * [0, 100].
+   */
   temperature?: number | undefined
   /** Sample from the k most probable tokens. 0 (default) is off. */
   topK?: number | undefined
@@ -15,11 +21,13 @@ export interface SamplingOptions {
   repetitionPenalty?: number | undefined
   /** Subtracted from the logits of tokens in the output. In [-100, 100], 0 (default) is off. */
   presencePenalty?: number | undefined
-  /** Subtracted from the logits of tokens in the output, times how often they occur. In [-100, 100], 0 (default) is off. */
+  /**
+   * Subtracted from the logits of tokens in the output, times how often they occur. In [-100, 100], 0 (default) is off.
+   */
   frequencyPenalty?: number | undefined
   /**
-   * The same seed gives the same output, whatever else runs. Integer in [0, 2^53). Default: random. Choice 0 samples with the
-   * seed itself, choice `i` of `n` with one derived from the seed and `i`.
+   * The same seed gives the same output, whatever else runs. Integer in [0, 2^53). Default: random. Choice 0 samples
+   * with the seed itself, choice `i` of `n` with one derived from the seed and `i`.
    */
   seed?: number | undefined
 }
@@ -27,8 +35,9 @@ export interface SamplingOptions {
 /** Where an output ends. */
 export interface StopOptions {
   /**
-   * Most tokens to generate, per choice; 0 only computes the prompt. Default: `max_new_tokens` of the generation config, else as
-   * many as context and KV cache allow. What goes beyond the context ends with the finish reason `length`.
+   * Most tokens to generate, per choice; 0 only computes the prompt. Default: `max_new_tokens` of the generation
+   * config, else as many as context and KV cache allow. What goes beyond the context ends with the finish reason
+   * `length`.
    */
   maxTokens?: number | undefined
   /** No stop token and no stop string ends the output before this many tokens. Default 0. */
@@ -45,7 +54,10 @@ export interface StopOptions {
 
 /** What is reported beside the text. */
 export interface ReportOptions {
-  /** Log-probabilities of each generated token and of the k most probable ones there (0: of the token alone). At most 256. Default: none. */
+  /**
+   * Log-probabilities of each generated token and of the k most probable ones there (0: of the token alone). At most
+   * 256. Default: none.
+   */
   logprobs?: number | undefined
   /** The same for the tokens of the prompt, in the result. */
   promptLogprobs?: number | undefined
@@ -55,11 +67,13 @@ export interface ReportOptions {
 
 /** When a request runs, and for how long. */
 export interface ScheduleOptions {
-  /** Lower is more urgent. Integer in [-1000, 1000], default 0. Waiting makes a request more urgent, so none starves. */
+  /**
+   * Lower is more urgent. Integer in [-1000, 1000], default 0. Waiting makes a request more urgent, so none starves.
+   */
   priority?: number | undefined
   /**
-   * Milliseconds from the call within which the whole output must exist. Among requests of one priority the earliest deadline runs
-   * first; one that cannot be met is refused with ERR_DEADLINE_EXCEEDED as soon as that is known.
+   * Milliseconds from the call within which the whole output must exist. Among requests of one priority the earliest
+   * deadline runs first; one that cannot be met is refused with ERR_DEADLINE_EXCEEDED as soon as that is known.
    */
   deadlineMs?: number | undefined
   /** The same as a moment: a Date, or milliseconds since the epoch. */
@@ -84,7 +98,8 @@ export interface ChatInputOptions {
 }
 
 /** A request. Exactly one of `prompt`, `messages` and `tokens` is given. */
-export interface GenerateOptions extends SamplingOptions, StopOptions, ReportOptions, ScheduleOptions, ChatInputOptions {
+export interface GenerateOptions
+  extends SamplingOptions, StopOptions, ReportOptions, ScheduleOptions, ChatInputOptions {
   /** Text to continue. */
   prompt?: string | undefined
   /** A chat, rendered with the model's chat template. */
@@ -94,8 +109,9 @@ export interface GenerateOptions extends SamplingOptions, StopOptions, ReportOpt
   /** With `prompt`: add what the tokenizer adds, usually BOS. Default true. */
   addSpecialTokens?: boolean | undefined
   /**
-   * Whether special tokens spelt out in the text (`<|end|>`) become those tokens. Default: true for `prompt`, which its author
-   * wrote for the model; false for `messages`, where they are ordinary text, as no user can forge a turn that way.
+   * Whether special tokens spelt out in the text (`<|end|>`) become those tokens. Default: true for `prompt`, which its
+   * author wrote for the model; false for `messages`, where they are ordinary text, as no user can forge a turn that
+   * way.
    */
   allowSpecial?: boolean | undefined
   /** Choices to sample from the one prompt, whose pages they share. In [1, 1024], default 1. */
@@ -119,20 +135,29 @@ export interface EngineOptions {
   prefixCache?: boolean | undefined
   /** Requests (choices, to be exact) that may wait; more are refused with ERR_QUEUE_FULL. Default 1024. */
   maxQueue?: number | undefined
-  /** How often a request is run again after a step failed in a way that may pass. What it has generated is kept. Default 1. */
+  /**
+   * How often a request is run again after a step failed in a way that may pass. What it has generated is kept. Default
+   * 1.
+   */
   retries?: number | undefined
   /** A waiting request becomes one priority level more urgent each so many milliseconds. Default 5000. */
   agingMs?: number | undefined
   /** Sequences that run at once. Default 64, or the executor's limit. */
   maxSequences?: number | undefined
-  /** Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput. Default 2048, or the executor's limit. */
+  /**
+   * Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput. Default
+   * 2048, or the executor's limit.
+   */
   maxStepTokens?: number | undefined
 }
 
 export interface LLMOptions extends EngineOptions {
   /** Default `auto`. */
   backend?: BackendChoice | undefined
-  /** Bytes for the KV cache. Default: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of the free memory. */
+  /**
+   * Bytes for the KV cache. Default: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of the free
+   * memory.
+   */
   kvCacheMemory?: number | undefined
   /** Pages of the KV cache, instead of `kvCacheMemory`. */
   numPages?: number | undefined

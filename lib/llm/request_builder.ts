@@ -1,7 +1,7 @@
 /** From what a caller asked for to what the scheduler takes. */
 import { TensorRTError } from '../errors'
 import type { GenerationRequest, RequestSampling, SchedulerLimits } from '../scheduler'
-import { type ChatMessage, type ChatTemplate, encodeChat, type Tokenizer } from '../text'
+import { ChatTemplate, encodeChat, type Tokenizer } from '../text'
 import type { GenerationPlan } from './generation'
 import type { GenerationDefaults } from './generation_config'
 import { type CheckedRequest, type CheckedSampling, type PromptSource, toTokenArray } from './validate'
@@ -14,21 +14,6 @@ export interface RequestContext {
   limits: Readonly<SchedulerLimits>
 }
 
-/** Characters that no prompt of fitting length can exceed: a normaliser shrinks text by less than this factor. */
-const NORMALIZER_SLACK = 4
-
-const longestTokens = new WeakMap<Tokenizer, number>()
-
-function longestToken(tokenizer: Tokenizer): number {
-  let longest = longestTokens.get(tokenizer)
-  if (longest === undefined) {
-    longest = 1
-    for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.idToToken(id)?.length ?? 0)
-    longestTokens.set(tokenizer, longest)
-  }
-  return longest
-}
-
 /** @throws ERR_INVALID_ARGUMENT: there is none */
 export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
   if (tokenizer !== undefined) return tokenizer
@@ -38,47 +23,30 @@ export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
 }
 
 /**
- * Token ids of a prompt.
+ * Token ids of a prompt. Encoding is synchronous, so a text that is far too long is refused before it is encoded.
  * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_CHAT_TEMPLATE
  */
-export function encodePrompt(source: PromptSource, { tokenizer, chatTemplate, limits }: RequestContext): Int32Array {
+export function encodePrompt(source: PromptSource, context: RequestContext): Int32Array {
+  const { maxPositions: maxTokens, vocabSize } = context.limits
   if (source.kind === 'tokens') {
-    requireRoom(source.tokens.length, limits.maxPositions, 'tokens')
-    return toTokenArray('tokens', source.tokens, limits.vocabSize)
+    const { tokens } = source
+    if (tokens.length <= maxTokens) return toTokenArray('tokens', tokens, vocabSize)
+    throw new TensorRTError(
+      'ERR_PROMPT_TOO_LONG',
+      `The prompt has ${tokens.length} tokens; with at least one token of output at most ${maxTokens} fit`,
+      { hint: 'shorten the prompt' },
+    )
   }
-  const text = requireTokenizer(tokenizer)
+  const tokenizer = requireTokenizer(context.tokenizer)
   if (source.kind === 'prompt') {
-    // Encoding is synchronous: a text that cannot fit is refused before it holds up the event loop.
-    requireRoom(source.prompt.length, limits.maxPositions * longestToken(text) * NORMALIZER_SLACK, 'characters')
-    const { addSpecialTokens, allowSpecial } = source
-    return Int32Array.from(text.encode(source.prompt, { addSpecialTokens, allowSpecial }))
+    const { prompt, addSpecialTokens, allowSpecial } = source
+    return Int32Array.from(tokenizer.encode(prompt, { addSpecialTokens, allowSpecial, maxTokens }))
   }
-  if (chatTemplate === undefined) {
-    throw new TensorRTError('ERR_CHAT_TEMPLATE', 'This LLM has no chat template', { hint: 'use "prompt" or "tokens" instead of "messages"' })
-  }
-  const { messages, tools, documents, templateArgs, addGenerationPrompt } = source.options
-  requireRoom(textLength(messages), limits.maxPositions * longestToken(text) * NORMALIZER_SLACK, 'characters')
-  const options = { tools, documents, templateArgs, addGenerationPrompt, allowSpecial: source.allowSpecial }
-  return Int32Array.from(encodeChat(text, chatTemplate, messages ?? [], options).ids)
-}
-
-/** Characters of all messages, as far as they are what they should be. */
-function textLength(messages: readonly ChatMessage[] | undefined): number {
-  if (!Array.isArray(messages)) return 0
-  let length = 0
-  for (const message of messages as (ChatMessage | null | undefined)[]) {
-    const content = message?.content
-    if (typeof content === 'string') length += content.length
-    else if (Array.isArray(content)) for (const part of content as ({ text?: unknown } | null)[]) length += String(part?.text ?? '').length
-  }
-  return length
-}
-
-function requireRoom(length: number, most: number, unit: string): void {
-  if (length <= most) return
-  throw new TensorRTError('ERR_PROMPT_TOO_LONG', `The prompt has ${length} ${unit}; at most ${most} could fit into the context`, {
-    hint: 'shorten the prompt',
-  })
+  const { chatTemplate = new ChatTemplate(undefined) } = context
+  const { messages = [], tools, documents, templateArgs, addGenerationPrompt } = source.options
+  const { allowSpecial } = source
+  const options = { tools, documents, templateArgs, addGenerationPrompt, allowSpecial, maxTokens }
+  return Int32Array.from(encodeChat(tokenizer, chatTemplate, messages, options).ids)
 }
 
 /** Below this, a distribution is its most probable token, and the division by it would overflow. */
@@ -103,8 +71,15 @@ function resolveSampling(given: CheckedSampling, defaults: GenerationDefaults): 
   }
 }
 
-/** The model's own limit is a suggestion, so it gives way to the size of the KV cache; a caller's limit is refused instead. */
-function resolveMaxTokens(given: number | undefined, promptTokens: number, { defaults, limits }: RequestContext): number | undefined {
+/**
+ * The model's own limit is a suggestion, so it gives way to the size of the KV cache; a caller's limit is refused
+ * instead.
+ */
+function resolveMaxTokens(
+  given: number | undefined,
+  promptTokens: number,
+  { defaults, limits }: RequestContext,
+): number | undefined {
   if (given !== undefined || defaults.maxTokens === undefined) return given
   return Math.max(1, Math.min(defaults.maxTokens, limits.numPages * limits.pageSize - promptTokens + 1))
 }

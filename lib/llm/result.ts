@@ -4,7 +4,10 @@ import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
 /** `stop`: a stop token, end of sequence, or a stop string. `length`: `maxTokens` or the end of the context. */
 export type FinishReason = Exclude<SchedulerFinish, 'abort'>
 
-/** Log-probability of one token, natural log, of the model's own distribution: before temperature, penalties and truncation. */
+/**
+ * Log-probability of one token, natural log, of the model's own distribution: before temperature, penalties and
+ * truncation.
+ */
 export interface TokenLogprob {
   token: number
   logprob: number

@@ -10,7 +10,10 @@ export interface LLMStats {
   retries: number
   kv: {
     pageSize: number
-    /** `free + cached + used = total`. Cached pages hold prefixes that nobody uses now; they are given away when free ones run out. */
+    /**
+     * `free + cached + used = total`. Cached pages hold prefixes that nobody uses now; they are given away when free
+     * ones run out.
+     */
     totalPages: number
     freePages: number
     cachedPages: number

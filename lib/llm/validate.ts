@@ -18,21 +18,65 @@ const allKeys =
     keys
 
 const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
-  'prompt', 'messages', 'tokens', 'addSpecialTokens', 'allowSpecial', 'n',
-  'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'presencePenalty', 'frequencyPenalty', 'seed',
-  'maxTokens', 'minTokens', 'stop', 'stopTokenIds', 'ignoreEos', 'includeStop',
-  'logprobs', 'promptLogprobs', 'skipSpecialTokens',
-  'priority', 'deadlineMs', 'deadline', 'timeoutMs', 'cacheSalt', 'signal',
-  'tools', 'documents', 'templateArgs', 'addGenerationPrompt',
+  'prompt',
+  'messages',
+  'tokens',
+  'addSpecialTokens',
+  'allowSpecial',
+  'n',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repetitionPenalty',
+  'presencePenalty',
+  'frequencyPenalty',
+  'seed',
+  'maxTokens',
+  'minTokens',
+  'stop',
+  'stopTokenIds',
+  'ignoreEos',
+  'includeStop',
+  'logprobs',
+  'promptLogprobs',
+  'skipSpecialTokens',
+  'priority',
+  'deadlineMs',
+  'deadline',
+  'timeoutMs',
+  'cacheSalt',
+  'signal',
+  'tools',
+  'documents',
+  'templateArgs',
+  'addGenerationPrompt',
 ] as const)
 
 const ENGINE_OPTIONS = allKeys<EngineOptions>()([
-  'prefixCache', 'maxQueue', 'retries', 'agingMs', 'maxSequences', 'maxStepTokens',
+  'prefixCache',
+  'maxQueue',
+  'retries',
+  'agingMs',
+  'maxSequences',
+  'maxStepTokens',
 ] as const)
 
 const LLM_OPTIONS = allKeys<LLMOptions>()([
-  'prefixCache', 'maxQueue', 'retries', 'agingMs', 'maxSequences', 'maxStepTokens',
-  'backend', 'kvCacheMemory', 'numPages', 'pageSize', 'threads', 'simd', 'signal', 'onWarning',
+  'prefixCache',
+  'maxQueue',
+  'retries',
+  'agingMs',
+  'maxSequences',
+  'maxStepTokens',
+  'backend',
+  'kvCacheMemory',
+  'numPages',
+  'pageSize',
+  'threads',
+  'simd',
+  'signal',
+  'onWarning',
 ] as const)
 
 /** Sampling options after the checks; undefined = take the model's default. */
@@ -115,7 +159,10 @@ function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSo
   const given = (['prompt', 'messages', 'tokens'] as const).filter((name) => reader.get(name) !== undefined)
   if (given.length !== 1) {
     const found = given.length === 0 ? 'none was given' : `${given.map((name) => `"${name}"`).join(' and ')} were given`
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', `generate() takes exactly one of "prompt", "messages" and "tokens"; ${found}`)
+    throw new TensorRTError(
+      'ERR_INVALID_ARGUMENT',
+      `generate() takes exactly one of "prompt", "messages" and "tokens"; ${found}`,
+    )
   }
   const only = (kind: string, names: readonly string[]): void => {
     for (const name of names) {
@@ -135,7 +182,9 @@ function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSo
     return { kind: 'prompt', prompt, addSpecialTokens, allowSpecial: allowSpecial ?? true }
   }
   if (tokens === undefined) return { kind: 'messages', options, allowSpecial: allowSpecial ?? false }
-  if (allowSpecial !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', '"allowSpecial" goes with text, "tokens" was given')
+  if (allowSpecial !== undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"allowSpecial" goes with text, "tokens" was given')
+  }
   if (!isTokenList(tokens)) throw invalidArgument('tokens', 'an array of token ids', tokens)
   return { kind: 'tokens', tokens }
 }
@@ -151,7 +200,10 @@ export function toTokenArray(name: string, tokens: ArrayLike<number>, vocabSize:
     const token: unknown = tokens[i]
     if (typeof token !== 'number' || !Number.isInteger(token) || token < 0 || token >= vocabSize) {
       const expected = `an integer in [0, ${vocabSize})`
-      throw new TensorRTError('ERR_INVALID_TOKEN', `"${name}[${i}]" must be a token id, ${expected}, not ${describeValue(token)}`)
+      throw new TensorRTError(
+        'ERR_INVALID_TOKEN',
+        `"${name}[${i}]" must be a token id, ${expected}, not ${describeValue(token)}`,
+      )
     }
     copy[i] = token
   }

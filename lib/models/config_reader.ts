@@ -9,7 +9,10 @@ export interface IntegerRange {
   fallback?: number
 }
 
-/** Reads fields of a JSON object that came from outside, each with its check. Errors name the file, the field, and what it holds. */
+/**
+ * Reads fields of a JSON object that came from outside, each with its check. Errors name the file, the field, and what
+ * it holds.
+ */
 export class ConfigReader {
   private readonly fields: Readonly<Record<string, unknown>>
 
@@ -74,7 +77,10 @@ export class ConfigReader {
   /** @throws ERR_MODEL_UNSUPPORTED always */
   unsupported(name: string, supported: string): never {
     const value = JSON.stringify(this.get(name))
-    throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `${this.where}: "${name}" is ${shorten(value ?? 'missing')}; supported is ${supported}`)
+    throw new TensorRTError(
+      'ERR_MODEL_UNSUPPORTED',
+      `${this.where}: "${name}" is ${shorten(value ?? 'missing')}; supported is ${supported}`,
+    )
   }
 }
 

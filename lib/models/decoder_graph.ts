@@ -28,8 +28,8 @@ export interface DecoderSpec {
 const ROPE = 'rope'
 
 /**
- * The graph of a decoder of RMS norms, rotary attention and a gated MLP, with the weight names that Llama gave them and that
- * Mistral and Qwen kept.
+ * The graph of a decoder of RMS norms, rotary attention and a gated MLP, with the weight names that Llama gave them and
+ * that Mistral and Qwen kept.
  */
 export function decoderGraph(spec: DecoderSpec): Graph {
   const { hiddenSize, headDim, rmsNormEps: eps } = spec
@@ -42,7 +42,13 @@ export function decoderGraph(spec: DecoderSpec): Graph {
     weights[name] = shape
     return name
   }
-  const linear = (input: string, output: string, inWidth: number, parts: readonly [name: string, out: number][], bias: boolean): string => {
+  const linear = (
+    input: string,
+    output: string,
+    inWidth: number,
+    parts: readonly [name: string, out: number][],
+    bias: boolean,
+  ): string => {
     nodes.push({
       op: 'linear',
       input,
@@ -81,7 +87,11 @@ export function decoderGraph(spec: DecoderSpec): Graph {
       spec.qkvBias,
     )
     const qkNorm: AttentionNode['qkNorm'] = spec.qkNorm
-      ? { q: weight(`${own}.self_attn.q_norm.weight`, headDim), k: weight(`${own}.self_attn.k_norm.weight`, headDim), eps }
+      ? {
+          q: weight(`${own}.self_attn.q_norm.weight`, headDim),
+          k: weight(`${own}.self_attn.k_norm.weight`, headDim),
+          eps,
+        }
       : null
     nodes.push({
       op: 'attention',
@@ -96,7 +106,13 @@ export function decoderGraph(spec: DecoderSpec): Graph {
       window: spec.window(layer),
       qkNorm,
     })
-    const attended = linear(name('attention'), name('attentionOut'), qWidth, [[projection('o'), hiddenSize]], spec.attentionOutputBias)
+    const attended = linear(
+      name('attention'),
+      name('attentionOut'),
+      qWidth,
+      [[projection('o'), hiddenSize]],
+      spec.attentionOutputBias,
+    )
     residual = add(residual, attended, name('afterAttention'))
 
     const mlp = (part: string): string => `${own}.mlp.${part}_proj`

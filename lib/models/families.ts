@@ -18,10 +18,17 @@ const MAX_LAYERS = 4096
 const MAX_HEADS = 65_536
 
 /** The fields that all families share. What a family adds or fixes is spread over it. */
-function readDecoder(family: string, config: ConfigReader, defaults: { kvHeads?: number; headDim?: number } = {}): DecoderSpec {
+function readDecoder(
+  family: string,
+  config: ConfigReader,
+  defaults: { kvHeads?: number; headDim?: number } = {},
+): DecoderSpec {
   const hiddenSize = config.integer('hidden_size')
   const heads = config.integer('num_attention_heads', { max: MAX_HEADS })
-  const kvHeads = config.integer('num_key_value_heads', { max: heads, fallback: kvHeadsFallback(config, heads, defaults.kvHeads) })
+  const kvHeads = config.integer('num_key_value_heads', {
+    max: heads,
+    fallback: kvHeadsFallback(config, heads, defaults.kvHeads),
+  })
   if (heads % kvHeads !== 0) config.fail('num_key_value_heads', `a divisor of "num_attention_heads" (${heads})`)
   if (config.get('head_dim') === undefined && defaults.headDim === undefined && hiddenSize % heads !== 0) {
     config.fail('hidden_size', `a multiple of "num_attention_heads" (${heads}) where there is no "head_dim"`)
@@ -101,9 +108,10 @@ const FAMILIES: readonly ModelFamily[] = [
     modelType: 'mistral',
     graph(config) {
       // null turns the window off; a config without the field has the class's default.
-      const window = config.has('sliding_window') && config.get('sliding_window') === undefined
-        ? 0
-        : config.integer('sliding_window', { fallback: 4096 })
+      const window =
+        config.has('sliding_window') && config.get('sliding_window') === undefined
+          ? 0
+          : config.integer('sliding_window', { fallback: 4096 })
       return decoderGraph({ ...readDecoder('mistral', config, { kvHeads: 8 }), window: () => window })
     },
   },
@@ -144,7 +152,10 @@ function findFamily(config: ConfigReader): ModelFamily {
       ? FAMILIES.find((known) => known.modelType === config.get('model_type'))
       : FAMILIES.find((known) => known.architecture === architecture)
   if (family !== undefined) return family
-  const given = architecture === undefined ? `"model_type" ${JSON.stringify(config.get('model_type') ?? null)}` : `"${String(architecture)}"`
+  const given =
+    architecture === undefined
+      ? `"model_type" ${JSON.stringify(config.get('model_type') ?? null)}`
+      : `"${String(architecture)}"`
   throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `${config.where}: the architecture ${given} is not supported`, {
     hint: `supported are ${SUPPORTED_ARCHITECTURES.join(', ')}`,
   })
@@ -154,8 +165,8 @@ function findFamily(config: ConfigReader): ModelFamily {
  * The graph of a Hugging Face model.
  * @param config parsed config.json
  * @param where what error messages call it
- * @throws ERR_MODEL_INVALID naming a field that is missing or out of range, ERR_MODEL_UNSUPPORTED for an architecture or a
- * feature that this library does not have
+ * @throws ERR_MODEL_INVALID naming a field that is missing or out of range, ERR_MODEL_UNSUPPORTED for an architecture
+ * or a feature that this library does not have
  */
 export function graphFromConfig(config: unknown, where = 'config.json'): Graph {
   const reader = new ConfigReader(config, where)

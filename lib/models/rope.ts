@@ -7,12 +7,18 @@ const { fround } = Math
 const ROPE_TYPES = ['default', 'linear', 'llama3'] as const
 const DEFAULT_THETA = 10_000
 
-/** Where a checkpoint keeps its rotary parameters: in one object (transformers 5), or in `rope_scaling` and `rope_theta` beside it. */
+/**
+ * Where a checkpoint keeps its rotary parameters: in one object (transformers 5), or in `rope_scaling` and `rope_theta`
+ * beside it.
+ */
 function ropeFields(config: ConfigReader): { theta: number; type: string; fields: ConfigReader | undefined } {
   const parameters = config.object('rope_parameters')
   // As in transformers, which merges an old `rope_scaling` over the new field.
   const fields = config.object('rope_scaling') ?? parameters
-  const theta = fields?.get('rope_theta') === undefined ? config.positive('rope_theta', DEFAULT_THETA) : fields.positive('rope_theta')
+  const theta =
+    fields?.get('rope_theta') === undefined
+      ? config.positive('rope_theta', DEFAULT_THETA)
+      : fields.positive('rope_theta')
   return { theta, type: fields?.string('rope_type', fields.string('type', 'default')) ?? 'default', fields }
 }
 
@@ -23,7 +29,8 @@ function ropeFields(config: ConfigReader): { theta: number; type: string; fields
  * - default: `invFreq[i] = 1 / theta^(2i / headDim)` (Su et al., RoFormer, 2021)
  * - linear: the same, divided by `factor` (Chen et al., Position Interpolation, 2023)
  * - llama3: wavelengths above `original_max_position_embeddings / low_freq_factor` are divided by `factor`, those below
- *   `original_max_position_embeddings / high_freq_factor` are kept, and between them the two are interpolated (Llama 3.1)
+ *   `original_max_position_embeddings / high_freq_factor` are kept, and between them the two are interpolated (Llama
+ *   3.1)
  *
  * @throws ERR_MODEL_UNSUPPORTED naming the key for another type, ERR_MODEL_INVALID for parameters out of range
  */
@@ -31,7 +38,10 @@ export function readRope(config: ConfigReader, headDim: number, maxPositions: nu
   const { theta, type, fields } = ropeFields(config)
   const partial = (fields?.get('partial_rotary_factor') ?? config.get('partial_rotary_factor') ?? 1) as number
   if (partial !== 1) {
-    throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `${config.where}: "partial_rotary_factor" is ${partial}; supported is 1`)
+    throw new TensorRTError(
+      'ERR_MODEL_UNSUPPORTED',
+      `${config.where}: "partial_rotary_factor" is ${partial}; supported is 1`,
+    )
   }
 
   const base = fround(theta)
@@ -55,7 +65,8 @@ function scaleLlama3(invFreq: number[], fields: ConfigReader, config: ConfigRead
   if (!(high > low)) fields.fail('high_freq_factor', `greater than "low_freq_factor" (${low})`)
   const name = 'original_max_position_embeddings'
   // A field beside the object wins over one within it, as in transformers.
-  const original = config.get(name) === undefined ? fields.integer(name, { fallback: maxPositions }) : config.integer(name)
+  const original =
+    config.get(name) === undefined ? fields.integer(name, { fallback: maxPositions }) : config.integer(name)
   const longest = fround(original / low)
   const shortest = fround(original / high)
   return invFreq.map((frequency) => {

@@ -14,7 +14,14 @@ interface Golden {
   ids: number[]
   prompt_logprobs: (number | null)[]
   top20: [token: number, logit: number][]
-  greedy: { ids: number[]; logprobs: number[]; stable_len: number; first_eos: number | null; text: string; text_until_eos: string }
+  greedy: {
+    ids: number[]
+    logprobs: number[]
+    stable_len: number
+    first_eos: number | null
+    text: string
+    text_until_eos: string
+  }
 }
 
 const fixtures = join(__dirname, '..', 'fixtures', 'tiny-storyteller-goldens')
@@ -42,11 +49,18 @@ describe.each(prompts)('$name', (golden) => {
     expect(result.promptLogprobs![0]).toBeNull()
     expect(result.promptLogprobs!.slice(1).map((entry) => entry!.token)).toEqual(ids.slice(1))
     const reference = golden.prompt_logprobs.slice(1) as number[]
-    expect(distance(result.promptLogprobs!.slice(1).map((entry) => entry!.logprob), reference)).toBeLessThan(TOLERANCE)
+    expect(
+      distance(
+        result.promptLogprobs!.slice(1).map((entry) => entry!.logprob),
+        reference,
+      ),
+    ).toBeLessThan(TOLERANCE)
   })
 
   it('has the twenty most probable tokens of the reference, and its greedy log-probabilities', async () => {
-    const result = await llm.generate({ tokens: ids, maxTokens: stable.length, temperature: 0, ignoreEos: true, logprobs: 20 }).result()
+    const result = await llm
+      .generate({ tokens: ids, maxTokens: stable.length, temperature: 0, ignoreEos: true, logprobs: 20 })
+      .result()
     const { top } = result.logprobs![0]!
     expect(top).toHaveLength(20)
     // Log-probabilities are logits less one number, so distances from the best are the same.
@@ -59,12 +73,19 @@ describe.each(prompts)('$name', (golden) => {
       if (logit === undefined) expect(logprob - top[0]!.logprob).toBeCloseTo(golden.top20[19]![1] - best[1], 2)
       else expect(Math.abs(logprob - top[0]!.logprob - (logit - best[1])), `token ${token}`).toBeLessThan(TOLERANCE)
     }
-    expect(distance(result.logprobs!.map((entry) => entry.logprob), greedy.logprobs.slice(0, stable.length))).toBeLessThan(TOLERANCE)
+    expect(
+      distance(
+        result.logprobs!.map((entry) => entry.logprob),
+        greedy.logprobs.slice(0, stable.length),
+      ),
+    ).toBeLessThan(TOLERANCE)
   })
 
   it('goes on as the reference does, beside all others, and ends where it ends', async () => {
     const others = prompts.filter((other) => other !== golden && other.ids.length < 100)
-    const neighbours = others.map((other) => llm.generate({ tokens: other.ids, maxTokens: 40, temperature: 1 }).result())
+    const neighbours = others.map((other) =>
+      llm.generate({ tokens: other.ids, maxTokens: 40, temperature: 1 }).result(),
+    )
     const request = { tokens: ids, maxTokens: stable.length, temperature: 0 }
     const [past, until] = await Promise.all([
       llm.generate({ ...request, ignoreEos: true, skipSpecialTokens: false }).result(),
@@ -76,7 +97,12 @@ describe.each(prompts)('$name', (golden) => {
       expect(until).toMatchObject({ tokens: stable, finishReason: 'length' })
     } else {
       const ended = greedy.ids.slice(0, greedy.first_eos + 1)
-      expect(until).toMatchObject({ tokens: ended, text: greedy.text_until_eos, finishReason: 'stop', stop: ended.at(-1) })
+      expect(until).toMatchObject({
+        tokens: ended,
+        text: greedy.text_until_eos,
+        finishReason: 'stop',
+        stop: ended.at(-1),
+      })
     }
     await Promise.all(neighbours)
   })
@@ -84,7 +110,7 @@ describe.each(prompts)('$name', (golden) => {
   it('streams the same text', async () => {
     let text = ''
     for await (const chunk of llm.generate({ tokens: ids, maxTokens: stable.length, temperature: 0 })) {
-      expect(chunk.text.isWellFormed()).toBe(true)
+      expect(chunk.text).not.toMatch(/\p{Surrogate}/u)
       text += chunk.text
     }
     expect(text).toBe(greedy.text_until_eos)
@@ -94,7 +120,8 @@ describe.each(prompts)('$name', (golden) => {
     const input = golden.kind === 'chat' ? { messages: golden.messages! } : { prompt: golden.text! }
     const result = await llm.generate({ ...input, maxTokens: 0, promptLogprobs: 0 }).result()
     expect(result.promptLogprobs!.slice(1).map((entry) => entry!.token)).toEqual(ids.slice(1))
-    if (golden.kind === 'chat') expect(llm.applyChatTemplate(golden.messages!)).toEqual({ text: golden.text, tokens: ids })
+    if (golden.kind === 'chat')
+      expect(llm.applyChatTemplate(golden.messages!)).toEqual({ text: golden.text, tokens: ids })
     else expect(llm.tokenize(golden.text!)).toEqual(ids)
   })
 })
@@ -117,7 +144,13 @@ describe('raw logits', () => {
         backend.closeSlot(0)
         expect(error).toBeUndefined()
         expect(logits).toHaveLength(4096)
-        expect(distance(top20.map(([token]) => logits[token]!), top20.map(([, logit]) => logit)), name).toBeLessThan(TOLERANCE)
+        expect(
+          distance(
+            top20.map(([token]) => logits[token]!),
+            top20.map(([, logit]) => logit),
+          ),
+          name,
+        ).toBeLessThan(TOLERANCE)
         const reference = whole.get(name)
         if (reference !== undefined) expect(distance([...logits], [...reference]), name).toBeLessThan(TOLERANCE)
       }
@@ -132,9 +165,18 @@ describe('raw logits', () => {
 function readSafetensors(path: string): Map<string, Float32Array> {
   const file = readFileSync(path)
   const start = 8 + Number(file.readBigUInt64LE(0))
-  const header = JSON.parse(file.toString('utf8', 8, start)) as Record<string, { dtype: string; data_offsets: [number, number] }>
+  const header = JSON.parse(file.toString('utf8', 8, start)) as Record<
+    string,
+    { dtype: string; data_offsets: [number, number] }
+  >
   const tensors = new Map<string, Float32Array>()
-  for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header).filter(([name]) => name !== '__metadata__')) {
+  for (const [
+    name,
+    {
+      dtype,
+      data_offsets: [from, to],
+    },
+  ] of Object.entries(header).filter(([name]) => name !== '__metadata__')) {
     expect(dtype).toBe('F32')
     tensors.set(name, new Float32Array(Uint8Array.from(file.subarray(start + from, start + to)).buffer))
   }

@@ -5,9 +5,13 @@ import { describe, expect, it } from 'vitest'
 
 const program = join(__dirname, 'fixtures', 'llm_program.cjs')
 
-function run(scenario: string): Promise<{ code: number | null; signal: string | null; stdout: string; stderr: string }> {
+function run(
+  scenario: string,
+): Promise<{ code: number | null; signal: string | null; stdout: string; stderr: string }> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, ['--unhandled-rejections=strict', program, scenario], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(process.execPath, ['--unhandled-rejections=strict', program, scenario], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     let stdout = ''
     let stderr = ''
     child.stdout.on('data', (text: Buffer) => (stdout += text.toString()))

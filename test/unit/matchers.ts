@@ -16,7 +16,9 @@ declare module 'vitest' {
 function check(error: unknown, code: string, message: RegExp | undefined): { pass: boolean; message: () => string } {
   const given = error as { code?: unknown; message?: unknown } | undefined
   const pass = error instanceof Error && given?.code === code && (message === undefined || message.test(error.message))
-  return { pass, message: () => `expected an error ${code}${message ? ` that matches ${message}` : ''}, got ${String(given?.code)}: ${String(given?.message ?? error)}` }
+  const expected = `an error ${code}${message === undefined ? '' : ` that matches ${message}`}`
+  const got = `${String(given?.code)}: ${String(given?.message ?? error)}`
+  return { pass, message: () => `expected ${expected}, got ${got}` }
 }
 
 expect.extend({

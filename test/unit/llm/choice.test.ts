@@ -29,23 +29,38 @@ function run(subject: Choice, tokens: readonly number[], finish: 'stop' | 'lengt
 describe('a choice', () => {
   it('has the text of its tokens', () => {
     const text = 'Zoë found a 🦊 in 東京.'
-    expect(run(choice(), encode(text)).result()).toEqual({ index: 0, text, tokens: encode(text), finishReason: 'length' })
+    expect(run(choice(), encode(text)).result()).toEqual({
+      index: 0,
+      text,
+      tokens: encode(text),
+      finishReason: 'length',
+    })
   })
 
   it('leaves an ending token out of the text, and keeps it in the tokens', () => {
     const subject = run(choice(), [...encode('The end.'), END], 'stop')
-    expect(subject.result()).toMatchObject({ text: 'The end.', finishReason: 'stop', stop: END, tokens: [...encode('The end.'), END] })
+    expect(subject.result()).toMatchObject({
+      text: 'The end.',
+      finishReason: 'stop',
+      stop: END,
+      tokens: [...encode('The end.'), END],
+    })
   })
 
   it('leaves the text of an ordinary stop token out, or keeps it', () => {
     const tokens = encode('one two')
     const last = tokens.at(-1)!
-    expect(run(choice(), tokens, 'stop').result()).toMatchObject({ text: tokenizer.decode(tokens.slice(0, -1)), stop: last })
+    expect(run(choice(), tokens, 'stop').result()).toMatchObject({
+      text: tokenizer.decode(tokens.slice(0, -1)),
+      stop: last,
+    })
     expect(run(choice({ includeStop: true }), tokens, 'stop').result()).toMatchObject({ text: 'one two', stop: last })
   })
 
   it('shows special tokens where asked', () => {
-    expect(run(choice({ skipSpecialTokens: false, includeStop: true }), [...encode('Hi'), END], 'stop').result().text).toBe('Hi<|end|>')
+    expect(
+      run(choice({ skipSpecialTokens: false, includeStop: true }), [...encode('Hi'), END], 'stop').result().text,
+    ).toBe('Hi<|end|>')
   })
 
   it('ends at a stop string, with the tokens up to it', () => {
@@ -53,7 +68,12 @@ describe('a choice', () => {
     const subject = choice({ stops: ['time'] })
     const ended = tokens.findIndex((token) => subject.push(token, null, null))
     expect(tokenizer.decode(tokens.slice(0, ended + 1))).toMatch(/time$/)
-    expect(subject.result()).toMatchObject({ text: 'Once upon a ', finishReason: 'stop', stop: 'time', tokens: tokens.slice(0, ended + 1) })
+    expect(subject.result()).toMatchObject({
+      text: 'Once upon a ',
+      finishReason: 'stop',
+      stop: 'time',
+      tokens: tokens.slice(0, ended + 1),
+    })
   })
 
   it('says stop where the last token allowed completes a stop string', () => {
@@ -63,7 +83,11 @@ describe('a choice', () => {
 
   it('finds a stop string that only the flush of half a character completes', () => {
     const bytes = encode('東').slice(0, 1)
-    expect(run(choice({ stops: ['\ufffd'] }), bytes).result()).toMatchObject({ text: '', finishReason: 'stop', stop: '\ufffd' })
+    expect(run(choice({ stops: ['\ufffd'] }), bytes).result()).toMatchObject({
+      text: '',
+      finishReason: 'stop',
+      stop: '\ufffd',
+    })
     expect(run(choice(), bytes).result()).toMatchObject({ text: '\ufffd', finishReason: 'length' })
   })
 
@@ -88,7 +112,14 @@ describe('a choice', () => {
 
   it('gives what is new as one chunk, however it is cut', () => {
     const tokens = encode('Zoë and 🦊🚀 went to 東京, <b>there</b>, all day long. 👩‍👩‍👧')
-    const row = { sequence: 0, position: 0, logprob: -1, rank: 1, topIds: Int32Array.of(7), topLogprobs: Float32Array.of(-0.5) }
+    const row = {
+      sequence: 0,
+      position: 0,
+      logprob: -1,
+      rank: 1,
+      topIds: Int32Array.of(7),
+      topLogprobs: Float32Array.of(-0.5),
+    }
     fc.assert(
       fc.property(fc.array(fc.boolean(), { minLength: tokens.length, maxLength: tokens.length }), (takes) => {
         const subject = choice({ logprobs: true, stops: ['all night'] })
@@ -103,7 +134,12 @@ describe('a choice', () => {
         expect(chunks.map((chunk) => chunk.text).join('')).toBe(result.text)
         expect(chunks.flatMap((chunk) => chunk.tokens)).toEqual(tokens)
         expect(chunks.flatMap((chunk) => chunk.logprobs!)).toEqual(result.logprobs)
-        expect(result.logprobs![0]).toEqual({ token: tokens[0], logprob: -1, rank: 1, top: [{ token: 7, logprob: -0.5 }] })
+        expect(result.logprobs![0]).toEqual({
+          token: tokens[0],
+          logprob: -1,
+          rank: 1,
+          top: [{ token: 7, logprob: -0.5 }],
+        })
         expect(chunks.map((chunk) => chunk.finishReason)).toEqual([...chunks.slice(1).map(() => undefined), 'length'])
         expect(subject.take()).toBeUndefined()
       }),

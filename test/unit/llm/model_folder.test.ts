@@ -20,7 +20,11 @@ const write = (name: string, content: unknown): void =>
   writeFileSync(path(name), typeof content === 'string' ? content : JSON.stringify(content))
 const edit = (name: string, fields: object): void =>
   write(name, { ...(JSON.parse(readFileSync(path(name), 'utf8')) as object), ...fields })
-const failure = (of = folder): Promise<unknown> => readModelFolder(of).then(() => undefined, (error: unknown) => error)
+const failure = (of = folder): Promise<unknown> =>
+  readModelFolder(of).then(
+    () => undefined,
+    (error: unknown) => error,
+  )
 
 describe('a model folder', () => {
   it('is read whole', async () => {
@@ -67,7 +71,8 @@ describe('a model folder', () => {
   })
 
   it('needs few of its files', async () => {
-    for (const name of ['generation_config.json', 'special_tokens_map.json', 'tokenizer_config.json', 'README.md']) remove(name)
+    for (const name of ['generation_config.json', 'special_tokens_map.json', 'tokenizer_config.json', 'README.md'])
+      remove(name)
     const model = await readModelFolder(folder)
     expect(model.chatTemplate.available).toBe(false)
     expect(model.defaults).toMatchObject({ temperature: 0, maxTokens: undefined, eosTokenIds: Int32Array.of(5, 1) })
@@ -166,9 +171,16 @@ describe('shards', () => {
   })
 
   it('are listed once each', async () => {
-    index({ a: 'model-00002-of-00002.safetensors', b: 'model-00001-of-00002.safetensors', c: 'model-00002-of-00002.safetensors' })
+    index({
+      a: 'model-00002-of-00002.safetensors',
+      b: 'model-00001-of-00002.safetensors',
+      c: 'model-00002-of-00002.safetensors',
+    })
     const model = await readModelFolder(folder)
-    expect(model.weightFiles).toEqual([path('model-00001-of-00002.safetensors'), path('model-00002-of-00002.safetensors')])
+    expect(model.weightFiles).toEqual([
+      path('model-00001-of-00002.safetensors'),
+      path('model-00002-of-00002.safetensors'),
+    ])
     expect(model.weightBytes).toBe(7)
   })
 
@@ -177,13 +189,21 @@ describe('shards', () => {
     expect(await failure()).toHaveCode('ERR_WEIGHTS_MISSING', /names model-00003/)
   })
 
-  it.each(['../x.safetensors', '/etc/x.safetensors', 'a/b.safetensors', '..\\x.safetensors', 'c:x.safetensors', 'x.bin', '', '\0.safetensors', 7, null])(
-    'must not lead out of the folder: %j',
-    async (name) => {
-      index({ a: name })
-      expect(await failure()).toHaveCode('ERR_WEIGHTS_INVALID', /same folder/)
-    },
-  )
+  it.each([
+    '../x.safetensors',
+    '/etc/x.safetensors',
+    'a/b.safetensors',
+    '..\\x.safetensors',
+    'c:x.safetensors',
+    'x.bin',
+    '',
+    '\0.safetensors',
+    7,
+    null,
+  ])('must not lead out of the folder: %j', async (name) => {
+    index({ a: name })
+    expect(await failure()).toHaveCode('ERR_WEIGHTS_INVALID', /same folder/)
+  })
 
   it.each([[[]], [null], ['x'], [{}]])('need a map, not %j', async (map) => {
     index(map)

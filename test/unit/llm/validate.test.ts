@@ -3,7 +3,8 @@ import '../matchers'
 import { checkCloseOptions, checkEngineOptions, checkLoadOptions, checkRequestOptions } from '../../../lib/llm/validate'
 
 const VOCAB = 100
-const check = (options: object): ReturnType<typeof checkRequestOptions> => checkRequestOptions({ tokens: [1], ...options }, VOCAB)
+const check = (options: object): ReturnType<typeof checkRequestOptions> =>
+  checkRequestOptions({ tokens: [1], ...options }, VOCAB)
 
 describe('request options', () => {
   it('have defaults', () => {
@@ -17,7 +18,15 @@ describe('request options', () => {
       priority: 0,
       deadlineIn: undefined,
       timeoutMs: undefined,
-      sampling: { temperature: undefined, presencePenalty: 0, frequencyPenalty: 0, seed: undefined, logprobs: -1, promptLogprobs: -1, minTokens: 0 },
+      sampling: {
+        temperature: undefined,
+        presencePenalty: 0,
+        frequencyPenalty: 0,
+        seed: undefined,
+        logprobs: -1,
+        promptLogprobs: -1,
+        minTokens: 0,
+      },
     })
   })
 
@@ -51,8 +60,14 @@ describe('request options', () => {
   })
 
   it('errors name the field, what is expected and what was given', () => {
-    expect(() => check({ temperature: NaN })).toThrowCode('ERR_INVALID_ARGUMENT', /^"temperature" must be a number from 0 to 100, not NaN$/)
-    expect(() => check({ n: 2 ** 31 })).toThrowCode('ERR_INVALID_ARGUMENT', /"n" must be an integer from 1 to 1024, not 2147483648/)
+    expect(() => check({ temperature: NaN })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /^"temperature" must be a number from 0 to 100, not NaN$/,
+    )
+    expect(() => check({ n: 2 ** 31 })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /"n" must be an integer from 1 to 1024, not 2147483648/,
+    )
     expect(() => check({ seed: { a: 1 } })).toThrowCode('ERR_INVALID_ARGUMENT', /not an object of Object$/)
   })
 
@@ -65,7 +80,10 @@ describe('request options', () => {
     ['abortSignal', 'signal'],
     ['timeout', 'timeoutMs'],
   ])('an unknown name gets a hint: %s', (name, meant) => {
-    expect(() => check({ [name]: 1 })).toThrowCode('ERR_INVALID_ARGUMENT', new RegExp(`no option "${name}" \\(did you mean "${meant}"\\?\\)`))
+    expect(() => check({ [name]: 1 })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      new RegExp(`no option "${name}" \\(did you mean "${meant}"\\?\\)`),
+    )
   })
 
   it('a name that looks like nothing gets the list', () => {
@@ -80,26 +98,41 @@ describe('request options', () => {
     expect(() => checkRequestOptions({}, VOCAB)).toThrowCode('ERR_INVALID_ARGUMENT', /none was given/)
     expect(() => check({ prompt: 'x' })).toThrowCode('ERR_INVALID_ARGUMENT', /"prompt" and "tokens" were given/)
     for (const bad of [7, null, ['x'], {}]) {
-      expect(() => checkRequestOptions({ prompt: bad }, VOCAB)).toThrowCode('ERR_INVALID_ARGUMENT', /"prompt" must be a string/)
+      expect(() => checkRequestOptions({ prompt: bad }, VOCAB)).toThrowCode(
+        'ERR_INVALID_ARGUMENT',
+        /"prompt" must be a string/,
+      )
     }
     for (const bad of ['1 2', 7, null, {}, new DataView(new ArrayBuffer(4))]) {
-      expect(() => checkRequestOptions({ tokens: bad }, VOCAB)).toThrowCode('ERR_INVALID_ARGUMENT', /"tokens" must be an array/)
+      expect(() => checkRequestOptions({ tokens: bad }, VOCAB)).toThrowCode(
+        'ERR_INVALID_ARGUMENT',
+        /"tokens" must be an array/,
+      )
     }
   })
 
   it('refuse what does not go with the prompt', () => {
     expect(() => check({ tools: [] })).toThrowCode('ERR_INVALID_ARGUMENT', /"tools" goes with "messages"/)
-    expect(() => check({ addSpecialTokens: false })).toThrowCode('ERR_INVALID_ARGUMENT', /"addSpecialTokens" goes with "prompt"/)
+    expect(() => check({ addSpecialTokens: false })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /"addSpecialTokens" goes with "prompt"/,
+    )
     expect(() => check({ allowSpecial: true })).toThrowCode('ERR_INVALID_ARGUMENT', /"allowSpecial"/)
     expect(() => check({ deadline: Date.now(), deadlineMs: 5 })).toThrowCode('ERR_INVALID_ARGUMENT', /not both/)
-    expect(() => check({ minTokens: 6, maxTokens: 5 })).toThrowCode('ERR_INVALID_ARGUMENT', /"minTokens" must be at most/)
+    expect(() => check({ minTokens: 6, maxTokens: 5 })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /"minTokens" must be at most/,
+    )
   })
 
   it('check stop tokens', () => {
     expect(check({ stopTokenIds: [5, 99] }).stopTokenIds).toEqual(Int32Array.of(5, 99))
     expect(check({ stopTokenIds: Uint16Array.of(5) }).stopTokenIds).toEqual(Int32Array.of(5))
     for (const bad of [-1, VOCAB, 2 ** 31, NaN, 1.5, '5', null]) {
-      expect(() => check({ stopTokenIds: [1, bad] }), String(bad)).toThrowCode('ERR_INVALID_TOKEN', /"stopTokenIds\[1\]".*\[0, 100\)/)
+      expect(() => check({ stopTokenIds: [1, bad] }), String(bad)).toThrowCode(
+        'ERR_INVALID_TOKEN',
+        /"stopTokenIds\[1\]".*\[0, 100\)/,
+      )
     }
     expect(() => check({ stopTokenIds: 5 })).toThrowCode('ERR_INVALID_ARGUMENT')
     expect(() => check({ stopTokenIds: Array.from({ length: 1025 }, () => 1) })).toThrowCode('ERR_INVALID_ARGUMENT')
@@ -130,18 +163,29 @@ describe('load options', () => {
     ['signal', [new AbortController().signal], [7]],
   ])('%s is checked', (name, good, bad) => {
     for (const value of good) expect(() => checkLoadOptions({ [name]: value }), String(value)).not.toThrow()
-    for (const value of bad) expect(() => checkLoadOptions({ [name]: value }), String(value)).toThrowCode('ERR_INVALID_ARGUMENT', new RegExp(`"${name}"`))
+    for (const value of bad)
+      expect(() => checkLoadOptions({ [name]: value }), String(value)).toThrowCode(
+        'ERR_INVALID_ARGUMENT',
+        new RegExp(`"${name}"`),
+      )
   })
 
   it('refuse two sizes of the cache, and unknown names', () => {
     expect(() => checkLoadOptions({ kvCacheMemory: 1, numPages: 1 })).toThrowCode('ERR_INVALID_ARGUMENT', /not both/)
-    expect(() => checkLoadOptions({ kvCacheMem: 1 })).toThrowCode('ERR_INVALID_ARGUMENT', /did you mean "kvCacheMemory"/)
-    expect(() => checkEngineOptions({ backend: 'cpu' }, ['tokenizer'], 'f()')).toThrowCode('ERR_INVALID_ARGUMENT', /f\(\) has no option "backend"/)
+    expect(() => checkLoadOptions({ kvCacheMem: 1 })).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /did you mean "kvCacheMemory"/,
+    )
+    expect(() => checkEngineOptions({ backend: 'cpu' }, ['tokenizer'], 'f()')).toThrowCode(
+      'ERR_INVALID_ARGUMENT',
+      /f\(\) has no option "backend"/,
+    )
   })
 })
 
 it('close takes a time to drain', () => {
   expect(checkCloseOptions({})).toEqual({ drainMs: 0 })
   expect(checkCloseOptions({ drain: 50 })).toEqual({ drainMs: 50 })
-  for (const drain of [-1, NaN, '1s']) expect(() => checkCloseOptions({ drain })).toThrowCode('ERR_INVALID_ARGUMENT', /"drain"/)
+  for (const drain of [-1, NaN, '1s'])
+    expect(() => checkCloseOptions({ drain })).toThrowCode('ERR_INVALID_ARGUMENT', /"drain"/)
 })

@@ -2,7 +2,15 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
-import { type AttentionNode, type Graph, graphFromConfig, kvGeometry, kvPageBytes, type LinearNode, SUPPORTED_ARCHITECTURES } from '../../../lib/models'
+import {
+  type AttentionNode,
+  type Graph,
+  graphFromConfig,
+  kvGeometry,
+  kvPageBytes,
+  type LinearNode,
+  SUPPORTED_ARCHITECTURES,
+} from '../../../lib/models'
 
 const storyteller = JSON.parse(
   readFileSync(join(__dirname, '..', '..', '..', 'models', 'tiny-storyteller', 'config.json'), 'utf8'),
@@ -21,7 +29,8 @@ const small = {
   rms_norm_eps: 1e-5,
 }
 const of = (config: object): Graph => graphFromConfig({ ...small, ...config })
-const attention = (graph: Graph): AttentionNode[] => graph.nodes.filter((node): node is AttentionNode => node.op === 'attention')
+const attention = (graph: Graph): AttentionNode[] =>
+  graph.nodes.filter((node): node is AttentionNode => node.op === 'attention')
 const linear = (graph: Graph, output: string): LinearNode =>
   graph.nodes.find((node): node is LinearNode => node.op === 'linear' && node.output === output)!
 
@@ -30,7 +39,8 @@ function widths(graph: Graph): Map<string, number> {
   const width = new Map<string, number>()
   for (const node of graph.nodes) {
     const inputs = node.op === 'embedding' ? [] : node.op === 'add' ? node.inputs : [node.input]
-    for (const input of inputs) expect(width.has(input), `${node.op} ${node.output} reads ${input} before it exists`).toBe(true)
+    for (const input of inputs)
+      expect(width.has(input), `${node.op} ${node.output} reads ${input} before it exists`).toBe(true)
     expect(width.has(node.output), `${node.output} is defined twice`).toBe(false)
     const first = width.get(inputs[0] ?? '') ?? 0
     let out = first
@@ -60,7 +70,10 @@ describe('the demo model', () => {
 
   it('has exactly the weights of its checkpoint', () => {
     const file = readFileSync(join(__dirname, '..', '..', '..', 'models', 'tiny-storyteller', 'model.safetensors'))
-    const header = JSON.parse(file.toString('utf8', 8, 8 + Number(file.readBigUInt64LE(0)))) as Record<string, { shape: number[] }>
+    const header = JSON.parse(file.toString('utf8', 8, 8 + Number(file.readBigUInt64LE(0)))) as Record<
+      string,
+      { shape: number[] }
+    >
     delete header['__metadata__']
     expect(graph.weights).toEqual(Object.fromEntries(Object.entries(header).map(([name, { shape }]) => [name, shape])))
   })
@@ -152,7 +165,11 @@ describe('families', () => {
   })
 
   it('lists what it knows where it does not know', () => {
-    for (const config of [{ architectures: ['GPT2LMHeadModel'] }, { architectures: [], model_type: 'gpt2' }, { architectures: undefined }]) {
+    for (const config of [
+      { architectures: ['GPT2LMHeadModel'] },
+      { architectures: [], model_type: 'gpt2' },
+      { architectures: undefined },
+    ]) {
       expect(() => of(config)).toThrowCode('ERR_MODEL_UNSUPPORTED', new RegExp(SUPPORTED_ARCHITECTURES.join(', ')))
     }
   })
@@ -164,9 +181,12 @@ describe('families', () => {
     expect(() => of({ dtype: 'float8_e4m3fn' })).toThrowCode('ERR_MODEL_UNSUPPORTED', /"dtype"/)
   })
 
-  it.each([{ hidden_act: 'gelu' }, { quantization_config: { quant_method: 'gptq' } }])('does not support %j', (config) => {
-    expect(() => of(config)).toThrowCode('ERR_MODEL_UNSUPPORTED', new RegExp(Object.keys(config)[0]!))
-  })
+  it.each([{ hidden_act: 'gelu' }, { quantization_config: { quant_method: 'gptq' } }])(
+    'does not support %j',
+    (config) => {
+      expect(() => of(config)).toThrowCode('ERR_MODEL_UNSUPPORTED', new RegExp(Object.keys(config)[0]!))
+    },
+  )
 
   it.each([
     ['vocab_size', [undefined, 0, -1, 1.5, '100', NaN, 2 ** 31]],
@@ -185,7 +205,10 @@ describe('families', () => {
   ])('names %s where it is wrong', (field, values) => {
     for (const value of values) {
       const config: Record<string, unknown> = { ...small, [field]: value }
-      expect(() => graphFromConfig(config, 'm/config.json'), String(value)).toThrowCode('ERR_MODEL_INVALID', new RegExp(`^m/config.json: "${field}" must be`))
+      expect(() => graphFromConfig(config, 'm/config.json'), String(value)).toThrowCode(
+        'ERR_MODEL_INVALID',
+        new RegExp(`^m/config.json: "${field}" must be`),
+      )
     }
   })
 

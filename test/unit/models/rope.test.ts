@@ -10,7 +10,9 @@ interface RopeCase {
   config: { head_dim: number; max_position_embeddings: number }
   invFreq: number[]
 }
-const reference = JSON.parse(readFileSync(join(__dirname, '..', '..', 'fixtures', 'rope.json'), 'utf8')) as { cases: RopeCase[] }
+const reference = JSON.parse(readFileSync(join(__dirname, '..', '..', 'fixtures', 'rope.json'), 'utf8')) as {
+  cases: RopeCase[]
+}
 
 /** Distance in units of the last place of float32. */
 function ulps(a: number, b: number): number {
@@ -39,7 +41,10 @@ describe('rotary frequencies', () => {
   })
 
   it.each(['yarn', 'dynamic', 'longrope', 'su'])('refuses %s and names the key', (type) => {
-    expect(() => read({ rope_scaling: { rope_type: type, factor: 2 } })).toThrowCode('ERR_MODEL_UNSUPPORTED', /"rope_type".*default, linear, llama3/)
+    expect(() => read({ rope_scaling: { rope_type: type, factor: 2 } })).toThrowCode(
+      'ERR_MODEL_UNSUPPORTED',
+      /"rope_type".*default, linear, llama3/,
+    )
     expect(() => read({ rope_scaling: { type, factor: 2 } })).toThrowCode('ERR_MODEL_UNSUPPORTED', /"type"/)
   })
 
@@ -55,7 +60,18 @@ describe('rotary frequencies', () => {
     [{ rope_scaling: { type: 'linear', factor: -1 } }, 'factor'],
     [{ rope_scaling: { type: 7 } }, 'type'],
     [{ rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 } }, 'high_freq_factor'],
-    [{ rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 0.5 } }, 'original_max'],
+    [
+      {
+        rope_scaling: {
+          type: 'llama3',
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 0.5,
+        },
+      },
+      'original_max',
+    ],
   ])('refuses %j', (config, field) => {
     expect(() => read(config)).toThrowCode('ERR_MODEL_INVALID', new RegExp(`"${field}`))
   })
