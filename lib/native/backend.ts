@@ -1,4 +1,4 @@
-/** The CPU backend of the addon as an {@link Executor}. */
+/** A native backend as an {@link Executor}, and the CPU's. */
 import { isErrorCode, TensorRTError, type ErrorCode } from '../errors'
 import type { Graph } from '../models/graph'
 import type { Executor, ExecutorInfo, LogprobRow, SlotInit, StepResult } from '../scheduler/executor'
@@ -11,28 +11,14 @@ export interface CpuBackendOptions extends Omit<NativeCpuOptions, 'graph'> {
 
 const LOGPROB_ROW_INTS = 5
 
-export class CpuBackend implements Executor {
+export class NativeExecutor implements Executor {
   readonly info: ExecutorInfo
   readonly #native: NativeBackend
 
-  private constructor(native: NativeBackend) {
+  /** @internal */
+  constructor(native: NativeBackend) {
     this.#native = native
     this.info = native.info
-  }
-
-  /**
-   * Loads the weights, off the event loop.
-   *
-   * @throws TensorRTError (as a rejection) the addon's load errors, ERR_INVALID_ARGUMENT, ERR_GRAPH_INVALID, ERR_MODEL_INVALID,
-   *   ERR_WEIGHTS_INVALID, ERR_WEIGHTS_MISSING, ERR_IO, ERR_OUT_OF_MEMORY
-   */
-  static async create(options: CpuBackendOptions): Promise<CpuBackend> {
-    const { addon } = loadAddon()
-    try {
-      return new CpuBackend(await addon.createCpuBackend({ ...options, graph: JSON.stringify(options.graph) }))
-    } catch (error) {
-      throw fromNativeError(error)
-    }
   }
 
   start(onResult: (result: StepResult) => void): void {
@@ -53,6 +39,23 @@ export class CpuBackend implements Executor {
 
   close(): Promise<void> {
     return this.#native.close()
+  }
+}
+
+export class CpuBackend extends NativeExecutor {
+  /**
+   * Loads the weights, off the event loop.
+   *
+   * @throws TensorRTError (as a rejection) the addon's load errors, ERR_INVALID_ARGUMENT, ERR_GRAPH_INVALID, ERR_MODEL_INVALID,
+   *   ERR_WEIGHTS_INVALID, ERR_WEIGHTS_MISSING, ERR_IO, ERR_OUT_OF_MEMORY
+   */
+  static async create(options: CpuBackendOptions): Promise<CpuBackend> {
+    const { addon } = loadAddon()
+    try {
+      return new CpuBackend(await addon.createCpuBackend({ ...options, graph: JSON.stringify(options.graph) }))
+    } catch (error) {
+      throw fromNativeError(error)
+    }
   }
 }
 

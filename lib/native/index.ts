@@ -1,4 +1,13 @@
 export type * from './addon'
-export { CpuBackend, type CpuBackendOptions } from './backend'
+export { CpuBackend, type CpuBackendOptions, NativeExecutor } from './backend'
 export { ADDON_PATH_VARIABLE, loadAddon, type LoadedAddon } from './load'
-export { createTensorRTBackend, MODULE_PATH_VARIABLE, type TensorRTBackendOptions } from './tensorrt'
+export {
+  buildPlan,
+  createTensorRTBackend,
+  MODULE_PATH_VARIABLE,
+  type PlanBuildOptions,
+  probeTensorRT,
+  problemError,
+  type TensorRTBackendOptions,
+  type TensorRTProbe,
+} from './tensorrt'
