@@ -1,7 +1,10 @@
-// Time of the CPU backend's steps, without JavaScript: prefill and decode of the demo model at several batch sizes.
-//   g++ -std=c++20 -O2 -Icpp -Itest/native bench/native/cpu_step.cpp test/native/cpu_harness.cpp <libnt_cpu.a> <libnt_core.a>
-// (cmake -DNT_BUILD_TESTS=ON builds it as cpu_step). Arguments: threads (0 = all), simd ("" = best), context (tokens).
-// Prints one JSON line per measurement; microseconds are medians over the steps, each submitted when the last has come back.
+// Time of the CPU backend's steps, without JavaScript: prefill and decode of the demo model at several batch
+// sizes.
+//   g++ -std=c++20 -O2 -Icpp -Itest/native bench/native/cpu_step.cpp test/native/cpu_harness.cpp
+//   <libnt_cpu.a> <libnt_core.a>
+// (cmake -DNT_BUILD_TESTS=ON builds it as cpu_step). Arguments: threads (0 = all), simd ("" = best), context
+// (tokens). Prints one JSON line per measurement; microseconds are medians over the steps, each submitted
+// when the last has come back.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -46,7 +49,8 @@ bool decode(Session& session, int32_t rows, int32_t context, int32_t steps, floa
     std::vector<SequenceStep> sequences;
     for (int32_t s = 0; s < rows; ++s) {
       const int32_t cached = context + i;
-      sequences.push_back({s, {kLastSampledToken}, cached, kSample, session.pages(s * pagesEach, cached + 1)});
+      sequences.push_back(
+          {s, {kLastSampledToken}, cached, kSample, session.pages(s * pagesEach, cached + 1)});
     }
     const auto begin = Clock::now();
     const StepResult result = session.step(sequences);
@@ -58,9 +62,10 @@ bool decode(Session& session, int32_t rows, int32_t context, int32_t steps, floa
     if (!session.backend->closeSlot(s)) return false;
   }
   const double wallUs = median(wall);
-  std::printf(R"({"step":"decode","rows":%d,"context":%d,"temperature":%g,"runUs":%.1f,"wallUs":%.1f,"tokensPerSecond":%.0f})"
-              "\n",
-              rows, context, double(temperature), median(run), wallUs, rows * 1e6 / wallUs);
+  std::printf(
+      R"({"step":"decode","rows":%d,"context":%d,"temperature":%g,"runUs":%.1f,"wallUs":%.1f,"tokensPerSecond":%.0f})"
+      "\n",
+      rows, context, double(temperature), median(run), wallUs, rows * 1e6 / wallUs);
   return true;
 }
 

@@ -7,15 +7,13 @@
 #include <exception>
 #include <mutex>
 #include <new>
-#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
-#include <variant>
 
 #include "core/step_batch.h"
-#include "cpu/processor.h"
 #include "cpu/model.h"
+#include "cpu/processor.h"
 #include "cpu/runner.h"
 #include "cpu/sampler.h"
 #include "cpu/step_sampler.h"
@@ -27,28 +25,30 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long the executor watches an empty queue before it sleeps: less than a wake-up costs, so that a scheduler that answers at
-// once is not kept waiting.
+// How long the executor watches an empty queue before it sleeps: less than a wake-up costs, so that a
+// scheduler that answers at once is not kept waiting.
 constexpr auto kIdleSpin = std::chrono::microseconds(20);
 constexpr int32_t kMaxThreads = 1024;
 
-struct OpenCommand {
-  int32_t slot;
-  std::unique_ptr<SlotState> state;
-};
-struct CloseCommand {
-  int32_t slot;
-};
-struct StepCommand {
-  StepCommand(StepBatch batch, Clock::time_point now) : step(std::move(batch)), submitted(now) {}
+struct QueuedStep {
+  QueuedStep(StepBatch batch, Clock::time_point now) : step(std::move(batch)), submitted(now) {}
   StepBatch step;
   Clock::time_point submitted;
 };
-using Command = std::variant<OpenCommand, CloseCommand, std::unique_ptr<StepCommand>>;
+// A step; or else a slot to open with its state; or else a slot to close.
+struct Command {
+  std::unique_ptr<QueuedStep> step;
+  int32_t slot = -1;
+  std::unique_ptr<SlotState> open;
+};
 
-Status outOfMemory() { return {"ERR_OUT_OF_MEMORY", "No memory left."}; }
+Status outOfMemory() {
+  return {"ERR_OUT_OF_MEMORY", "No memory left."};
+}
 
-float microseconds(Clock::duration duration) { return std::chrono::duration<float, std::micro>(duration).count(); }
+float microseconds(Clock::duration duration) {
+  return std::chrono::duration<float, std::micro>(duration).count();
+}
 
 class CpuBackend final : public Backend {
  public:
@@ -94,7 +94,7 @@ class CpuBackend final : public Backend {
       const int32_t slot = init.slot;
       auto state = std::make_unique<SlotState>(std::move(init));
       if (Status status = openSlots_.open(slot); !status) return status;
-      return enqueueSlot(OpenCommand{slot, std::move(state)}, [&] { (void)openSlots_.close(slot); });
+      return enqueueSlot({nullptr, slot, std::move(state)}, [&] { (void)openSlots_.close(slot); });
     } catch (const std::bad_alloc&) {
       return outOfMemory();
     }
@@ -104,7 +104,7 @@ class CpuBackend final : public Backend {
     if (stopped()) return disposed();
     try {
       if (Status status = openSlots_.close(slot); !status) return status;
-      enqueue(CloseCommand{slot});
+      enqueue({nullptr, slot, nullptr});
       return Status::ok();
     } catch (const std::bad_alloc&) {
       return outOfMemory();
@@ -116,7 +116,7 @@ class CpuBackend final : public Backend {
     try {
       auto step = parser_.parse(std::move(packed), openSlots_);
       if (!step) return step.status();
-      enqueue(std::make_unique<StepCommand>(std::move(*step), Clock::now()));
+      enqueue({std::make_unique<QueuedStep>(std::move(*step), Clock::now()), -1, nullptr});
       return Status::ok();
     } catch (const std::bad_alloc&) {
       return outOfMemory();
@@ -155,8 +155,8 @@ class CpuBackend final : public Backend {
     }
   }
 
-  // The next command; none once a stop is asked for and the queue is empty.
-  std::optional<Command> next() {
+  // Waits for the next command. False once a stop is asked for and the queue is empty.
+  bool next(Command& command) {
     for (uint32_t spins = 1; queued_.load(std::memory_order_acquire) == 0 && !stopped(); ++spins) {
       if (spins == 1) idleSince_ = Clock::now();
       spinPause(spins);
@@ -166,27 +166,25 @@ class CpuBackend final : public Backend {
     sleeping_ = true;
     wake_.wait(lock, [this] { return stopped() || (sink_ != nullptr && !queue_.empty()); });
     sleeping_ = false;
-    if (queue_.empty()) return std::nullopt;
-    Command command = std::move(queue_.front());
+    if (queue_.empty()) return false;
+    command = std::move(queue_.front());
     queue_.pop_front();
     queued_.store(queue_.size(), std::memory_order_release);
-    return command;
+    return true;
   }
 
   void execute() {
     prepareBackendThread("nt-cpu-0");
-    while (auto command = next()) {
-      if (auto* open = std::get_if<OpenCommand>(&*command)) {
-        slots_[size_t(open->slot)] = std::move(open->state);
-      } else if (const auto* close = std::get_if<CloseCommand>(&*command)) {
-        slots_[size_t(close->slot)].reset();
+    for (Command command; next(command);) {
+      if (command.step != nullptr) {
+        finishStep(*command.step);
       } else {
-        finishStep(*std::get<std::unique_ptr<StepCommand>>(*command));
+        slots_[size_t(command.slot)] = std::move(command.open);
       }
     }
   }
 
-  void finishStep(const StepCommand& command) noexcept {
+  void finishStep(const QueuedStep& command) noexcept {
     StepResult result;
     result.stepId = command.step.stepId;
     const auto begin = Clock::now();
@@ -217,15 +215,17 @@ class CpuBackend final : public Backend {
 
   Status runStep(const StepBatch& step, StepResult& result) {
     states_.clear();
-    for (const StepSequence& sequence : step.sequences) states_.push_back(slots_[size_t(sequence.slot)].get());
+    for (const StepSequence& sequence : step.sequences)
+      states_.push_back(slots_[size_t(sequence.slot)].get());
     for (size_t s = 0; s < step.sequences.size(); ++s) {
       const StepSequence& sequence = step.sequences[s];
       for (int32_t i = 0; i < sequence.tokens; ++i) {
         const auto row = size_t(sequence.firstRow + i);
         tokens_[row] = step.tokens[row] == kLastSampledToken ? states_[s]->lastToken : step.tokens[row];
         if (tokens_[row] < 0) {
-          return {"ERR_STEP_FAILED", "Sequence " + std::to_string(s) + " (slot " + std::to_string(sequence.slot) +
-                                         ") asks for its last sampled token, but the step that was to sample one failed."};
+          return {"ERR_STEP_FAILED",
+                  "Sequence " + std::to_string(s) + " (slot " + std::to_string(sequence.slot) +
+                      ") asks for its last sampled token, but the step that was to sample one failed."};
         }
       }
     }
@@ -263,15 +263,17 @@ class CpuBackend final : public Backend {
 Status checkOptions(const CpuOptions& options) {
   const auto positive = [](const char* name, int32_t value) {
     return value >= 1 ? Status::ok()
-                      : Status::invalid(std::string(name) + " is " + std::to_string(value) + "; it must be at least 1.");
+                      : Status::invalid(std::string(name) + " is " + std::to_string(value) +
+                                        "; it must be at least 1.");
   };
-  for (const Status& status : {positive("pageSize", options.pageSize), positive("numPages", options.numPages),
-                               positive("maxSlots", options.maxSlots), positive("maxStepTokens", options.maxStepTokens)}) {
+  for (const Status& status :
+       {positive("pageSize", options.pageSize), positive("numPages", options.numPages),
+        positive("maxSlots", options.maxSlots), positive("maxStepTokens", options.maxStepTokens)}) {
     if (!status) return status;
   }
   if (options.threads < 0 || options.threads > kMaxThreads) {
-    return Status::invalid("threads is " + std::to_string(options.threads) + "; it must be 0 (all cores) to " +
-                           std::to_string(kMaxThreads) + ".");
+    return Status::invalid("threads is " + std::to_string(options.threads) +
+                           "; it must be 0 (all cores) to " + std::to_string(kMaxThreads) + ".");
   }
   return Status::ok();
 }
@@ -279,7 +281,8 @@ Status checkOptions(const CpuOptions& options) {
 std::string deviceName(const Processor& processor, const Kernels& kernels, int threads) {
   const std::string_view name = kernels.name;
   const char* simd = name == "avx512" ? "AVX-512" : name == "avx2" ? "AVX2" : "portable";
-  return processor.model + ", " + simd + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+  return processor.model + ", " + simd + ", " + std::to_string(threads) +
+         (threads == 1 ? " thread" : " threads");
 }
 
 Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
@@ -307,8 +310,8 @@ Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   info.maxStepTokens = options.maxStepTokens;
   info.kvCacheBytes = (*runner)->kvCacheBytes();
   info.weightBytes = (*model)->weightBytes;
-  auto backend = std::make_unique<CpuBackend>(std::move(info), std::move(*pool), std::move(*model), std::move(*runner),
-                                              **kernels);
+  auto backend = std::make_unique<CpuBackend>(std::move(info), std::move(*pool), std::move(*model),
+                                              std::move(*runner), **kernels);
   if (Status status = backend->launch(); !status) return status;
   return std::unique_ptr<Backend>(std::move(backend));
 }

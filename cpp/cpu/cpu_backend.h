@@ -1,10 +1,11 @@
 // The backend that runs on the processor.
 //
-// Rows are independent: each result is one fixed chain of operations over the row's own data, so it does not depend, bit for
-// bit, on the other rows of a step, on how a prompt is cut into chunks, on where its pages lie, or on the number of threads.
+// Rows are independent: each result is one fixed chain of operations over the row's own data, so it does not
+// depend, bit for bit, on the other rows of a step, on how a prompt is cut into chunks, on where its pages
+// lie, or on the number of threads.
 //
-// A step whose logits hold a NaN (or have no finite maximum) fails as a whole, with ERR_STEP_FAILED, not retryable; the slots
-// stay as they were.
+// A step whose logits hold a NaN (or have no finite maximum) fails as a whole, with ERR_STEP_FAILED, not
+// retryable; the slots stay as they were.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,9 @@ struct CpuFeatures {
 
 CpuFeatures cpuFeatures();
 
-// Reads the weights (this takes a while: call it off the event loop) and allocates the KV pool. Errors are those of parseGraph
-// and WeightFiles, ERR_INVALID_ARGUMENT for an option, ERR_MODEL_UNSUPPORTED, ERR_OUT_OF_MEMORY.
+// Reads the weights (this takes a while: call it off the event loop) and allocates the KV pool. Errors are
+// those of parseGraph and WeightFiles, ERR_INVALID_ARGUMENT for an option, ERR_MODEL_UNSUPPORTED,
+// ERR_OUT_OF_MEMORY.
 Expected<std::unique_ptr<Backend>> createCpuBackend(const CpuOptions& options) noexcept;
 
 }  // namespace nt

@@ -1,6 +1,6 @@
-// The arithmetic of the CPU backend, one table of functions per instruction set. All tables give the same bits: they are
-// compiled from one source (kernels_impl.h) over sixteen lanes, and each result is a chain of correctly rounded operations
-// whose order depends on nothing but the operands' own shape.
+// The arithmetic of the CPU backend, one table of functions per instruction set. All tables give the same
+// bits: they are compiled from one source (kernels_impl.h) over sixteen lanes, and each result is a chain of
+// correctly rounded operations whose order depends on nothing but the operands' own shape.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@ namespace nt::cpu {
 // Outputs per panel of a packed matrix.
 inline constexpr size_t kPanelWidth = 32;
 
-// c[rows, panelCount * 32] = a[rows, k] W^T + bias. Every element is one chain of fused multiply-adds over k = 0, 1, ...
+// c[rows, panelCount * 32] = a[rows, k] W^T + bias. Every element is one chain of fused multiply-adds over k
+// = 0, 1, ...
 struct GemmArgs {
   const float* a;
   size_t lda;
@@ -36,7 +37,8 @@ struct KvView {
   const int32_t* pages;  // block table
 };
 
-// Attention of `rows` consecutive tokens of one sequence, for the `heads` query heads that share one head of keys.
+// Attention of `rows` consecutive tokens of one sequence, for the `heads` query heads that share one head of
+// keys.
 struct AttendArgs {
   const float* q;  // [rows][heads][headDim], rows qStride apart
   size_t qStride;
@@ -53,7 +55,8 @@ struct AttendArgs {
 };
 
 // Floats of scratch that an attend of `rows` rows up to and including `lastPosition` needs.
-constexpr size_t attendScratch(size_t rows, size_t heads, size_t headDim, size_t lastPosition, size_t pageSize) {
+constexpr size_t attendScratch(size_t rows, size_t heads, size_t headDim, size_t lastPosition,
+                               size_t pageSize) {
   return rows * heads * ((lastPosition + pageSize) / 16 * 16 + 48 + (headDim + 15) / 16 * 16);
 }
 
@@ -73,7 +76,8 @@ struct Kernels {
   // ("gelu_pytorch_tanh"), 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
   void (*siluMul)(const float* gate, const float* up, size_t width, float* out);
   void (*geluMul)(const float* gate, const float* up, size_t width, float* out);
-  // In place; pairs (i, i + headDim / 2); cos and sin hold headDim / 2 values. headDim / 2 need not fill a vector.
+  // In place; pairs (i, i + headDim / 2); cos and sin hold headDim / 2 values. headDim / 2 need not fill a
+  // vector.
   void (*rope)(float* head, const float* cos, const float* sin, size_t headDim);
   void (*exp)(const float* x, size_t n, float* out);
 

@@ -1,8 +1,9 @@
-// The kernels over the sixteen-lane vectors of namespace nt::cpu::NT_SIMD. Included once by each kernels_<isa>.cpp, which
-// is compiled with that instruction set's flags.
+// The kernels over the sixteen-lane vectors of namespace nt::cpu::NT_SIMD. Included once by each
+// kernels_<isa>.cpp, which is compiled with that instruction set's flags.
 //
-// Only inline functions of namespace NT_SIMD and compiler builtins may be called here: an inline function of the standard
-// library would be emitted with this file's instruction set, and the linker may keep that copy for the whole program.
+// Only inline functions of namespace NT_SIMD and compiler builtins may be called here: an inline function of
+// the standard library would be emitted with this file's instruction set, and the linker may keep that copy
+// for the whole program.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -13,9 +14,11 @@ inline constexpr float kInfinity = __builtin_inff();
 inline constexpr size_t kLanes = 16;
 inline constexpr size_t kSumBlock = 256;
 
-inline size_t minOf(size_t a, size_t b) { return a < b ? a : b; }
+inline size_t minOf(size_t a, size_t b) {
+  return a < b ? a : b;
+}
 
-// ---------------------------------------------------------------------------------------------------------------- exp
+// ---- exp ----
 
 inline constexpr float kExpLow = -87.3365478515625F;  // ln(2^-126): below, the result is 0
 inline constexpr float kExpHigh = 88.3762626647949F;  // above, the result stays e^kExpHigh = 2.4e38
@@ -54,7 +57,7 @@ inline void expArray(const float* x, size_t n, float* out) {
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- gemm
+// ---- gemm ----
 
 struct F32 {
   using Type = float;
@@ -69,7 +72,8 @@ struct BF16 {
   static Vec load(const uint16_t* p) { return loadBf16(p); }
 };
 
-// R rows times V vectors of outputs, held in registers over all of k. Vector v starts at output 16 v of the first panel.
+// R rows times V vectors of outputs, held in registers over all of k. Vector v starts at output 16 v of the
+// first panel.
 template <typename W, int R, int V>
 inline void tile(const float* a, size_t lda, const typename W::Type* w, size_t k, const float* bias, float* c,
                  size_t ldc) {
@@ -83,7 +87,8 @@ inline void tile(const float* a, size_t lda, const typename W::Type* w, size_t k
   for (size_t i = 0; i < k; ++i) {
     Vec wv[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) wv[v] = W::load(w + size_t(v / 2) * panelStride + i * kPanelWidth + size_t(v % 2) * kLanes);
+    for (int v = 0; v < V; ++v)
+      wv[v] = W::load(w + size_t(v / 2) * panelStride + i * kPanelWidth + size_t(v % 2) * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec x = set1(a[size_t(r) * lda + i]);
@@ -111,19 +116,20 @@ inline void gemmNarrow(const GemmArgs& g) {
   const size_t vectors = g.panelCount * 2;
   constexpr int V = tileVectors(R);
   size_t v = 0;
-  const auto at = [&](size_t vector) {
-    return w + vector / 2 * g.k * kPanelWidth + vector % 2 * kLanes;
-  };
+  const auto at = [&](size_t vector) { return w + vector / 2 * g.k * kPanelWidth + vector % 2 * kLanes; };
   const auto biasAt = [&](size_t vector) { return g.bias == nullptr ? nullptr : g.bias + vector * kLanes; };
   for (; v + V <= vectors; v += V) {
     tile<W, R, V>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
   }
-  // Rest panels together as far as the registers allow: one vector's chain alone would wait for each of its additions.
+  // Rest panels together as far as the registers allow: one vector's chain alone would wait for each of its
+  // additions.
   if constexpr (V > 6) {
-    for (; v + 6 <= vectors; v += 6) tile<W, R, 6>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
+    for (; v + 6 <= vectors; v += 6)
+      tile<W, R, 6>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
   }
   if constexpr (V > 4) {
-    for (; v + 4 <= vectors; v += 4) tile<W, R, 4>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
+    for (; v + 4 <= vectors; v += 4)
+      tile<W, R, 4>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
   }
   if constexpr (V > 2) {
     for (; v < vectors; v += 2) tile<W, R, 2>(g.a, g.lda, at(v), g.k, biasAt(v), g.c + v * kLanes, g.ldc);
@@ -169,13 +175,16 @@ inline void gemmOf(const GemmArgs& g) {
 inline void gemm(const GemmArgs& g) {
   if (g.rows == 0 || g.panelCount == 0) return;
   switch (g.dtype) {
-    case DType::kF32: return gemmOf<F32>(g);
-    case DType::kF16: return gemmOf<F16>(g);
-    case DType::kBF16: return gemmOf<BF16>(g);
+    case DType::kF32:
+      return gemmOf<F32>(g);
+    case DType::kF16:
+      return gemmOf<F16>(g);
+    case DType::kBF16:
+      return gemmOf<BF16>(g);
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------- attention
+// ---- attention ----
 
 // Up to sixteen keys that lie side by side in a page: element d of key i is at keys[d * pageSize + i].
 struct KeyChunk {
@@ -184,7 +193,8 @@ struct KeyChunk {
   const float* next;  // keys to fetch meanwhile: pages lie anywhere, so the processor cannot guess them
 };
 
-// scores[q][chunk] = scale * q . key; each a chain over d. Lanes past a chunk's end hold what lies there in the pool.
+// scores[q][chunk] = scale * q . key; each a chain over d. Lanes past a chunk's end hold what lies there in
+// the pool.
 template <int Q, int C>
 inline void scoreTile(const float* const* q, float* const* scores, const KeyChunk* chunks, size_t headDim,
                       size_t pageSize, float scale) {
@@ -231,7 +241,8 @@ inline void scoreChunks(const float* const* q, float* const* scores, size_t quer
   for (; i < queries; ++i) scoreTile<1, C>(q + i, scores + i, chunks, dim, pageSize, a.scale);
 }
 
-// Scores become exp(score - max); returns their sum. Lane l sums the keys l, l + 16, ... of the row's own range.
+// Scores become exp(score - max); returns their sum. Lane l sums the keys l, l + 16, ... of the row's own
+// range.
 inline float softmax(float* scores, size_t n) {
   for (size_t i = n; i % kLanes != 0; ++i) scores[i] = -kInfinity;
   Vec largest = set1(-kInfinity);
@@ -246,10 +257,11 @@ inline float softmax(float* scores, size_t n) {
   return reduceAdd(sum);
 }
 
-// acc[q][0 ... 16 V) += sum over positions [begin, end) of p[q][position - base] * value; one chain over the positions.
+// acc[q][0 ... 16 V) += sum over positions [begin, end) of p[q][position - base] * value; one chain over the
+// positions.
 template <int Q, int V>
-inline void valueTile(const float* const* p, float* const* acc, const KvView& kv, size_t headDim, size_t column,
-                      size_t base, size_t begin, size_t end) {
+inline void valueTile(const float* const* p, float* const* acc, const KvView& kv, size_t headDim,
+                      size_t column, size_t base, size_t begin, size_t end) {
   Vec sum[Q][V];
 #pragma GCC unroll 16
   for (int i = 0; i < Q; ++i) {
@@ -286,15 +298,16 @@ inline void valueTile(const float* const* p, float* const* acc, const KvView& kv
 }
 
 template <int Q>
-inline void valueRows(const float* const* p, float* const* acc, const AttendArgs& a, size_t base, size_t begin,
-                      size_t end) {
+inline void valueRows(const float* const* p, float* const* acc, const AttendArgs& a, size_t base,
+                      size_t begin, size_t end) {
   const auto dim = size_t(a.headDim);
   size_t column = 0;
   for (; column + size_t(kValueVectors) * kLanes <= dim; column += size_t(kValueVectors) * kLanes) {
     valueTile<Q, kValueVectors>(p, acc, a.kv, dim, column, base, begin, end);
   }
   if constexpr (kValueVectors > 2) {
-    for (; column + 2 * kLanes <= dim; column += 2 * kLanes) valueTile<Q, 2>(p, acc, a.kv, dim, column, base, begin, end);
+    for (; column + 2 * kLanes <= dim; column += 2 * kLanes)
+      valueTile<Q, 2>(p, acc, a.kv, dim, column, base, begin, end);
   }
   for (; column < dim; column += kLanes) valueTile<Q, 1>(p, acc, a.kv, dim, column, base, begin, end);
 }
@@ -306,7 +319,8 @@ inline size_t firstKey(const AttendArgs& a, size_t position) {
 }
 
 inline void attendTile(const AttendArgs& a) {
-  // A tile is one row of any number of heads, worked off kAttendTile heads at a time, or several rows with few heads.
+  // A tile is one row of any number of heads, worked off kAttendTile heads at a time, or several rows with
+  // few heads.
   constexpr size_t kMax = size_t(kAttendTile);
   const auto dim = size_t(a.headDim);
   const auto heads = size_t(a.heads);
@@ -354,7 +368,8 @@ inline void attendTile(const AttendArgs& a) {
     for (size_t d = 0; d < accStride; d += kLanes) store(acc[i] + d, zero());
   }
 
-  // Keys that all rows see are read once; what single rows see before (a window) and after is added row by row.
+  // Keys that all rows see are read once; what single rows see before (a window) and after is added row by
+  // row.
   const size_t commonBegin = firstKey(a, last);
   const size_t commonEnd = first + 1;
   const bool shared = a.rows == 1 || commonBegin < commonEnd;
@@ -397,7 +412,7 @@ inline void attend(const AttendArgs& a) {
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- rows
+// ---- rows ----
 
 inline void rmsNorm(const float* x, const float* weight, float eps, size_t width, float* out) {
   Vec squares = zero();
@@ -456,7 +471,7 @@ inline void rope(float* head, const float* cos, const float* sin, size_t headDim
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- logits
+// ---- logits ----
 
 inline float maxOf(const float* x, size_t n, bool* hasNan) {
   Vec largest = set1(-kInfinity);
@@ -480,7 +495,9 @@ inline size_t firstAtLeast(const float* x, size_t n, float bound) {
   return n;
 }
 
-inline Vec scaledExp(Vec x, Vec largest, Vec scale) { return expVec(mul(sub(x, largest), scale)); }
+inline Vec scaledExp(Vec x, Vec largest, Vec scale) {
+  return expVec(mul(sub(x, largest), scale));
+}
 
 // Block sums keep the rounding error of a large vocabulary small.
 inline float sumExp(const float* x, size_t n, float largest, float scale) {
@@ -496,7 +513,8 @@ inline float sumExp(const float* x, size_t n, float largest, float scale) {
   return reduceAdd(total);
 }
 
-inline void expBlocks(const float* x, size_t n, float largest, float scale, float bound, float* out, float* sums) {
+inline void expBlocks(const float* x, size_t n, float largest, float scale, float bound, float* out,
+                      float* sums) {
   for (size_t block = 0; block < n; block += kSumBlock) {
     Vec sum = zero();
     const size_t end = minOf(n, block + kSumBlock);
@@ -526,7 +544,7 @@ inline size_t collectAtLeast(const float* x, size_t n, float bound, int32_t* out
 }
 
 inline constexpr Kernels makeKernels(const char* name) {
-  return {name,    gemm,    attend,  rmsNorm, addRow,       siluMul, geluMul,   rope,
+  return {name,     gemm,  attend,       rmsNorm, addRow,    siluMul,  geluMul,       rope,
           expArray, maxOf, firstAtLeast, sumExp,  expBlocks, blockMax, collectAtLeast};
 }
 

@@ -39,7 +39,8 @@ MappedMemory::~MappedMemory() {
 }
 
 Expected<MappedMemory> MappedMemory::allocate(size_t bytes, std::string_view purpose, bool huge) {
-  // Without MAP_NORESERVE the kernel refuses what it could never give; the limit adds what it does not know of.
+  // Without MAP_NORESERVE the kernel refuses what it could never give; the limit adds what it does not know
+  // of.
   if (bytes > memoryLimit()) return outOfMemory(bytes, purpose);
   void* data = mmap(nullptr, bytes + kSlack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return outOfMemory(bytes, purpose);

@@ -1,4 +1,5 @@
-// Large blocks of memory straight from the system: zeroed, page by page only when touched, and refused instead of thrown.
+// Large blocks of memory straight from the system: zeroed, page by page only when touched, and refused
+// instead of thrown.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +22,9 @@ class MappedMemory {
   }
   ~MappedMemory();
 
-  // ERR_OUT_OF_MEMORY says what `purpose` was and how much was asked for, also where that is more than this process may ever
-  // have. A slack of 64 readable bytes follows the block. `huge` asks for huge pages, for what is touched as a whole.
+  // ERR_OUT_OF_MEMORY says what `purpose` was and how much was asked for, also where that is more than this
+  // process may ever have. A slack of 64 readable bytes follows the block. `huge` asks for huge pages, for
+  // what is touched as a whole.
   static Expected<MappedMemory> allocate(size_t bytes, std::string_view purpose, bool huge = false);
 
   void* data() const noexcept { return data_; }

@@ -60,7 +60,8 @@ class WeightLoader {
 };
 
 Status loadWeights(const Node& node, WeightLoader& loader, CompiledNode& out) {
-  if (const auto* embedding = std::get_if<EmbeddingOp>(&node.op)) return loader.matrix({embedding->weight}, out.matrix);
+  if (const auto* embedding = std::get_if<EmbeddingOp>(&node.op))
+    return loader.matrix({embedding->weight}, out.matrix);
   if (const auto* norm = std::get_if<RmsNormOp>(&node.op)) return loader.floats(norm->weight, out.norm);
   if (const auto* linear = std::get_if<LinearOp>(&node.op)) {
     if (Status status = loader.matrix(linear->weights, out.matrix); !status) return status;
@@ -70,7 +71,8 @@ Status loadWeights(const Node& node, WeightLoader& loader, CompiledNode& out) {
     if (!out.bias.empty()) out.bias.resize(out.matrix->panels() * kPanelWidth, 0.0F);
     return Status::ok();
   }
-  if (const auto* attention = std::get_if<AttentionOp>(&node.op); attention != nullptr && !attention->qNorm.empty()) {
+  if (const auto* attention = std::get_if<AttentionOp>(&node.op);
+      attention != nullptr && !attention->qNorm.empty()) {
     if (Status status = loader.floats(attention->qNorm, out.qNorm); !status) return status;
     return loader.floats(attention->kNorm, out.kNorm);
   }
@@ -81,7 +83,10 @@ Status loadWeights(const Node& node, WeightLoader& loader, CompiledNode& out) {
 class BufferPlanner {
  public:
   BufferPlanner(Model& model, size_t gatherCapacity)
-      : model_(model), graph_(model.graph), gatherCapacity_(gatherCapacity), buffer_(graph_.values.size(), SIZE_MAX) {}
+      : model_(model),
+        graph_(model.graph),
+        gatherCapacity_(gatherCapacity),
+        buffer_(graph_.values.size(), SIZE_MAX) {}
 
   void plan() {
     findUses();
@@ -150,7 +155,8 @@ class BufferPlanner {
       const size_t input = canonical(node.inputs[i]);
       const bool again = std::find(node.inputs.begin(), node.inputs.begin() + long(i), node.inputs[i]) !=
                          node.inputs.begin() + long(i);
-      // A value that crosses keeps its buffer: the next block of rows does not need it, but this block's gathering does.
+      // A value that crosses keeps its buffer: the next block of rows does not need it, but this block's
+      // gathering does.
       if (node.inputs[i] != kTokenIds && !again && lastUse_[input] == index) release(input);
     }
   }

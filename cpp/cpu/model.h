@@ -1,5 +1,5 @@
-// A graph with its weights, laid out for the CPU: which nodes run on all rows and which on gathered rows alone, and the
-// buffers between them.
+// A graph with its weights, laid out for the CPU: which nodes run on all rows and which on gathered rows
+// alone, and the buffers between them.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,15 @@
 
 namespace nt::cpu {
 
-// Rows that pass through the head, and gathered rows that pass through the tail, at a time: large enough to use each weight
-// often, small enough for the caches. No result depends on them.
+// Rows that pass through the head, and gathered rows that pass through the tail, at a time: large enough to
+// use each weight often, small enough for the caches. No result depends on them.
 inline constexpr size_t kHeadRows = 256;
 inline constexpr size_t kTailRows = 64;
 
 // Distance of rows of `width` floats: whole panels, and no power of two, for the sake of the caches' sets.
-constexpr size_t rowStride(size_t width) { return (width + kPanelWidth - 1) / kPanelWidth * kPanelWidth + 16; }
+constexpr size_t rowStride(size_t width) {
+  return (width + kPanelWidth - 1) / kPanelWidth * kPanelWidth + 16;
+}
 
 struct CompiledNode {
   const Node* node = nullptr;
@@ -55,8 +57,8 @@ struct RopeTable {
 struct Model {
   Graph graph;
   std::vector<CompiledNode> nodes;
-  // Nodes before `split` end with the last attention and run on all rows. Those after work row by row, and so only on rows
-  // that somebody wants the logits of, wherever the graph says that it gathers them.
+  // Nodes before `split` end with the last attention and run on all rows. Those after work row by row, and so
+  // only on rows that somebody wants the logits of, wherever the graph says that it gathers them.
   size_t split = 0;
   size_t lastAttention = SIZE_MAX;  // its queries need to run for gathered rows alone
   std::vector<Buffer> buffers;
@@ -66,7 +68,8 @@ struct Model {
   uint64_t weightBytes = 0;
 };
 
-// ERR_GRAPH_INVALID, ERR_WEIGHTS_*, ERR_MODEL_*, ERR_IO, ERR_OUT_OF_MEMORY. `gatherCapacity` = most gathered rows of a step.
+// ERR_GRAPH_INVALID, ERR_WEIGHTS_*, ERR_MODEL_*, ERR_IO, ERR_OUT_OF_MEMORY. `gatherCapacity` = most gathered
+// rows of a step.
 Expected<std::unique_ptr<Model>> loadModel(std::string_view graphJson, const std::vector<std::string>& files,
                                            size_t gatherCapacity, ThreadPool& pool);
 

@@ -17,9 +17,12 @@ constexpr size_t kStagingBytes = size_t{1} << 20;
 
 float toFloat(DType dtype, const void* data, size_t index) {
   switch (dtype) {
-    case DType::kF32: return static_cast<const float*>(data)[index];
-    case DType::kF16: return f16ToFloat(static_cast<const uint16_t*>(data)[index]);
-    case DType::kBF16: return bf16ToFloat(static_cast<const uint16_t*>(data)[index]);
+    case DType::kF32:
+      return static_cast<const float*>(data)[index];
+    case DType::kF16:
+      return f16ToFloat(static_cast<const uint16_t*>(data)[index]);
+    case DType::kBF16:
+      return bf16ToFloat(static_cast<const uint16_t*>(data)[index]);
   }
   return 0;
 }
@@ -33,16 +36,19 @@ void packRows(const T* source, size_t rows, size_t columns, size_t firstLane, T*
 }
 
 // `rows` consecutive rows of one tensor, from `firstLane` of a panel on.
-void pack(DType from, const char* source, size_t rows, size_t columns, size_t firstLane, DType to, void* panel) {
+void pack(DType from, const char* source, size_t rows, size_t columns, size_t firstLane, DType to,
+          void* panel) {
   if (from != to) {
     auto* out = static_cast<float*>(panel);
     for (size_t k = 0; k < columns; ++k) {
-      for (size_t r = 0; r < rows; ++r) out[k * kPanelWidth + firstLane + r] = toFloat(from, source, r * columns + k);
+      for (size_t r = 0; r < rows; ++r)
+        out[k * kPanelWidth + firstLane + r] = toFloat(from, source, r * columns + k);
     }
   } else if (to == DType::kF32) {
     packRows(reinterpret_cast<const float*>(source), rows, columns, firstLane, static_cast<float*>(panel));
   } else {
-    packRows(reinterpret_cast<const uint16_t*>(source), rows, columns, firstLane, static_cast<uint16_t*>(panel));
+    packRows(reinterpret_cast<const uint16_t*>(source), rows, columns, firstLane,
+             static_cast<uint16_t*>(panel));
   }
 }
 
@@ -91,8 +97,8 @@ Expected<PackedMatrix> PackedMatrix::load(const WeightFiles& files, const std::v
         for (size_t row = begin; row < end;) {
           const size_t count = std::min(end, (row / kPanelWidth + 1) * kPanelWidth) - row;
           void* panel = matrix.memory_.as<char>() + row / kPanelWidth * panelBytes;
-          pack(part.tensor->dtype, staging.data() + (row - begin) * rowBytes, count, matrix.columns_, row % kPanelWidth,
-               matrix.dtype_, panel);
+          pack(part.tensor->dtype, staging.data() + (row - begin) * rowBytes, count, matrix.columns_,
+               row % kPanelWidth, matrix.dtype_, panel);
           row += count;
         }
       }

@@ -1,4 +1,5 @@
-// Weights of a linear layer (or an embedding) as the kernels want them: panels of 32 outputs, k-major, in the checkpoint's type.
+// Weights of a linear layer (or an embedding) as the kernels want them: panels of 32 outputs, k-major, in the
+// checkpoint's type.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +17,10 @@ namespace nt::cpu {
 
 class PackedMatrix {
  public:
-  // Reads and packs tensors of shape [rows_i, columns], concatenated along the rows (the outputs). Tensors of differing types
-  // become F32. Errors are those of WeightFiles and MappedMemory.
-  static Expected<PackedMatrix> load(const WeightFiles& files, const std::vector<TensorInfo>& tensors, ThreadPool& pool);
+  // Reads and packs tensors of shape [rows_i, columns], concatenated along the rows (the outputs). Tensors of
+  // differing types become F32. Errors are those of WeightFiles and MappedMemory.
+  static Expected<PackedMatrix> load(const WeightFiles& files, const std::vector<TensorInfo>& tensors,
+                                     ThreadPool& pool);
 
   DType dtype() const noexcept { return dtype_; }
   size_t rows() const noexcept { return rows_; }        // outputs

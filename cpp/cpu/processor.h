@@ -18,7 +18,8 @@ struct Processor {
 
 Processor detectProcessor();
 
-// "" = the best; "avx512", "avx2", "portable". ERR_INVALID_ARGUMENT where the name is unknown or the processor lacks it.
+// "" = the best; "avx512", "avx2", "portable". ERR_INVALID_ARGUMENT where the name is unknown or the
+// processor lacks it.
 Expected<const Kernels*> kernelsFor(std::string_view simd, const Processor& processor);
 
 }  // namespace nt::cpu

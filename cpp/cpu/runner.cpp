@@ -14,7 +14,9 @@ constexpr size_t kTaskCost = size_t{24} << 10;
 // An exponential and a division, in multiply-adds.
 constexpr size_t kActivationCost = 12;
 
-size_t ceilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+size_t ceilDiv(size_t a, size_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace
 
@@ -40,7 +42,8 @@ Expected<std::unique_ptr<Runner>> Runner::create(const Model& model, const Kerne
 
   runner->scratchStride_ =
       attendScratch(1, kAttendTile, size_t(graph.headDim), size_t(graph.maxPositions), size_t(pageSize));
-  auto scratch = MappedMemory::allocate(runner->scratchStride_ * size_t(pool.threads()) * sizeof(float), "attention");
+  auto scratch =
+      MappedMemory::allocate(runner->scratchStride_ * size_t(pool.threads()) * sizeof(float), "attention");
   if (!scratch) return scratch.status();
   runner->scratch_ = std::move(*scratch);
 
@@ -54,8 +57,8 @@ Expected<std::unique_ptr<Runner>> Runner::create(const Model& model, const Kerne
   return runner;
 }
 
-void Runner::forward(const StepBatch& step, std::span<const int32_t> tokens, std::span<const int32_t> gathered,
-                     LogitsSink& sink) {
+void Runner::forward(const StepBatch& step, std::span<const int32_t> tokens,
+                     std::span<const int32_t> gathered, LogitsSink& sink) {
   locateRows(step);
   size_t done = 0;  // gathered rows whose block has run
   for (size_t begin = 0; begin < tokens.size(); begin += kHeadRows) {
@@ -112,7 +115,8 @@ void Runner::tileBlock(const StepBatch& step, size_t begin, size_t end, std::spa
     while (next < gathered.size() && size_t(gathered[next]) < to) {
       const auto run = size_t(gathered[next]);
       size_t length = 1;
-      while (next + length < gathered.size() && size_t(gathered[next + length]) == run + length && run + length < to) {
+      while (next + length < gathered.size() && size_t(gathered[next + length]) == run + length &&
+             run + length < to) {
         ++length;
       }
       addTiles(sequence, begin, run, run + length, gatheredTiles_);
@@ -126,7 +130,8 @@ void Runner::collectGathered(size_t blockBegin, std::span<const int32_t> gathere
     const size_t fromStride = model_.buffers[crossing.from].stride;
     const size_t toStride = model_.buffers[crossing.to].stride;
     for (size_t i = 0; i < gathered.size(); ++i) {
-      const float* from = buffers_[crossing.from].as<float>() + (size_t(gathered[i]) - blockBegin) * fromStride;
+      const float* from =
+          buffers_[crossing.from].as<float>() + (size_t(gathered[i]) - blockBegin) * fromStride;
       float* to = buffers_[crossing.to].as<float>() + (firstGathered + i) * toStride;
       std::memcpy(to, from, crossing.width * sizeof(float));
     }
@@ -148,7 +153,8 @@ void Runner::forRows(size_t count, size_t costPerRow, F&& f) {
     for (size_t row = 0; row < count; ++row) f(row);
     return;
   }
-  const size_t perTask = std::max(ceilDiv(kTaskCost, costPerRow), ceilDiv(count, size_t(pool_.threads()) * 4));
+  const size_t perTask =
+      std::max(ceilDiv(kTaskCost, costPerRow), ceilDiv(count, size_t(pool_.threads()) * 4));
   pool_.run(ceilDiv(count, perTask), [&](size_t task, int) {
     const size_t end = std::min(count, (task + 1) * perTask);
     for (size_t row = task * perTask; row < end; ++row) f(row);
@@ -218,10 +224,12 @@ void Runner::linear(const CompiledNode& node, const Rows& rows) {
     return;
   }
   const auto threads = size_t(pool_.threads());
-  // Four shares a thread, so that one that is held up costs little; but not so small that claiming them shows.
+  // Four shares a thread, so that one that is held up costs little; but not so small that claiming them
+  // shows.
   const size_t perTask = std::max(ceilDiv(kTaskCost, panelCost), ceilDiv(w.panels(), threads * 4));
   const size_t panelTasks = ceilDiv(w.panels(), perTask);
-  const size_t rowTasks = std::clamp<size_t>(threads * 2 / panelTasks, 1, std::max<size_t>(1, rows.count / 32));
+  const size_t rowTasks =
+      std::clamp<size_t>(threads * 2 / panelTasks, 1, std::max<size_t>(1, rows.count / 32));
   pool_.run(panelTasks * rowTasks, [&](size_t task, int) {
     const size_t panel = task / rowTasks * perTask;
     const size_t row = rows.count * (task % rowTasks) / rowTasks;

@@ -19,7 +19,8 @@ namespace nt::cpu {
 class LogitsSink {
  public:
   virtual ~LogitsSink() = default;
-  // Rows first, first + 1, ... of the gathered ones; `logits` is [rows][vocab], rows `stride` apart, valid during the call.
+  // Rows first, first + 1, ... of the gathered ones; `logits` is [rows][vocab], rows `stride` apart, valid
+  // during the call.
   virtual void onLogits(size_t first, size_t rows, const float* logits, size_t stride) = 0;
 };
 
@@ -27,8 +28,9 @@ class Runner {
  public:
   // Allocates the KV pool, [layers][pages][keys | values] with keys [kvHeads][headDim][pageSize] and values
   // [kvHeads][pageSize][headDim] of float32. ERR_OUT_OF_MEMORY.
-  static Expected<std::unique_ptr<Runner>> create(const Model& model, const Kernels& kernels, ThreadPool& pool,
-                                                  int32_t pageSize, int32_t numPages, int32_t maxStepTokens);
+  static Expected<std::unique_ptr<Runner>> create(const Model& model, const Kernels& kernels,
+                                                  ThreadPool& pool, int32_t pageSize, int32_t numPages,
+                                                  int32_t maxStepTokens);
 
   // `tokens` has one id per row of the step; `gathered` are rows of the step, ascending.
   void forward(const StepBatch& step, std::span<const int32_t> tokens, std::span<const int32_t> gathered,
@@ -52,20 +54,25 @@ class Runner {
     const int32_t* positions = nullptr;
   };
 
-  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool) : model_(model), kernels_(kernels), pool_(pool) {}
+  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool)
+      : model_(model), kernels_(kernels), pool_(pool) {}
 
   void locateRows(const StepBatch& step);
   void tileBlock(const StepBatch& step, size_t begin, size_t end, std::span<const int32_t> gathered);
-  void addTiles(const StepSequence& sequence, size_t blockBegin, size_t begin, size_t end, std::vector<AttendTile>& out);
+  void addTiles(const StepSequence& sequence, size_t blockBegin, size_t begin, size_t end,
+                std::vector<AttendTile>& out);
   void collectGathered(size_t blockBegin, std::span<const int32_t> gathered, size_t firstGathered);
 
   void runNode(size_t index, const Rows& rows);
   void embed(const CompiledNode& node, const EmbeddingOp& op, const Rows& rows);
   void linear(const CompiledNode& node, const Rows& rows);
-  void attention(const CompiledNode& node, const AttentionOp& op, const Rows& rows, const std::vector<AttendTile>& tiles);
-  void appendRow(const CompiledNode& node, const AttentionOp& op, float* qkv, int32_t position, const int32_t* pages);
+  void attention(const CompiledNode& node, const AttentionOp& op, const Rows& rows,
+                 const std::vector<AttendTile>& tiles);
+  void appendRow(const CompiledNode& node, const AttentionOp& op, float* qkv, int32_t position,
+                 const int32_t* pages);
 
-  // Runs f(row) for each of `count` rows, on more threads where `costPerRow` (multiply-adds) makes that worth while.
+  // Runs f(row) for each of `count` rows, on more threads where `costPerRow` (multiply-adds) makes that worth
+  // while.
   template <typename F>
   void forRows(size_t count, size_t costPerRow, F&& f);
   float* at(size_t buffer, const Rows& rows) const noexcept;
@@ -85,11 +92,11 @@ class Runner {
   std::vector<MappedMemory> buffers_;
 
   // Of the running step.
-  std::vector<int32_t> positions_;             // by row of the step
-  std::vector<const int32_t*> pages_;          // block table, by row of the step
-  size_t block_ = 0;                           // first row of the running block
-  std::vector<AttendTile> tiles_;              // of the block
-  std::vector<AttendTile> gatheredTiles_;      // of its gathered rows
+  std::vector<int32_t> positions_;         // by row of the step
+  std::vector<const int32_t*> pages_;      // block table, by row of the step
+  size_t block_ = 0;                       // first row of the running block
+  std::vector<AttendTile> tiles_;          // of the block
+  std::vector<AttendTile> gatheredTiles_;  // of its gathered rows
 };
 
 }  // namespace nt::cpu

@@ -12,12 +12,15 @@ namespace nt::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-// Below, dividing by the temperature would overflow before it could change the outcome: greedy (vLLM draws the same line).
+// Below, dividing by the temperature would overflow before it could change the outcome: greedy (vLLM draws
+// the same line).
 constexpr float kGreedyTemperature = 1e-5F;
 constexpr size_t kMaxBlock = 16;
 constexpr size_t kSumBlock = 256;
 
-size_t ceilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+size_t ceilDiv(size_t a, size_t b) {
+  return (a + b - 1) / b;
+}
 
 // Larger first, among equals the lower id.
 auto byLogit(const float* x) {
@@ -97,10 +100,12 @@ int32_t Sampler::sample(const float* logits, const SlotState& slot) {
 std::span<const int32_t> Sampler::selectTop(const float* x, size_t k, float bound) {
   k = std::min(k, vocab_);
   const size_t blocks = ceilDiv(vocab_, kMaxBlock);
-  // At least k elements are as large as the k-th largest of the blocks' maxima: a bound that few others reach.
+  // At least k elements are as large as the k-th largest of the blocks' maxima: a bound that few others
+  // reach.
   if (k <= blocks) {
     kernels_.blockMax(x, vocab_, blocks_.data());
-    std::nth_element(blocks_.begin(), blocks_.begin() + long(k - 1), blocks_.begin() + long(blocks), std::greater<>());
+    std::nth_element(blocks_.begin(), blocks_.begin() + long(k - 1), blocks_.begin() + long(blocks),
+                     std::greater<>());
     bound = std::max(bound, blocks_[k - 1]);
   }
   const size_t count = kernels_.collectAtLeast(x, vocab_, bound, ids_.data());
@@ -109,7 +114,8 @@ std::span<const int32_t> Sampler::selectTop(const float* x, size_t k, float boun
   return {ids_.data(), k};
 }
 
-int32_t Sampler::drawFromAll(const float* x, float max, float inverseTemperature, float bound, double uniform) {
+int32_t Sampler::drawFromAll(const float* x, float max, float inverseTemperature, float bound,
+                             double uniform) {
   kernels_.expBlocks(x, vocab_, max, inverseTemperature, bound, weights_.data(), blocks_.data());
   const size_t blocks = ceilDiv(vocab_, kSumBlock);
   double total = 0;
@@ -129,9 +135,10 @@ int32_t Sampler::drawFromAll(const float* x, float max, float inverseTemperature
   return int32_t(chosen < vocab_ ? chosen : kernels_.firstAtLeast(x, vocab_, max));
 }
 
-// `ids` in order of weight. `total` = the weight of all, where ids are only the first of them; negative: ids are all.
-int32_t Sampler::drawFromTop(std::span<const int32_t> ids, const float* x, float max, float inverseTemperature,
-                             float topP, double total, double uniform) {
+// `ids` in order of weight. `total` = the weight of all, where ids are only the first of them; negative: ids
+// are all.
+int32_t Sampler::drawFromTop(std::span<const int32_t> ids, const float* x, float max,
+                             float inverseTemperature, float topP, double total, double uniform) {
   for (size_t i = 0; i < ids.size(); ++i) gathered_[i] = (x[ids[i]] - max) * inverseTemperature;
   kernels_.exp(gathered_.data(), ids.size(), gathered_.data());
   if (total < 0) {
@@ -161,16 +168,19 @@ int32_t Sampler::drawNucleus(const float* x, float max, float inverseTemperature
   kernels_.expBlocks(x, vocab_, max, inverseTemperature, bound, weights_.data(), blocks_.data());
   double total = 0;
   for (size_t b = 0; b < ceilDiv(vocab_, kSumBlock); ++b) total += double(blocks_[b]);
-  // Tokens below this weight add up to less than 1 - topP, even all of them: the nucleus is complete before the first.
+  // Tokens below this weight add up to less than 1 - topP, even all of them: the nucleus is complete before
+  // the first.
   const double floor = total * (1.0 - double(topP)) / double(vocab_);
   const float least = std::max(float(floor * (1 - 1e-3)), std::numeric_limits<float>::min());
   const size_t count = kernels_.collectAtLeast(weights_.data(), vocab_, least, ids_.data());
-  // Sort in growing portions until the sorted ones hold enough: a peaked distribution needs a handful of thousands.
+  // Sort in growing portions until the sorted ones hold enough: a peaked distribution needs a handful of
+  // thousands.
   size_t sorted = 0;
   double mass = 0;
   for (size_t portion = 64; sorted < count && mass < double(topP) * total; portion *= 8) {
     const size_t end = std::min(count, sorted + portion);
-    std::partial_sort(ids_.begin() + long(sorted), ids_.begin() + long(end), ids_.begin() + long(count), byLogit(x));
+    std::partial_sort(ids_.begin() + long(sorted), ids_.begin() + long(end), ids_.begin() + long(count),
+                      byLogit(x));
     for (; sorted < end; ++sorted) mass += double(weights_[size_t(ids_[sorted])]);
   }
   return drawFromTop({ids_.data(), sorted}, x, max, inverseTemperature, topP, total, uniform);

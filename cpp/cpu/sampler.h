@@ -1,7 +1,8 @@
 // From a row of logits to a token and its log-probabilities.
 //
-// Order (vLLM's): penalties and banned tokens, then greedy, or temperature, min_p, top_k, top_p and a draw. Equal logits are
-// ordered by token id, the lowest first, everywhere. Log-probabilities are those of the raw logits.
+// Order (vLLM's): penalties and banned tokens, then greedy, or temperature, min_p, top_k, top_p and a draw.
+// Equal logits are ordered by token id, the lowest first, everywhere. Log-probabilities are those of the raw
+// logits.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +47,8 @@ struct SlotState {
   TokenCounts counts;      // empty unless a penalty needs it
 
   bool penalised() const noexcept {
-    return params.repetitionPenalty != 1.0F || params.presencePenalty != 0.0F || params.frequencyPenalty != 0.0F;
+    return params.repetitionPenalty != 1.0F || params.presencePenalty != 0.0F ||
+           params.frequencyPenalty != 0.0F;
   }
   // Takes note of a sampled token.
   void commit(int32_t token);
@@ -66,7 +68,8 @@ class Sampler {
 
   // False where the logits are not finite enough to mean anything: a NaN, or no finite maximum.
   bool isUsable(const float* logits) const noexcept;
-  // The next token of a sequence in state `slot`. The logits must be usable. A pure function of its arguments.
+  // The next token of a sequence in state `slot`. The logits must be usable. A pure function of its
+  // arguments.
   int32_t sample(const float* logits, const SlotState& slot);
   // Of `token` in the distribution of the raw logits, with the `top` most probable tokens.
   TokenLogprob logprob(const float* logits, int32_t token, int32_t top);
@@ -76,9 +79,10 @@ class Sampler {
   // The k largest, in order. Fewer where bound excludes more.
   std::span<const int32_t> selectTop(const float* x, size_t k, float bound);
   int32_t drawFromAll(const float* x, float max, float inverseTemperature, float bound, double uniform);
-  int32_t drawFromTop(std::span<const int32_t> ids, const float* x, float max, float inverseTemperature, float topP,
-                      double total, double uniform);
-  int32_t drawNucleus(const float* x, float max, float inverseTemperature, float bound, float topP, double uniform);
+  int32_t drawFromTop(std::span<const int32_t> ids, const float* x, float max, float inverseTemperature,
+                      float topP, double total, double uniform);
+  int32_t drawNucleus(const float* x, float max, float inverseTemperature, float bound, float topP,
+                      double uniform);
 
   const Kernels& kernels_;
   size_t vocab_;

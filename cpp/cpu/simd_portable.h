@@ -1,5 +1,5 @@
-// Sixteen float lanes without intrinsics. Every operation gives, bit for bit, what the vector paths give: all of them are
-// correctly rounded, and the fused multiply-add is emulated where the target has none.
+// Sixteen float lanes without intrinsics. Every operation gives, bit for bit, what the vector paths give: all
+// of them are correctly rounded, and the fused multiply-add is emulated where the target has none.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,9 @@ namespace nt::cpu::portable {
 
 inline constexpr int kMaxTileRows = 4;
 // Vectors of output columns in one register tile of `rows` rows.
-constexpr int tileVectors(int rows) { return rows <= 2 ? 2 : 1; }
+constexpr int tileVectors(int rows) {
+  return rows <= 2 ? 2 : 1;
+}
 inline constexpr int kWideTileVectors = 1;
 inline constexpr int kScoreQueries = 2, kScoreChunks = 2;
 inline constexpr int kValueQueries = 2, kValueVectors = 2;
@@ -18,8 +20,8 @@ inline float fmaLane(float a, float b, float c) {
 #ifdef __FP_FAST_FMAF
   return __builtin_fmaf(a, b, c);
 #else
-  // The product is exact in double. Rounding the sum to odd makes the second rounding, to float, the only one that counts
-  // (Boldo & Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+  // The product is exact in double. Rounding the sum to odd makes the second rounding, to float, the only one
+  // that counts (Boldo & Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
   const double product = double(a) * double(b);
   const double sum = product + double(c);
   const double shifted = sum - product;
@@ -130,7 +132,9 @@ inline float fromHalf(uint16_t bits) {
   return __builtin_bit_cast(float, sign | ((exponent + 112U) << 23) | (mantissa << 13));
 }
 
-inline Vec loadF32(const float* p) { return load(p); }
+inline Vec loadF32(const float* p) {
+  return load(p);
+}
 inline Vec loadBf16(const uint16_t* p) {
   return generate([=](int i) { return __builtin_bit_cast(float, uint32_t(p[i]) << 16); });
 }

@@ -7,7 +7,8 @@
 
 namespace nt::cpu {
 
-StepSampler::StepSampler(const Kernels& kernels, ThreadPool& pool, size_t vocab) : pool_(pool), vocab_(vocab) {
+StepSampler::StepSampler(const Kernels& kernels, ThreadPool& pool, size_t vocab)
+    : pool_(pool), vocab_(vocab) {
   samplers_.reserve(size_t(pool.threads()));
   for (int i = 0; i < pool.threads(); ++i) samplers_.emplace_back(kernels, vocab);
 }
@@ -51,7 +52,8 @@ void StepSampler::work(Wanted& wanted, const float* logits, Sampler& sampler) co
     }
     if (!wanted.sample) return;
     wanted.token = sampler.sample(logits, slot);
-    if (slot.params.logprobs >= 0) wanted.sampledLogprob = sampler.logprob(logits, wanted.token, slot.params.logprobs);
+    if (slot.params.logprobs >= 0)
+      wanted.sampledLogprob = sampler.logprob(logits, wanted.token, slot.params.logprobs);
   } catch (const std::bad_alloc&) {
     wanted.outOfMemory = true;
   }
@@ -93,8 +95,8 @@ Status StepSampler::finish(StepResult& result) {
     if (wanted_[i].outOfMemory) return {"ERR_OUT_OF_MEMORY", "No memory left for log-probabilities."};
     if (wanted_[i].usable) continue;
     return {"ERR_STEP_FAILED",
-            "The logits of sequence " + std::to_string(wanted_[i].sequence) + " (row " + std::to_string(rows_[i]) +
-                ") are not finite.",
+            "The logits of sequence " + std::to_string(wanted_[i].sequence) + " (row " +
+                std::to_string(rows_[i]) + ") are not finite.",
             "the weights may be damaged, or overflow float32"};
   }
   for (const Wanted& wanted : wanted_) {

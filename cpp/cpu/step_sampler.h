@@ -1,4 +1,5 @@
-// Turns the logits of a step into its result: which rows are wanted, what is sampled from them, log-probabilities, raw rows.
+// Turns the logits of a step into its result: which rows are wanted, what is sampled from them,
+// log-probabilities, raw rows.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +20,12 @@ class StepSampler final : public LogitsSink {
  public:
   StepSampler(const Kernels& kernels, ThreadPool& pool, size_t vocab);
 
-  // Collects the rows of the step whose logits are wanted; ascending. `slots[s]` is the state of the step's sequence s.
+  // Collects the rows of the step whose logits are wanted; ascending. `slots[s]` is the state of the step's
+  // sequence s.
   std::span<const int32_t> begin(const StepBatch& step, std::span<SlotState* const> slots);
   void onLogits(size_t first, size_t rows, const float* logits, size_t stride) override;
-  // Fills the result and lets the slots take note of what they sampled. ERR_STEP_FAILED where a row's logits were not finite,
-  // ERR_OUT_OF_MEMORY: then no slot has changed.
+  // Fills the result and lets the slots take note of what they sampled. ERR_STEP_FAILED where a row's logits
+  // were not finite, ERR_OUT_OF_MEMORY: then no slot has changed.
   Status finish(StepResult& result);
 
  private:
@@ -42,7 +44,8 @@ class StepSampler final : public LogitsSink {
   };
 
   void work(Wanted& wanted, const float* logits, Sampler& sampler) const noexcept;
-  void report(StepResult& result, const Wanted& wanted, int32_t position, int32_t token, const TokenLogprob& row) const;
+  void report(StepResult& result, const Wanted& wanted, int32_t position, int32_t token,
+              const TokenLogprob& row) const;
 
   ThreadPool& pool_;
   size_t vocab_;

@@ -19,11 +19,21 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSpinTime = std::chrono::microseconds(30);
 constexpr size_t kMaxShares = 0xFFFF;
 
-constexpr uint64_t makeTicket(uint32_t epoch, size_t shares) { return uint64_t(epoch) << 32 | uint64_t(shares) << 16; }
-constexpr uint32_t epochOf(uint64_t ticket) { return uint32_t(ticket >> 32); }
-constexpr size_t sharesOf(uint64_t ticket) { return size_t(ticket >> 16 & 0xFFFF); }
-constexpr size_t claimedOf(uint64_t ticket) { return size_t(ticket & 0xFFFF); }
-constexpr bool hasShare(uint64_t ticket) { return claimedOf(ticket) < sharesOf(ticket); }
+constexpr uint64_t makeTicket(uint32_t epoch, size_t shares) {
+  return uint64_t(epoch) << 32 | uint64_t(shares) << 16;
+}
+constexpr uint32_t epochOf(uint64_t ticket) {
+  return uint32_t(ticket >> 32);
+}
+constexpr size_t sharesOf(uint64_t ticket) {
+  return size_t(ticket >> 16 & 0xFFFF);
+}
+constexpr size_t claimedOf(uint64_t ticket) {
+  return size_t(ticket & 0xFFFF);
+}
+constexpr bool hasShare(uint64_t ticket) {
+  return claimedOf(ticket) < sharesOf(ticket);
+}
 
 }  // namespace
 
@@ -50,7 +60,8 @@ Expected<std::unique_ptr<ThreadPool>> ThreadPool::create(int threads) {
     pool->helpers_.reserve(size_t(std::max(0, threads - 1)));
     for (int i = 1; i < threads; ++i) pool->helpers_.emplace_back([p = pool.get(), i] { p->help(i); });
   } catch (const std::system_error& error) {
-    return Status("ERR_OUT_OF_MEMORY", "Could not start " + std::to_string(threads) + " threads: " + error.what() + ".");
+    return Status("ERR_OUT_OF_MEMORY",
+                  "Could not start " + std::to_string(threads) + " threads: " + error.what() + ".");
   }
   return pool;
 }
@@ -71,7 +82,8 @@ void ThreadPool::runJob(size_t tasks, Task task, void* context) {
   tasksPerShare_ = (tasks + kMaxShares - 1) / kMaxShares;
   const auto shares = uint32_t((tasks + tasksPerShare_ - 1) / tasksPerShare_);
   done_.store(0, std::memory_order_relaxed);
-  // Sequentially consistent against a helper's "I sleep" followed by its look at the ticket: one of the two sees the other.
+  // Sequentially consistent against a helper's "I sleep" followed by its look at the ticket: one of the two
+  // sees the other.
   ticket_.store(makeTicket(epochOf(ticket_.load(std::memory_order_relaxed)) + 1, shares));
   if (sleepers_.load() > 0) {
     const std::lock_guard lock(mutex_);
@@ -86,7 +98,8 @@ bool ThreadPool::workOnce(int thread) {
   uint64_t ticket = ticket_.load(std::memory_order_acquire);
   do {
     if (!hasShare(ticket)) return false;
-  } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire));
+  } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                          std::memory_order_acquire));
   const size_t begin = claimedOf(ticket) * tasksPerShare_;
   const size_t end = std::min(tasks_, begin + tasksPerShare_);
   for (size_t i = begin; i < end; ++i) task_(context_, i, thread);

@@ -1,5 +1,6 @@
-// The backend's own threads. One thread (the executor) hands out jobs and works on them too; the others help while there are
-// tasks left to claim. A helper that sleeps or has lost its core delays nothing: what it has not claimed, others do.
+// The backend's own threads. One thread (the executor) hands out jobs and works on them too; the others help
+// while there are tasks left to claim. A helper that sleeps or has lost its core delays nothing: what it has
+// not claimed, others do.
 #pragma once
 
 #include <atomic>
@@ -27,8 +28,9 @@ class ThreadPool {
 
   int threads() const noexcept { return int(helpers_.size()) + 1; }
 
-  // Calls f(task, thread) for each task in [0, tasks), on any thread in [0, threads()), and returns when all are done. Which
-  // thread runs a task must not matter to its result. f must not throw. One caller at a time, not from within a task.
+  // Calls f(task, thread) for each task in [0, tasks), on any thread in [0, threads()), and returns when all
+  // are done. Which thread runs a task must not matter to its result. f must not throw. One caller at a time,
+  // not from within a task.
   template <typename F>
   void run(size_t tasks, F&& f) {
     using Function = std::remove_reference_t<F>;
@@ -37,7 +39,8 @@ class ThreadPool {
       return;
     }
     runJob(
-        tasks, [](void* context, size_t task, int thread) { (*static_cast<Function*>(context))(task, thread); },
+        tasks,
+        [](void* context, size_t task, int thread) { (*static_cast<Function*>(context))(task, thread); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 
@@ -50,7 +53,8 @@ class ThreadPool {
   bool workOnce(int thread);
   void help(int thread);
 
-  // Epoch (32 bits), shares of the job (16), shares claimed (16): one word, so that a claim is for the job it has seen.
+  // Epoch (32 bits), shares of the job (16), shares claimed (16): one word, so that a claim is for the job it
+  // has seen.
   std::atomic<uint64_t> ticket_{0};
   // Of the current job; written while no share is claimed and unfinished, read after a claim.
   Task task_ = nullptr;

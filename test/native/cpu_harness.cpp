@@ -16,9 +16,13 @@ namespace nt::test {
 
 namespace {
 
-std::string layerName(int32_t layer, const char* rest) { return "model.layers." + std::to_string(layer) + "." + rest; }
+std::string layerName(int32_t layer, const char* rest) {
+  return "model.layers." + std::to_string(layer) + "." + rest;
+}
 
-std::string quote(const std::string& text) { return "\"" + text + "\""; }
+std::string quote(const std::string& text) {
+  return "\"" + text + "\"";
+}
 
 std::string number(float value) {
   char text[40];
@@ -38,7 +42,8 @@ class GraphWriter {
     linear("normed", "logits", {shape_.tied ? "model.embed_tokens.weight" : "lm_head.weight"}, false);
 
     std::string json = R"({"version":1,"family":"llama","vocabSize":)" + std::to_string(shape_.vocab) +
-                       R"(,"maxPositions":)" + std::to_string(shape_.positions) + R"(,"dtype":"F32","weights":{)";
+                       R"(,"maxPositions":)" + std::to_string(shape_.positions) +
+                       R"(,"dtype":"F32","weights":{)";
     std::string separator;
     for (const auto& [name, dims] : shape_.weights()) {
       json += separator + quote(name) + ":[" + std::to_string(dims[0]) +
@@ -54,7 +59,9 @@ class GraphWriter {
   }
 
  private:
-  static std::string field(const char* name, const std::string& value) { return quote(name) + ":" + quote(value); }
+  static std::string field(const char* name, const std::string& value) {
+    return quote(name) + ":" + quote(value);
+  }
 
   void node(const char* op, const std::string& fields) {
     if (!nodes_.empty()) nodes_ += ",";
@@ -64,7 +71,8 @@ class GraphWriter {
     node("rmsNorm", field("input", in) + "," + field("output", out) + "," + field("weight", weight) +
                         R"(,"eps":)" + number(shape_.eps));
   }
-  void linear(const std::string& in, const std::string& out, const std::vector<std::string>& weights, bool bias) {
+  void linear(const std::string& in, const std::string& out, const std::vector<std::string>& weights,
+              bool bias) {
     std::string names;
     std::string biases;
     for (const std::string& weight : weights) {
@@ -72,8 +80,8 @@ class GraphWriter {
       if (!bias) continue;
       biases += (biases.empty() ? "" : ",") + quote(weight.substr(0, weight.rfind('.')) + ".bias");
     }
-    node("linear", field("input", in) + "," + field("output", out) + R"(,"weights":[)" + names + R"(],"biases":[)" +
-                       biases + "]");
+    node("linear", field("input", in) + "," + field("output", out) + R"(,"weights":[)" + names +
+                       R"(],"biases":[)" + biases + "]");
   }
   void add(const std::string& a, const std::string& b, const std::string& out) {
     node("add", R"("inputs":[)" + quote(a) + "," + quote(b) + "]," + field("output", out));
@@ -83,23 +91,26 @@ class GraphWriter {
     const auto name = [&](const char* rest) { return layerName(layer, rest); };
     const auto value = [&](const char* rest) { return std::string(rest) + std::to_string(layer); };
     norm(residual_, value("h"), name("input_layernorm.weight"));
-    linear(value("h"), value("qkv"),
-           {name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
-           shape_.bias);
-    const std::string qkNorm =
-        shape_.qkNorm ? "{" + field("q", name("self_attn.q_norm.weight")) + "," +
-                            field("k", name("self_attn.k_norm.weight")) + R"(,"eps":)" + number(shape_.eps) + "}"
-                      : "null";
+    linear(
+        value("h"), value("qkv"),
+        {name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
+        shape_.bias);
+    const std::string qkNorm = shape_.qkNorm ? "{" + field("q", name("self_attn.q_norm.weight")) + "," +
+                                                   field("k", name("self_attn.k_norm.weight")) +
+                                                   R"(,"eps":)" + number(shape_.eps) + "}"
+                                             : "null";
     node("attention", field("input", value("qkv")) + "," + field("output", value("a")) + R"(,"layer":)" +
-                          std::to_string(layer) + R"(,"heads":)" + std::to_string(shape_.heads) + R"(,"kvHeads":)" +
-                          std::to_string(shape_.kvHeads) + R"(,"headDim":)" + std::to_string(shape_.headDim) +
-                          R"(,"scale":)" + number(1.0F / std::sqrt(float(shape_.headDim))) +
-                          R"(,"rope":"main","window":)" + std::to_string(shape_.window) + R"(,"qkNorm":)" + qkNorm);
+                          std::to_string(layer) + R"(,"heads":)" + std::to_string(shape_.heads) +
+                          R"(,"kvHeads":)" + std::to_string(shape_.kvHeads) + R"(,"headDim":)" +
+                          std::to_string(shape_.headDim) + R"(,"scale":)" +
+                          number(1.0F / std::sqrt(float(shape_.headDim))) + R"(,"rope":"main","window":)" +
+                          std::to_string(shape_.window) + R"(,"qkNorm":)" + qkNorm);
     linear(value("a"), value("o"), {name("self_attn.o_proj.weight")}, false);
     add(residual_, value("o"), value("y"));
     norm(value("y"), value("m"), name("post_attention_layernorm.weight"));
     linear(value("m"), value("gu"), {name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")}, false);
-    node(shape_.gelu ? "geluMul" : "siluMul", field("input", value("gu")) + "," + field("output", value("g")));
+    node(shape_.gelu ? "geluMul" : "siluMul",
+         field("input", value("gu")) + "," + field("output", value("g")));
     linear(value("g"), value("d"), {name("mlp.down_proj.weight")}, false);
     residual_ = "x" + std::to_string(layer + 1);
     add(value("y"), value("d"), residual_);
@@ -120,7 +131,9 @@ std::map<std::string, std::vector<int64_t>> LlamaShape::weights() const {
   all["model.norm.weight"] = {width};
   if (!tied) all["lm_head.weight"] = {vocab, width};
   for (int32_t layer = 0; layer < layers; ++layer) {
-    const auto put = [&](const char* name, std::vector<int64_t> dims) { all[layerName(layer, name)] = std::move(dims); };
+    const auto put = [&](const char* name, std::vector<int64_t> dims) {
+      all[layerName(layer, name)] = std::move(dims);
+    };
     put("input_layernorm.weight", {width});
     put("post_attention_layernorm.weight", {width});
     put("self_attn.q_proj.weight", {q, width});
@@ -143,9 +156,13 @@ std::map<std::string, std::vector<int64_t>> LlamaShape::weights() const {
   return all;
 }
 
-std::string LlamaShape::graph() const { return GraphWriter(*this).write(); }
+std::string LlamaShape::graph() const {
+  return GraphWriter(*this).write();
+}
 
-Checkpoint::~Checkpoint() { std::remove(file.c_str()); }
+Checkpoint::~Checkpoint() {
+  std::remove(file.c_str());
+}
 
 std::unique_ptr<Checkpoint> writeCheckpoint(const LlamaShape& shape, DType dtype, uint64_t seed) {
   auto checkpoint = std::make_unique<Checkpoint>();
@@ -160,7 +177,8 @@ std::unique_ptr<Checkpoint> writeCheckpoint(const LlamaShape& shape, DType dtype
     const bool norm = name.find("norm") != std::string::npos;
     for (size_t i = 0; i < count; ++i) {
       const auto centred = float(uniform(seed, i, stream) * 2 - 1);
-      float value = norm ? 1 + 0.2F * centred : centred * (dims.size() > 1 ? 2.5F / std::sqrt(float(dims[1])) : 0.3F);
+      float value =
+          norm ? 1 + 0.2F * centred : centred * (dims.size() > 1 ? 2.5F / std::sqrt(float(dims[1])) : 0.3F);
       const auto append = [&](auto bits) { data.append(reinterpret_cast<const char*>(&bits), sizeof(bits)); };
       if (dtype == DType::kF32) {
         append(value);
@@ -177,12 +195,14 @@ std::unique_ptr<Checkpoint> writeCheckpoint(const LlamaShape& shape, DType dtype
     }
     ++stream;
     header += (header.size() > 1 ? "," : "") + quote(name) + R"(:{"dtype":")" + std::string(nameOf(dtype)) +
-              R"(","shape":[)" + std::to_string(dims[0]) + (dims.size() > 1 ? "," + std::to_string(dims[1]) : "") +
-              R"(],"data_offsets":[)" + std::to_string(begin) + "," + std::to_string(data.size()) + "]}";
+              R"(","shape":[)" + std::to_string(dims[0]) +
+              (dims.size() > 1 ? "," + std::to_string(dims[1]) : "") + R"(],"data_offsets":[)" +
+              std::to_string(begin) + "," + std::to_string(data.size()) + "]}";
   }
   header += "}";
   static int serial = 0;
-  checkpoint->file = "/tmp/nt-test-" + std::to_string(getpid()) + "-" + std::to_string(serial++) + ".safetensors";
+  checkpoint->file =
+      "/tmp/nt-test-" + std::to_string(getpid()) + "-" + std::to_string(serial++) + ".safetensors";
   std::ofstream out(checkpoint->file, std::ios::binary);
   const uint64_t length = header.size();
   out.write(reinterpret_cast<const char*>(&length), sizeof(length));
@@ -195,7 +215,8 @@ std::vector<int32_t> packStep(int32_t id, const std::vector<SequenceStep>& seque
   for (const SequenceStep& s : sequences) {
     out[3] += int32_t(s.tokens.size());
     out[4] += int32_t(s.pages.size());
-    for (const int32_t field : {s.slot, int32_t(s.tokens.size()), s.cached, int32_t(s.pages.size()), s.flags}) {
+    for (const int32_t field :
+         {s.slot, int32_t(s.tokens.size()), s.cached, int32_t(s.pages.size()), s.flags}) {
       out.push_back(field);
     }
   }
@@ -232,7 +253,8 @@ Session::~Session() {
   backend->join();
 }
 
-Status Session::open(int32_t slot, std::vector<int32_t> prompt, SamplingParams sampling, std::vector<int32_t> output) {
+Status Session::open(int32_t slot, std::vector<int32_t> prompt, SamplingParams sampling,
+                     std::vector<int32_t> output) {
   SlotInit init;
   init.slot = slot;
   init.sampling = std::move(sampling);

@@ -1,4 +1,5 @@
-// What the tests of the CPU backend share: graphs, random checkpoints, and a driver that runs steps one by one.
+// What the tests of the CPU backend share: graphs, random checkpoints, and a driver that runs steps one by
+// one.
 #pragma once
 
 #include <condition_variable>
@@ -38,7 +39,8 @@ struct LlamaShape {
   std::string graph() const;
 };
 
-// Deterministic values for all of a shape's weights; keeps them for the reference, as the file's type rounds them.
+// Deterministic values for all of a shape's weights; keeps them for the reference, as the file's type rounds
+// them.
 struct Checkpoint {
   std::string file;
   std::map<std::string, std::vector<float>> values;
@@ -77,13 +79,14 @@ class Session {
 
   bool ok() const { return backend != nullptr; }
   // Opens the slot; its pages are firstPage, firstPage + 1, ...
-  Status open(int32_t slot, std::vector<int32_t> prompt, SamplingParams sampling = {}, std::vector<int32_t> output = {});
+  Status open(int32_t slot, std::vector<int32_t> prompt, SamplingParams sampling = {},
+              std::vector<int32_t> output = {});
   StepResult step(const std::vector<SequenceStep>& sequences);
   // As many pages as `tokens` need, starting at `first`.
   std::vector<int32_t> pages(int32_t first, int32_t tokens) const;
   // Prompt in chunks of `chunk`, then greedy or sampled tokens one by one.
-  std::vector<int32_t> generate(int32_t slot, const std::vector<int32_t>& prompt, int32_t count, int32_t firstPage,
-                                SamplingParams sampling = {}, int32_t chunk = 1 << 20);
+  std::vector<int32_t> generate(int32_t slot, const std::vector<int32_t>& prompt, int32_t count,
+                                int32_t firstPage, SamplingParams sampling = {}, int32_t chunk = 1 << 20);
 
   Status status;
   Results results;

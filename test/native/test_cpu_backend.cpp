@@ -11,9 +11,9 @@
 
 #include "check.h"
 #include "core/random.h"
-#include "cpu_harness.h"
 #include "cpu/memory.h"
 #include "cpu/thread_pool.h"
+#include "cpu_harness.h"
 
 namespace {
 
@@ -41,7 +41,7 @@ TEST(optionsAndFilesAreChecked) {
   const auto checkpoint = writeCheckpoint(shape, DType::kBF16);
   const CpuOptions good = optionsFor(shape, *checkpoint);
   CHECK_EQ(codeOf(good), std::string());
-  for (int32_t CpuOptions::*field :
+  for (int32_t CpuOptions::* field :
        {&CpuOptions::pageSize, &CpuOptions::numPages, &CpuOptions::maxSlots, &CpuOptions::maxStepTokens}) {
     for (const int32_t value : {0, -1, std::numeric_limits<int32_t>::min()}) {
       CpuOptions bad = good;
@@ -109,12 +109,14 @@ TEST(commandsTakeEffectInOrder) {
   REQUIRE(session.ok());
   const std::vector<int32_t> prompt = {1, 2, 3};
   const auto expected = session.generate(0, prompt, 12, 0);
-  // All at once, nothing waited for: the steps feed each other on the executor's thread, and the slot is used twice.
+  // All at once, nothing waited for: the steps feed each other on the executor's thread, and the slot is used
+  // twice.
   for (int round = 0; round < 2; ++round) {
     REQUIRE(bool(session.open(0, prompt)));
     REQUIRE(bool(session.backend->submit(packStep(round * 100, {{0, prompt, 0, kSample, {7, 9}}}))));
     for (int32_t i = 1; i < 12; ++i) {
-      REQUIRE(bool(session.backend->submit(packStep(round * 100 + i, {{0, {kLastSampledToken}, 2 + i, kSample, {7, 9}}}))));
+      REQUIRE(bool(session.backend->submit(
+          packStep(round * 100 + i, {{0, {kLastSampledToken}, 2 + i, kSample, {7, 9}}}))));
     }
     REQUIRE(bool(session.backend->closeSlot(0)));
   }
@@ -204,7 +206,8 @@ TEST(stopReportsWhatIsQueued) {
   }
   session.backend->requestStop();
   session.backend->requestStop();
-  CHECK_EQ(session.backend->submit(packStep(99, {{0, {1}, 0, kSample, {0}}})).code(), std::string("ERR_DISPOSED"));
+  CHECK_EQ(session.backend->submit(packStep(99, {{0, {1}, 0, kSample, {0}}})).code(),
+           std::string("ERR_DISPOSED"));
   CHECK_EQ(session.open(1, {1}).code(), std::string("ERR_DISPOSED"));
   CHECK_EQ(session.backend->closeSlot(0).code(), std::string("ERR_DISPOSED"));
   session.backend->join();

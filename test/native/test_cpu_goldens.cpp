@@ -1,4 +1,5 @@
-// The model of the project against what transformers computed from it in float32 (test/fixtures/tiny-storyteller-goldens).
+// The model of the project against what transformers computed from it in float32
+// (test/fixtures/tiny-storyteller-goldens).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -77,7 +78,8 @@ std::vector<Golden> readGoldens() {
     }
     const auto greedy = *prompt.find("greedy");
     golden.greedy = integers(*greedy.find("ids"));
-    for (const JsonValue value : greedy.find("logprobs")->elements()) golden.greedyLogprobs.push_back(*value.number());
+    for (const JsonValue value : greedy.find("logprobs")->elements())
+      golden.greedyLogprobs.push_back(*value.number());
     golden.stable = size_t(*greedy.find("stable_len")->integer());
     out.push_back(std::move(golden));
   }
@@ -87,7 +89,8 @@ std::vector<Golden> readGoldens() {
 void checkPrompts(const char* simd) {
   const auto goldens = readGoldens();
   REQUIRE(goldens.size() == 24);
-  const auto full = WeightFiles::open({NT_SOURCE_DIR "/test/fixtures/tiny-storyteller-goldens/goldens.safetensors"});
+  const auto full =
+      WeightFiles::open({NT_SOURCE_DIR "/test/fixtures/tiny-storyteller-goldens/goldens.safetensors"});
   REQUIRE(bool(full));
   Session session(options(simd));
   if (!session.ok()) std::cout << "# " << session.status.message() << "\n";
@@ -109,7 +112,8 @@ void checkPrompts(const char* simd) {
     for (size_t i = 0; i < golden.promptLogprobs.size(); ++i) {
       CHECK_EQ(result.logprobs[i].token, golden.ids[i + 1]);
       CHECK_EQ(result.logprobs[i].position, int32_t(i + 1));
-      worstLogprob = std::max(worstLogprob, std::abs(double(result.logprobs[i].logprob) - golden.promptLogprobs[i]));
+      worstLogprob =
+          std::max(worstLogprob, std::abs(double(result.logprobs[i].logprob) - golden.promptLogprobs[i]));
     }
     for (const auto& [id, logit] : golden.top20) {
       worstLogit = std::max(worstLogit, std::abs(double(result.logits[size_t(id)]) - logit));
@@ -124,13 +128,15 @@ void checkPrompts(const char* simd) {
     }
   }
   CHECK_EQ(fullRows, size_t{6});
-  std::cout << "# " << session.backend->info().device << ": logits within " << worstLogit << ", log-probabilities within "
-            << worstLogprob << "\n";
+  std::cout << "# " << session.backend->info().device << ": logits within " << worstLogit
+            << ", log-probabilities within " << worstLogprob << "\n";
   CHECK(worstLogit < kTolerance);
   CHECK(worstLogprob < kTolerance);
 }
 
-TEST(goldenPrompts) { checkPrompts(""); }
+TEST(goldenPrompts) {
+  checkPrompts("");
+}
 
 TEST(goldenPromptsOfEveryInstructionSet) {
   for (const std::string& simd : cpuFeatures().simd) checkPrompts(simd.c_str());
@@ -143,9 +149,11 @@ TEST(goldenGreedy) {
   for (const Golden& golden : readGoldens()) {
     const auto tokens = session.generate(0, golden.ids, int32_t(golden.greedy.size()), 0);
     REQUIRE(bool(session.status));
-    const auto same = std::mismatch(golden.greedy.begin(), golden.greedy.end(), tokens.begin(), tokens.end()).first -
-                      golden.greedy.begin();
-    if (size_t(same) < golden.stable) fail(__FILE__, __LINE__, golden.name + " differs at token " + std::to_string(same));
+    const auto same =
+        std::mismatch(golden.greedy.begin(), golden.greedy.end(), tokens.begin(), tokens.end()).first -
+        golden.greedy.begin();
+    if (size_t(same) < golden.stable)
+      fail(__FILE__, __LINE__, golden.name + " differs at token " + std::to_string(same));
     compared += golden.stable;
   }
   std::cout << "# " << compared << " tokens equal\n";

@@ -92,7 +92,8 @@ std::vector<T> packPanels(const std::vector<T>& w, size_t outputs, size_t k) {
   const size_t panels = (outputs + kPanelWidth - 1) / kPanelWidth;
   std::vector<T> out(panels * k * kPanelWidth);
   for (size_t n = 0; n < outputs; ++n) {
-    for (size_t i = 0; i < k; ++i) out[(n / kPanelWidth * k + i) * kPanelWidth + n % kPanelWidth] = w[n * k + i];
+    for (size_t i = 0; i < k; ++i)
+      out[(n / kPanelWidth * k + i) * kPanelWidth + n % kPanelWidth] = w[n * k + i];
   }
   return out;
 }
@@ -104,17 +105,21 @@ void checkGemm(DType dtype, size_t rows, size_t outputs, size_t k, bool withBias
   std::vector<uint16_t> narrow(wide.size());
   for (size_t i = 0; i < wide.size(); ++i) {
     narrow[i] = dtype == DType::kF16 ? floatToF16(wide[i]) : floatToBf16(wide[i]);
-    w[i] = dtype == DType::kF32 ? wide[i] : dtype == DType::kF16 ? f16ToFloat(narrow[i]) : bf16ToFloat(narrow[i]);
+    w[i] = dtype == DType::kF32   ? wide[i]
+           : dtype == DType::kF16 ? f16ToFloat(narrow[i])
+                                  : bf16ToFloat(narrow[i]);
   }
   const auto packedWide = packPanels(w, outputs, k);
   const auto packedNarrow = packPanels(narrow, outputs, k);
-  const void* panels = dtype == DType::kF32 ? static_cast<const void*>(packedWide.data()) : packedNarrow.data();
+  const void* panels =
+      dtype == DType::kF32 ? static_cast<const void*>(packedWide.data()) : packedNarrow.data();
   const size_t panelCount = (outputs + kPanelWidth - 1) / kPanelWidth;
   const size_t ldc = panelCount * kPanelWidth + 16;
   const auto bias = random(panelCount * kPanelWidth, 3);
   const auto c = onAll("gemm", [&](const Kernels& kernels) {
     std::vector<float> out(rows * ldc, -1);
-    kernels.gemm({a.data(), k, rows, k, panels, dtype, panelCount, withBias ? bias.data() : nullptr, out.data(), ldc});
+    kernels.gemm(
+        {a.data(), k, rows, k, panels, dtype, panelCount, withBias ? bias.data() : nullptr, out.data(), ldc});
     return out;
   });
   double worst = 0;
@@ -130,11 +135,13 @@ void checkGemm(DType dtype, size_t rows, size_t outputs, size_t k, bool withBias
   for (size_t r = 0; r < rows; ++r) {
     const auto alone = onAll("gemm of one row", [&](const Kernels& kernels) {
       std::vector<float> out(ldc, -1);
-      kernels.gemm({a.data() + r * k, k, 1, k, panels, dtype, panelCount, withBias ? bias.data() : nullptr, out.data(), ldc});
+      kernels.gemm({a.data() + r * k, k, 1, k, panels, dtype, panelCount, withBias ? bias.data() : nullptr,
+                    out.data(), ldc});
       return out;
     });
     if (std::memcmp(alone.data(), c.data() + r * ldc, panelCount * kPanelWidth * sizeof(float)) != 0) {
-      nt::test::fail(__FILE__, __LINE__, "row " + std::to_string(r) + " of " + std::to_string(rows) + " differs alone");
+      nt::test::fail(__FILE__, __LINE__,
+                     "row " + std::to_string(r) + " of " + std::to_string(rows) + " differs alone");
     }
   }
 }
@@ -159,7 +166,8 @@ TEST(conversionOfAllHalves) {
     const float one = 1;
     for (const Kernels* kernels : allKernels()) {
       std::vector<float> out(bits.size());
-      kernels->gemm({&one, 1, 1, 1, bits.data(), dtype, bits.size() / kPanelWidth, nullptr, out.data(), bits.size()});
+      kernels->gemm(
+          {&one, 1, 1, 1, bits.data(), dtype, bits.size() / kPanelWidth, nullptr, out.data(), bits.size()});
       size_t wrong = 0;
       for (size_t i = 0; i < bits.size(); ++i) {
         const float expected = dtype == DType::kF16 ? f16ToFloat(bits[i]) : bf16ToFloat(bits[i]);
@@ -217,7 +225,8 @@ void checkAttention(const AttentionCase& c) {
   const auto together = onAll("attend", [&](const Kernels& kernels) { return run(kernels, 0, c.rows); });
   double worst = 0;
   for (int32_t row = 0; row < c.rows; ++row) {
-    const auto alone = onAll("attend of one row", [&](const Kernels& kernels) { return run(kernels, row, 1); });
+    const auto alone =
+        onAll("attend of one row", [&](const Kernels& kernels) { return run(kernels, row, 1); });
     CHECK(std::memcmp(alone.data(), together.data() + size_t(row) * stride, stride * sizeof(float)) == 0);
     const int32_t position = c.first + row;
     const int32_t start = c.window > 0 ? std::max(0, position - c.window + 1) : 0;
@@ -244,8 +253,8 @@ void checkAttention(const AttentionCase& c) {
   }
   if (!(worst < 2e-5)) {
     nt::test::fail(__FILE__, __LINE__,
-                   "attention off by " + std::to_string(worst) + " at rows " + std::to_string(c.rows) + " heads " +
-                       std::to_string(c.heads) + " dim " + std::to_string(c.headDim) + " first " +
+                   "attention off by " + std::to_string(worst) + " at rows " + std::to_string(c.rows) +
+                       " heads " + std::to_string(c.heads) + " dim " + std::to_string(c.headDim) + " first " +
                        std::to_string(c.first) + " window " + std::to_string(c.window) + " page " +
                        std::to_string(c.pageSize));
   }

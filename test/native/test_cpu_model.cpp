@@ -1,4 +1,5 @@
-// Whole models: against double precision, and bit for bit however the same tokens are batched, cut, paged and threaded.
+// Whole models: against double precision, and bit for bit however the same tokens are batched, cut, paged and
+// threaded.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -87,7 +88,8 @@ class Reference {
     const auto dim = size_t(s_.headDim);
     const auto& keys = keys_[size_t(layer)];
     const auto& values = values_[size_t(layer)];
-    const size_t start = s_.window > 0 && keys.size() > size_t(s_.window) ? keys.size() - size_t(s_.window) : 0;
+    const size_t start =
+        s_.window > 0 && keys.size() > size_t(s_.window) ? keys.size() - size_t(s_.window) : 0;
     Row out(q.size());
     for (size_t h = 0; h < size_t(s_.heads); ++h) {
       const size_t kvHead = h / size_t(s_.heads / s_.kvHeads);
@@ -102,7 +104,8 @@ class Reference {
       double sum = 0;
       for (double& w : weight) sum += w = std::exp(w - max);
       for (size_t t = start; t < keys.size(); ++t) {
-        for (size_t d = 0; d < dim; ++d) out[h * dim + d] += weight[t - start] / sum * values[t][kvHead * dim + d];
+        for (size_t d = 0; d < dim; ++d)
+          out[h * dim + d] += weight[t - start] / sum * values[t][kvHead * dim + d];
       }
     }
     return out;
@@ -150,8 +153,11 @@ void checkAgainstReference(const LlamaShape& shape, DType dtype) {
   for (const int32_t count : {1, 17, 1, 30, 1}) {
     std::vector<double> expected;
     for (int32_t i = 0; i < count; ++i) expected = reference.run(tokens[size_t(cached + i)]);
-    const StepResult result = session.step(
-        {{0, {tokens.begin() + cached, tokens.begin() + cached + count}, cached, kLogits, session.pages(5, cached + count)}});
+    const StepResult result = session.step({{0,
+                                             {tokens.begin() + cached, tokens.begin() + cached + count},
+                                             cached,
+                                             kLogits,
+                                             session.pages(5, cached + count)}});
     REQUIRE(bool(result.status));
     REQUIRE(result.logits.size() == size_t(shape.vocab));
     for (size_t i = 0; i < expected.size(); ++i) {
@@ -166,13 +172,22 @@ void checkAgainstReference(const LlamaShape& shape, DType dtype) {
 TEST(llamaAgainstDouble) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) checkAgainstReference({}, dtype);
 }
-TEST(untiedWithBias) { checkAgainstReference({.tied = false, .bias = true}, DType::kBF16); }
-TEST(queryKeyNorms) { checkAgainstReference({.qkNorm = true}, DType::kF32); }
-TEST(slidingWindow) { checkAgainstReference({.window = 13}, DType::kF32); }
-TEST(geluGate) { checkAgainstReference({.gelu = true}, DType::kF16); }
+TEST(untiedWithBias) {
+  checkAgainstReference({.tied = false, .bias = true}, DType::kBF16);
+}
+TEST(queryKeyNorms) {
+  checkAgainstReference({.qkNorm = true}, DType::kF32);
+}
+TEST(slidingWindow) {
+  checkAgainstReference({.window = 13}, DType::kF32);
+}
+TEST(geluGate) {
+  checkAgainstReference({.gelu = true}, DType::kF16);
+}
 TEST(oddSizes) {
-  checkAgainstReference({.vocab = 301, .width = 51, .inner = 37, .layers = 3, .heads = 6, .kvHeads = 1, .headDim = 24},
-                        DType::kBF16);
+  checkAgainstReference(
+      {.vocab = 301, .width = 51, .inner = 37, .layers = 3, .heads = 6, .kvHeads = 1, .headDim = 24},
+      DType::kBF16);
   checkAgainstReference({.heads = 10, .kvHeads = 1, .headDim = 8}, DType::kF32);
   checkAgainstReference({.layers = 1, .heads = 2, .kvHeads = 2, .headDim = 128}, DType::kF32);
 }
@@ -198,13 +213,19 @@ std::vector<std::vector<float>> logitsOf(Session& session, const std::vector<int
       const int32_t cached = othersDone[size_t(i)];
       if (cached + count > 200) continue;
       auto& other = others[size_t(i)];
-      step.push_back({i + 1, {other.begin() + cached, other.begin() + cached + count}, cached, i % 3 == 0 ? kSample : 0,
+      step.push_back({i + 1,
+                      {other.begin() + cached, other.begin() + cached + count},
+                      cached,
+                      i % 3 == 0 ? kSample : 0,
                       session.pages(30 + i * (220 / pageSize + 1), cached + count)});
       othersDone[size_t(i)] += count;
     }
     const size_t used = size_t((end + pageSize - 1) / pageSize);
-    step.insert(step.begin() + long(step.size() / 2),
-                {0, {tokens.begin() + begin, tokens.begin() + end}, begin, kLogits, {pages.begin(), pages.begin() + long(used)}});
+    step.insert(step.begin() + long(step.size() / 2), {0,
+                                                       {tokens.begin() + begin, tokens.begin() + end},
+                                                       begin,
+                                                       kLogits,
+                                                       {pages.begin(), pages.begin() + long(used)}});
     const StepResult result = session.step(step);
     if (!result.status) {
       fail(__FILE__, __LINE__, result.status.message());
@@ -218,12 +239,14 @@ std::vector<std::vector<float>> logitsOf(Session& session, const std::vector<int
   return out;
 }
 
-void compareRows(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b, const std::string& what) {
+void compareRows(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b,
+                 const std::string& what) {
   size_t compared = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     if (a[i].empty() || b[i].empty()) continue;
     ++compared;
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) {
+    if (a[i].size() != b[i].size() ||
+        std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) {
       fail(__FILE__, __LINE__, what + ": row " + std::to_string(i) + " differs");
       return;
     }
@@ -232,7 +255,14 @@ void compareRows(const std::vector<std::vector<float>>& a, const std::vector<std
 }
 
 TEST(bitsDoNotDependOnTheCompany) {
-  const LlamaShape shape{.vocab = 301, .width = 72, .inner = 200, .layers = 2, .heads = 4, .kvHeads = 2, .headDim = 32, .window = 50};
+  const LlamaShape shape{.vocab = 301,
+                         .width = 72,
+                         .inner = 200,
+                         .layers = 2,
+                         .heads = 4,
+                         .kvHeads = 2,
+                         .headDim = 32,
+                         .window = 50};
   const auto checkpoint = writeCheckpoint(shape, DType::kBF16);
   const auto tokens = randomTokens(120, shape.vocab, 9);
   CpuOptions options = optionsFor(shape, *checkpoint);
@@ -257,8 +287,8 @@ TEST(bitsDoNotDependOnTheCompany) {
             auto pages = session.pages(0, 120);
             std::reverse(pages.begin(), pages.end());
             const std::string what = simd + ", threads " + std::to_string(threads) + ", page " +
-                                     std::to_string(pageSize) + ", chunk " + std::to_string(chunk) + ", company " +
-                                     std::to_string(company);
+                                     std::to_string(pageSize) + ", chunk " + std::to_string(chunk) +
+                                     ", company " + std::to_string(company);
             compareRows(logitsOf(session, tokens, chunk, company, pages, shape.vocab), expected, what);
           }
         }
@@ -282,7 +312,10 @@ TEST(bitsDoNotDependOnTheBlocksOfRows) {
     runs.emplace_back();
     for (int32_t begin = 0; begin < 900; begin += chunk) {
       const int32_t end = std::min(900, begin + chunk);
-      const StepResult result = session.step({{0, {tokens.begin() + begin, tokens.begin() + end}, begin, kPromptLogprobs,
+      const StepResult result = session.step({{0,
+                                               {tokens.begin() + begin, tokens.begin() + end},
+                                               begin,
+                                               kPromptLogprobs,
                                                session.pages(0, end)}});
       REQUIRE(bool(result.status));
       CHECK_EQ(result.topIds.size(), result.logprobs.size() * 2);
@@ -314,7 +347,8 @@ TEST(cachedPrefixGivesTheSameBits) {
   REQUIRE(bool(result.status));
   std::vector<int32_t> tokens = result.tokens;
   for (int32_t i = 1; i < 20; ++i) {
-    result = session.step({{3, {kLastSampledToken}, 39 + i, kSample, {pages.begin(), pages.begin() + (39 + i) / 16 + 1}}});
+    result = session.step(
+        {{3, {kLastSampledToken}, 39 + i, kSample, {pages.begin(), pages.begin() + (39 + i) / 16 + 1}}});
     REQUIRE(bool(result.status));
     tokens.push_back(result.tokens.at(0));
   }

@@ -29,7 +29,9 @@ std::vector<const Kernels*> allKernels() {
   return out;
 }
 
-const Kernels& best() { return **kernelsFor("", detectProcessor()); }
+const Kernels& best() {
+  return **kernelsFor("", detectProcessor());
+}
 
 std::vector<float> randomLogits(size_t vocab, uint64_t seed, float range = 6) {
   std::vector<float> out(vocab);
@@ -37,7 +39,8 @@ std::vector<float> randomLogits(size_t vocab, uint64_t seed, float range = 6) {
   return out;
 }
 
-SlotState makeSlot(const SamplingParams& params, std::vector<int32_t> prompt = {0}, std::vector<int32_t> output = {}) {
+SlotState makeSlot(const SamplingParams& params, std::vector<int32_t> prompt = {0},
+                   std::vector<int32_t> output = {}) {
   SlotInit init;
   init.slot = 0;
   init.sampling = params;
@@ -69,7 +72,8 @@ std::vector<double> naiveDistribution(const std::vector<float>& logits, const Sl
   }
   std::vector<int32_t> order(x.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[size_t(a)] > x[size_t(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return x[size_t(a)] > x[size_t(b)]; });
   std::vector<double> out(x.size(), 0);
   if (p.temperature == 0) {
     out[size_t(order[0])] = 1;
@@ -98,7 +102,8 @@ std::vector<double> naiveDistribution(const std::vector<float>& logits, const Sl
 }
 
 // Draws many tokens and compares their frequencies with the expected distribution by a chi-square test.
-void checkDistribution(const char* name, const std::vector<float>& logits, SamplingParams params, int draws = 40000) {
+void checkDistribution(const char* name, const std::vector<float>& logits, SamplingParams params,
+                       int draws = 40000) {
   Sampler sampler(best(), logits.size());
   const auto expected = naiveDistribution(logits, makeSlot(params), {});
   std::vector<int> counts(logits.size(), 0);
@@ -114,7 +119,8 @@ void checkDistribution(const char* name, const std::vector<float>& logits, Sampl
   for (size_t i = 0; i < counts.size(); ++i) {
     const double e = expected[i] * draws;
     if (expected[i] == 0 && counts[i] > 0) {
-      nt::test::fail(__FILE__, __LINE__, std::string(name) + ": token " + std::to_string(i) + " must not be drawn");
+      nt::test::fail(__FILE__, __LINE__,
+                     std::string(name) + ": token " + std::to_string(i) + " must not be drawn");
     }
     if (e < 8) {
       restExpected += e;
@@ -129,7 +135,8 @@ void checkDistribution(const char* name, const std::vector<float>& logits, Sampl
     chi += (restSeen - restExpected) * (restSeen - restExpected) / restExpected;
   }
   const double freedom = std::max(1, cells - 1);
-  // Wilson-Hilferty: the cube root of chi / freedom is near normal. 4.5 sigma: once in 300,000 runs; but the draws are fixed.
+  // Wilson-Hilferty: the cube root of chi / freedom is near normal. 4.5 sigma: once in 300,000 runs; but the
+  // draws are fixed.
   const double z = (std::cbrt(chi / freedom) - (1 - 2 / (9 * freedom))) / std::sqrt(2 / (9 * freedom));
   if (!(z < 4.5)) nt::test::fail(__FILE__, __LINE__, std::string(name) + ": z = " + std::to_string(z));
 }
@@ -210,10 +217,10 @@ TEST(bannedUntilMinTokens) {
 
 TEST(seedAndIndexDecideAlone) {
   const auto logits = randomLogits(5000, 2);
-  for (const SamplingParams& params : {SamplingParams{.temperature = 1, .seed = 5},
-                                       SamplingParams{.temperature = 1, .topK = 50, .seed = 5},
-                                       SamplingParams{.temperature = 1, .topP = 0.9F, .seed = 5},
-                                       SamplingParams{.temperature = 0.8F, .topP = 0.9F, .minP = 0.01F, .seed = 1ULL << 52}}) {
+  for (const SamplingParams& params :
+       {SamplingParams{.temperature = 1, .seed = 5}, SamplingParams{.temperature = 1, .topK = 50, .seed = 5},
+        SamplingParams{.temperature = 1, .topP = 0.9F, .seed = 5},
+        SamplingParams{.temperature = 0.8F, .topP = 0.9F, .minP = 0.01F, .seed = 1ULL << 52}}) {
     std::vector<std::vector<int32_t>> runs;
     for (const Kernels* kernels : allKernels()) {
       Sampler sampler(*kernels, logits.size());
@@ -261,13 +268,15 @@ TEST(logProbabilities) {
       for (const int32_t top : {0, 1, 2, 20, 300}) {
         for (const size_t place : {size_t{0}, vocab / 3, vocab - 1}) {
           const TokenLogprob row = sampler.logprob(logits.data(), order[place], top);
-          CHECK(std::abs(double(row.logprob) - (double(logits[size_t(order[place])]) - std::log(total))) < 2e-6);
+          CHECK(std::abs(double(row.logprob) - (double(logits[size_t(order[place])]) - std::log(total))) <
+                2e-6);
           CHECK_EQ(row.rank, int32_t(place + 1));
           const size_t count = std::min(size_t(top), vocab);
           REQUIRE(row.topIds.size() == count && row.topLogprobs.size() == count);
           for (size_t i = 0; i < count; ++i) {
             CHECK_EQ(row.topIds[i], order[i]);
-            CHECK(std::abs(double(row.topLogprobs[i]) - (double(logits[size_t(order[i])]) - std::log(total))) < 2e-6);
+            CHECK(std::abs(double(row.topLogprobs[i]) -
+                           (double(logits[size_t(order[i])]) - std::log(total))) < 2e-6);
           }
         }
       }
@@ -288,7 +297,8 @@ TEST(unusableLogits) {
   CHECK(!sampler.isUsable(logits.data()));
 }
 
-// Values that the checks let through, but at the end of what they let through: any token will do, as long as it is one.
+// Values that the checks let through, but at the end of what they let through: any token will do, as long as
+// it is one.
 TEST(extremeParametersGiveATokenAnyway) {
   const auto logits = randomLogits(300, 4, 80);
   Sampler sampler(best(), logits.size());
@@ -297,7 +307,11 @@ TEST(extremeParametersGiveATokenAnyway) {
       for (const float topP : {1e-38F, 0.5F, 1.0F}) {
         for (const int32_t topK : {0, 1, 299, 300, 2147483647}) {
           for (const float penalty : {1e-38F, 1.0F, 1e38F}) {
-            SamplingParams params{.temperature = temperature, .topK = topK, .topP = topP, .minP = minP, .repetitionPenalty = penalty};
+            SamplingParams params{.temperature = temperature,
+                                  .topK = topK,
+                                  .topP = topP,
+                                  .minP = minP,
+                                  .repetitionPenalty = penalty};
             const int32_t token = sampler.sample(logits.data(), makeSlot(params, {1, 2, 3}, {4, 5}));
             CHECK(token >= 0 && token < 300);
           }
