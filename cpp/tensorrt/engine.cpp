@@ -99,11 +99,8 @@ int64_t SegmentEngine::activationBytes() const {
   return bytes;
 }
 
-Status SegmentEngine::setActivationMemory(void* memory, int64_t bytes) {
-  const LogScope log;
+void SegmentEngine::setActivationMemory(void* memory, int64_t bytes) {
   for (Context& context : contexts_) context.context->setDeviceMemoryV2(memory, bytes);
-  const std::string said = log.text();
-  return said.empty() ? Status() : Status("ERR_INTERNAL", "Activation memory of '" + name_ + "': " + said);
 }
 
 Status SegmentEngine::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,

@@ -24,7 +24,8 @@ class SegmentEngine {
 
   // Bytes that the neediest profile wants for activations.
   int64_t activationBytes() const;
-  Status setActivationMemory(void* memory, int64_t bytes);
+  // Before the first enqueue; it may be shared by engines that never run at the same time.
+  void setActivationMemory(void* memory, int64_t bytes);
 
   // Most rows of one enqueue.
   int32_t maxRows() const noexcept { return profiles_.back().max; }

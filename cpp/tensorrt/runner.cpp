@@ -98,7 +98,7 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   setState(layout, path);
   if (Status status = planAttention(layout, buffers, path, captured); !status) return status;
 
-  buffers.logitRows = 0;
+  if (Status status = reserveLogits(buffers); !status) return status;
   if (captured) {
     const cudaError_t error = cudaGraphLaunch(graph->second.get(), stream_.get());
     if (Status status = toStatus(error, "Launching a decode step"); !status) return status;
@@ -107,6 +107,17 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
     return status;
   }
   return toStatus(cudaEventRecord(buffers.done.get(), stream_.get()), "Finishing a step");
+}
+
+Status Runner::reserveLogits(StepBuffers& buffers) const {
+  buffers.logitRows = 0;
+  const auto rows = std::count_if(buffers.entries.begin(), buffers.entries.end(),
+                                  [](const StepEntry& entry) { return entry.logits; });
+  const uint64_t bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(info_.vocabSize) * sizeOf(dtype_);
+  if (bytes <= buffers.logits.bytes()) return {};
+  auto memory = PinnedBuffer::allocate(bytes, "The logits of a step");
+  if (memory) buffers.logits = *std::move(memory);
+  return memory.status();
 }
 
 Status Runner::sendTables(const StepBuffers& buffers, size_t ints) {
@@ -246,14 +257,6 @@ Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {
   for (int32_t i = 0; i < count; ++i) {
     if (!begin[i].logits) continue;
     const uint64_t offset = static_cast<uint64_t>(buffers.logitRows) * rowBytes;
-    if (offset + rowBytes > buffers.logits.bytes()) {
-      // Room for all rows of a step at once, since what was copied before must stay.
-      const auto wanted = std::count_if(buffers.entries.begin(), buffers.entries.end(),
-                                        [](const StepEntry& entry) { return entry.logits; });
-      auto memory = PinnedBuffer::allocate(static_cast<uint64_t>(wanted) * rowBytes, "The logits of a step");
-      if (!memory) return memory.status();
-      buffers.logits = *std::move(memory);
-    }
     error = cudaMemcpyAsync(buffers.logits.as<char>() + offset, logits_.as<char>() + static_cast<uint64_t>(i) * rowBytes,
                             rowBytes, cudaMemcpyDeviceToHost, stream_.get());
     if (Status status = toStatus(error, "Fetching logits"); !status) return status;

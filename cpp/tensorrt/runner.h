@@ -79,6 +79,7 @@ class Runner {
 
   Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path, bool cudaGraph);
   void setState(const TableLayout& layout, AttentionPath path);
+  Status reserveLogits(StepBuffers& buffers) const;
   Status sendTables(const StepBuffers& buffers, size_t ints);
   // Embedding, layers, head and sampling; `buffers`, where given, receives the results chunk by chunk.
   Status enqueueModel(const TableLayout& layout, StepBuffers* buffers);

@@ -219,9 +219,7 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
                         allocateInto(history_, historyBytes, "A slot's tokens")}) {
     if (!status) return status;
   }
-  for (const auto& engine : engines_) {
-    if (Status status = engine->setActivationMemory(activations_.as<>(), activations); !status) return status;
-  }
+  for (const auto& engine : engines_) engine->setActivationMemory(activations_.as<>(), activations);
   auto history = PinnedBuffer::allocate(historyBytes, "A slot's tokens");
   if (!history) return history.status();
   historyHost_ = *std::move(history);
