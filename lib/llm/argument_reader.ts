@@ -128,6 +128,12 @@ export class ArgumentReader {
     throw invalidArgument(name, `a string of at most ${maxLength} UTF-16 units`, value)
   }
 
+  path(name: string): string | undefined {
+    const value = this.values[name]
+    if (value === undefined || (typeof value === 'string' && value !== '' && !value.includes('\0'))) return value
+    throw invalidArgument(name, 'a path, a string that is not empty', value)
+  }
+
   choice<T extends string>(name: string, choices: readonly T[]): T | undefined {
     const value = this.values[name]
     if (value === undefined || choices.includes(value as T)) return value as T | undefined

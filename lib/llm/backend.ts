@@ -1,52 +1,18 @@
 /** Chooses the backend of a model, sizes its KV cache and creates it. */
 import { freemem } from 'node:os'
 import { type ErrorCode, TensorRTError } from '../errors'
-import { kvPageBytes, type Graph } from '../models'
-import { CpuBackend, probeTensorRT, problemError } from '../native'
+import { CpuBackend } from '../native'
 import type { Executor } from '../scheduler'
 import type { LLMWarning } from './options'
 import type { ModelFolder } from './model_folder'
+import { kvPages } from './kv_sizing'
+import { createTensorRT } from './tensorrt_backend'
 import type { CheckedLoadOptions } from './validate'
 
 const DEFAULT_SEQUENCES = 64
 const DEFAULT_STEP_TOKENS = 2048
-const DEFAULT_KV_BYTES = 2 ** 30
 /** The CPU backend keeps keys and values in float32. */
 const CPU_KV_ELEMENT_BYTES = 4
-const MAX_PAGES = 2 ** 31 - 1
-
-export interface KvSizing {
-  pageSize: number
-  numPages: number | undefined
-  kvCacheMemory: number | undefined
-  maxSequences: number
-  /** Bytes that may be used where the caller says nothing. */
-  freeBytes: number
-}
-
-/**
- * Pages of the KV pool: as many as given, or as fit into the memory given; else a full context for each sequence, but
- * no more than 1 GiB or a quarter of what is free. One full context always has room, as far as nothing else is asked
- * for.
- *
- * @throws ERR_INVALID_ARGUMENT when the memory given does not hold a single page
- */
-export function kvPages(graph: Graph, elementBytes: number, sizing: KvSizing): number {
-  const { pageSize, numPages, kvCacheMemory, maxSequences, freeBytes } = sizing
-  if (numPages !== undefined) return numPages
-  const pageBytes = kvPageBytes(graph, pageSize, elementBytes)
-  if (kvCacheMemory !== undefined) {
-    const pages = Math.floor(kvCacheMemory / pageBytes)
-    if (pages >= 1) return Math.min(pages, MAX_PAGES)
-    throw new TensorRTError(
-      'ERR_INVALID_ARGUMENT',
-      `"kvCacheMemory" is ${kvCacheMemory} bytes, and one page of the KV cache takes ${pageBytes}`,
-    )
-  }
-  const contextPages = Math.ceil(graph.maxPositions / pageSize)
-  const affordable = Math.floor(Math.min(DEFAULT_KV_BYTES, freeBytes / 4) / pageBytes)
-  return Math.min(Math.max(contextPages, Math.min(affordable, contextPages * maxSequences)), MAX_PAGES)
-}
 
 /** Bytes that this process can still take: the machine's, or what is left of its control group's limit. */
 function freeMemory(): number {
@@ -81,26 +47,6 @@ function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Exe
   })
 }
 
-/**
- * What keeps the GPU from running this model.
- *
- * @throws ERR_TENSORRT_MODULE_NOT_FOUND, ERR_TENSORRT_MODULE_LOAD_FAILED, ERR_DRIVER_NOT_FOUND, ERR_DRIVER_TOO_OLD,
- * ERR_NO_GPU, ERR_TENSORRT_NOT_FOUND, ERR_VERSION_MISMATCH; ERR_ENGINE_REQUIRED where the GPU is usable, as this is a
- * folder of weights
- */
-async function createTensorRT(model: ModelFolder): Promise<Executor> {
-  const { driver, library } = await probeTensorRT()
-  const problem = driver ?? library
-  if (problem !== null) throw problemError(problem)
-  throw new TensorRTError(
-    'ERR_ENGINE_REQUIRED',
-    `A GPU runs a built engine, and ${model.path} is a folder of weights`,
-    {
-      hint: "use backend: 'cpu'",
-    },
-  )
-}
-
 /** Reasons why a GPU cannot be used for a model, as against failures of a GPU that can. */
 const UNUSABLE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_TENSORRT_NOT_FOUND',
@@ -126,7 +72,7 @@ export async function createBackend(
 ): Promise<Executor> {
   if (options.backend !== 'cpu') {
     try {
-      return await createTensorRT(model)
+      return await createTensorRT(model, options)
     } catch (cause) {
       const unusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
       if (options.backend === 'tensorrt' || !unusable) throw cause

@@ -44,7 +44,7 @@ export class GenerationState {
 
   constructor(
     private readonly now: () => number,
-    private readonly startedAt = now(),
+    readonly startedAt = now(),
   ) {}
 
   get settled(): boolean {

@@ -90,14 +90,16 @@ export class LLM {
   }
 
   /**
-   * Loads a model from a folder in Hugging Face layout: config.json, tokenizer.json and safetensors weights. Nothing is
-   * downloaded.
+   * Loads a model from a folder in Hugging Face layout (config.json, tokenizer.json and safetensors weights), or from an
+   * engine folder that `buildLLMEngine` made of one. Nothing is downloaded. A GPU runs built engines; the CPU runs both.
    *
    * @param folder relative to the working directory, or absolute
    * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED,
    * ERR_TOKENIZER_INVALID, ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO, ERR_OUT_OF_MEMORY;
    * ERR_ADDON_NOT_FOUND and ERR_ADDON_LOAD_FAILED when the native addon is missing or broken; with `backend:
-   * 'tensorrt'` what keeps the GPU from being used, such as ERR_TENSORRT_MODULE_NOT_FOUND; AbortError after an abort
+   * 'tensorrt'` what keeps the GPU from being used, such as ERR_DRIVER_NOT_FOUND, or ERR_ENGINE_REQUIRED for a folder
+   * without a built engine; for an engine ERR_ENGINE_INVALID (changed or damaged), ERR_ENGINE_INCOMPATIBLE (built for
+   * another GPU or TensorRT), ERR_VERSION_MISMATCH and ERR_OUT_OF_DEVICE_MEMORY; AbortError after an abort
    */
   static async load(folder: string, options: LLMOptions = {}): Promise<LLM> {
     const checked = checkLoadOptions(options)
@@ -110,7 +112,7 @@ export class LLM {
     }
     const loading = (async () => {
       throwIfAborted(signal)
-      const model = await readModelFolder(folder)
+      const model = await readModelFolder(folder, checked)
       throwIfAborted(signal)
       const executor = await createBackend(model, checked, warn)
       try {
@@ -187,7 +189,7 @@ export class LLM {
       if (checked.signal?.aborted === true) throw new AbortError(checked.signal.reason)
       const prompt = encodePrompt(checked.source, this.#context)
       const id = this.#nextId++
-      const { request, plan } = buildRequest(id, checked, prompt, this.#context, loop.now())
+      const { request, plan } = buildRequest(id, checked, prompt, this.#context, state.startedAt)
       state.begin(plan, () => loop.abort(id))
       loop.add(request, state)
       if (checked.signal !== undefined) state.follow(checked.signal)

@@ -1,8 +1,9 @@
-/** Reads a model folder in Hugging Face layout. Only files of that folder are opened; nothing is ever fetched. */
+/** Reads a model folder, in Hugging Face layout or with a built engine. Only files of that folder are opened; nothing is ever fetched. */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { TensorRTError, type ErrorCode } from '../errors'
 import { type Graph, graphFromConfig, kvGeometry } from '../models'
+import { type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
 import { ChatTemplate, Tokenizer } from '../text'
 import { type GenerationDefaults, readGenerationDefaults } from './generation_config'
 
@@ -13,6 +14,8 @@ const INDEX = 'model.safetensors.index.json'
 export interface ModelFolder {
   /** Absolute. */
   path: string
+  /** Set for a folder with a built engine. */
+  engine: EngineFolder | undefined
   graph: Graph
   tokenizer: Tokenizer
   chatTemplate: ChatTemplate
@@ -36,14 +39,22 @@ export interface ModelFacts {
   files: number
 }
 
+/** For folders with a built engine, whose weights are elsewhere. */
+export interface ReadModelOptions {
+  weights?: string | undefined
+  verifyWeights?: boolean | undefined
+  signal?: AbortSignal | undefined
+}
+
 /**
  * Reads all of a folder but the weights, of which it notes files and sizes.
  *
  * @param folder relative to the working directory, or absolute
  * @throws ERR_INVALID_ARGUMENT for what is no path, ERR_MODEL_NOT_FOUND, ERR_MODEL_INVALID, ERR_MODEL_UNSUPPORTED,
- * ERR_TOKENIZER_INVALID, ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO
+ * ERR_TOKENIZER_INVALID, ERR_CHAT_TEMPLATE, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID, ERR_IO; for an engine's folder also
+ * ERR_ENGINE_INVALID and ERR_VERSION_MISMATCH
  */
-export async function readModelFolder(folder: string): Promise<ModelFolder> {
+export async function readModelFolder(folder: string, options: ReadModelOptions = {}): Promise<ModelFolder> {
   if (typeof folder !== 'string' || folder === '' || folder.includes('\0')) {
     throw new TensorRTError(
       'ERR_INVALID_ARGUMENT',
@@ -58,7 +69,11 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
       hint: 'a model folder has Hugging Face layout',
     })
   }
-  const graph = graphFromConfig(config, join(path, 'config.json'))
+  const engine = (await isEngineFolder(path)) ? await readEngineFolder(path) : undefined
+  if (engine === undefined && options.weights !== undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"weights" goes with an engine folder, and ${path} is none`)
+  }
+  const graph = engine?.graph ?? graphFromConfig(config, join(path, 'config.json'))
   const tokenizerJson = await readJson(path, 'tokenizer.json', 'ERR_TOKENIZER_INVALID')
   if (tokenizerJson === undefined) {
     throw new TensorRTError('ERR_TOKENIZER_INVALID', `${path} has no tokenizer.json`, {
@@ -75,8 +90,8 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
   )
   const generationConfig = await readJson(path, 'generation_config.json', 'ERR_MODEL_INVALID')
   const defaults = readGenerationDefaults({ generationConfig, config, tokenizer, vocabSize: graph.vocabSize, path })
-  const { files, bytes } = await findWeights(path)
-  return { path, graph, tokenizer, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
+  const { files, bytes } = engine === undefined ? await findWeights(path) : await findEngineWeights(engine, options)
+  return { path, engine, graph, tokenizer, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
 }
 
 /** Checks a model folder without loading its weights. @throws as {@link readModelFolder} */
@@ -147,6 +162,14 @@ async function readJson(folder: string, name: string, code: ErrorCode): Promise<
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
   throw new TensorRTError(code, `${join(folder, name)} must hold a JSON object`)
+}
+
+async function findEngineWeights(
+  engine: EngineFolder,
+  { weights, verifyWeights, signal }: ReadModelOptions,
+): Promise<{ files: string[]; bytes: number }> {
+  const files = await locateWeights(engine, { folder: weights, verify: verifyWeights, signal })
+  return { files, bytes: engine.manifest.weights.files.reduce((sum, file) => sum + file.bytes, 0) }
 }
 
 async function findWeights(folder: string): Promise<{ files: string[]; bytes: number }> {

@@ -155,18 +155,36 @@ export interface LLMOptions extends EngineOptions {
   /** Default `auto`. */
   backend?: BackendChoice | undefined
   /**
-   * Bytes for the KV cache. Default: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of the free
-   * memory.
+   * Bytes for the KV cache. Default on the CPU: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of
+   * the free memory; on a GPU see `kvCacheFraction`.
    */
   kvCacheMemory?: number | undefined
   /** Pages of the KV cache, instead of `kvCacheMemory`. */
   numPages?: number | undefined
+  /**
+   * GPU: share of the memory left free by weights and activations that the KV cache takes, instead of `kvCacheMemory`.
+   * In (0, 1], default 0.9.
+   */
+  kvCacheFraction?: number | undefined
   /** Tokens in a page. Default 16. */
   pageSize?: number | undefined
   /** Threads of the CPU backend. Default: as many as the process may use. */
   threads?: number | undefined
   /** Instruction set of the CPU backend. Default: the best that the processor has. */
   simd?: 'avx512' | 'avx2' | 'portable' | undefined
+  /** GPU: number of the device, as CUDA counts. Default 0. */
+  device?: number | undefined
+  /** GPU: libnvinfer, or the folder that has it. Default: TENSORRT_LIB_DIR, then the system's search path. */
+  libraryPath?: string | undefined
+  /** GPU: replay decode steps as CUDA graphs. Default true. */
+  cudaGraphs?: boolean | undefined
+  /** Engine folders: the folder that has the weights, instead of the one that engine.json refers to. */
+  weights?: string | undefined
+  /**
+   * Engine folders: true hashes all weights, false takes any of the same file names and shapes. Default: sizes are
+   * compared, and files that were touched after the build are hashed.
+   */
+  verifyWeights?: boolean | undefined
   /** Aborts loading. */
   signal?: AbortSignal | undefined
   /** Called for each warning, in place of `process.emitWarning`. */

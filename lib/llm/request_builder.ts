@@ -89,7 +89,7 @@ export function buildRequest(
   checked: CheckedRequest,
   prompt: Int32Array,
   context: RequestContext,
-  now: number,
+  startedAt: number,
 ): { request: GenerationRequest; plan: GenerationPlan } {
   const sampling = resolveSampling(checked.sampling, context.defaults)
   const maxTokens = resolveMaxTokens(checked.maxTokens, prompt.length, context)
@@ -105,7 +105,7 @@ export function buildRequest(
       eosTokenIds: context.defaults.eosTokenIds,
       ignoreEos: checked.ignoreEos,
       priority: checked.priority,
-      deadline: deadlineIn === undefined ? undefined : now + deadlineIn,
+      deadline: deadlineIn === undefined ? undefined : startedAt + deadlineIn,
       timeoutMs: checked.timeoutMs,
       cacheSalt: checked.cacheSalt,
     },

@@ -72,9 +72,15 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'backend',
   'kvCacheMemory',
   'numPages',
+  'kvCacheFraction',
   'pageSize',
   'threads',
   'simd',
+  'device',
+  'libraryPath',
+  'cudaGraphs',
+  'weights',
+  'verifyWeights',
   'signal',
   'onWarning',
 ] as const)
@@ -268,9 +274,16 @@ export interface CheckedLoadOptions extends CheckedEngineOptions {
   backend: BackendChoice
   kvCacheMemory: number | undefined
   numPages: number | undefined
+  kvCacheFraction: number | undefined
   pageSize: number
   threads: number
   simd: string
+  device: number
+  /** '' = not given. */
+  libraryPath: string
+  cudaGraphs: boolean
+  weights: string | undefined
+  verifyWeights: boolean | undefined
   signal: AbortSignal | undefined
   onWarning: LLMOptions['onWarning']
 }
@@ -280,17 +293,25 @@ export function checkLoadOptions(options: unknown): CheckedLoadOptions {
   const reader = new ArgumentReader(options, LLM_OPTIONS, 'LLM.load()')
   const kvCacheMemory = reader.integer('kvCacheMemory', 1, Number.MAX_SAFE_INTEGER)
   const numPages = reader.integer('numPages', 1, INT32_MAX)
-  if (kvCacheMemory !== undefined && numPages !== undefined) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Give "kvCacheMemory" or "numPages", not both')
+  const kvCacheFraction = reader.positive('kvCacheFraction', 1)
+  const sizes = { kvCacheMemory, numPages, kvCacheFraction }
+  const given = Object.entries(sizes).filter(([, value]) => value !== undefined)
+  if (given.length > 1) {
+    const names = given.map(([name]) => `"${name}"`)
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `Give ${names.join(' or ')}, not both`)
   }
   return {
     ...readEngineOptions(reader),
     backend: reader.choice('backend', ['auto', 'cpu', 'tensorrt']) ?? 'auto',
-    kvCacheMemory,
-    numPages,
+    ...sizes,
     pageSize: reader.integer('pageSize', 1, 4096) ?? 16,
     threads: reader.integer('threads', 1, 4096) ?? 0,
     simd: reader.choice('simd', ['avx512', 'avx2', 'portable']) ?? '',
+    device: reader.integer('device', 0, 1023) ?? 0,
+    libraryPath: reader.path('libraryPath') ?? '',
+    cudaGraphs: reader.boolean('cudaGraphs') ?? true,
+    weights: reader.path('weights'),
+    verifyWeights: reader.boolean('verifyWeights'),
     signal: reader.signal('signal'),
     onWarning: reader.callback('onWarning') as LLMOptions['onWarning'],
   }

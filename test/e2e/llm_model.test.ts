@@ -91,9 +91,14 @@ describe('loading', () => {
   })
 
   it('does not fall back where TensorRT was asked for', async () => {
-    const error = await failure(LLM.load(modelFolder, { backend: 'tensorrt' }))
-    expect(error).toHaveCode('ERR_TENSORRT_MODULE_NOT_FOUND', /nt-tensorrt\.so/)
-    expect((error as TensorRTError).hint).toMatch(/./)
+    vi.stubEnv('NODE_TENSORRT_MODULE', join(tmpdir(), 'no-such-module.so'))
+    try {
+      const error = await failure(LLM.load(modelFolder, { backend: 'tensorrt' }))
+      expect(error).toHaveCode('ERR_TENSORRT_MODULE_NOT_FOUND', /no-such-module\.so/)
+      expect((error as TensorRTError).hint).toMatch(/./)
+    } finally {
+      vi.unstubAllEnvs()
+    }
   })
 
   it('can be given up', async () => {

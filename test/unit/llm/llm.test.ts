@@ -12,6 +12,7 @@ import {
   LLM,
   TensorRTError,
 } from '../../../lib'
+import { Detokenizer } from '../../../lib/text'
 import { storyTokenizer } from '../text/fixtures'
 import { GatedExecutor } from './gated_executor'
 
@@ -73,6 +74,24 @@ describe('a generation', () => {
     expect(executor.submitted).toBe(2)
     await executor.release()
     expect(executor.submitted).toBe(3)
+  })
+
+  it('submits the next step before it turns tokens into text', async () => {
+    const { llm, executor } = gated({ tokenizer: storyTokenizer() }, { vocabSize: 4096 })
+    const order: string[] = []
+    const detokenize = vi.spyOn(Detokenizer.prototype, 'pushToken').mockImplementation(() => {
+      order.push('text')
+      return ''
+    })
+    try {
+      llm.generate({ tokens, maxTokens: 5 })
+      await Promise.resolve()
+      executor.onSubmit = () => order.push('submit')
+      await executor.release(2)
+      expect(order).toEqual(['submit', 'text', 'submit', 'text'])
+    } finally {
+      detokenize.mockRestore()
+    }
   })
 
   it('plans requests that are made in one go together', async () => {
@@ -391,6 +410,28 @@ describe('limits of time and room', () => {
     expect(await failure(second.result())).toHaveCode('ERR_DEADLINE_EXCEEDED')
     executor.open()
     await first.result()
+  })
+
+  it('the more urgent runs first, and among equals the one that is due first', async () => {
+    const { llm, executor } = gated({ maxSequences: 1 })
+    const order: string[] = []
+    const request = (name: string, options: object): Promise<unknown> =>
+      llm
+        .generate({ tokens, maxTokens: 2, ...options })
+        .result()
+        .then(() => order.push(name))
+    const all = [request('running', {})]
+    await Promise.resolve()
+    all.push(
+      request('later', {}),
+      request('last', { priority: 5 }),
+      request('due', { deadlineMs: 60_000 }),
+      request('due first', { deadlineMs: 50_000 }),
+      request('urgent', { priority: -5 }),
+    )
+    executor.open()
+    await Promise.all(all)
+    expect(order).toEqual(['running', 'urgent', 'due first', 'due', 'later', 'last'])
   })
 
   it('a full queue refuses', async () => {
