@@ -1,6 +1,10 @@
 export { AbortError, ERROR_CODES, type ErrorCode, TensorRTError, type TensorRTErrorOptions } from './errors'
 export {
   type BackendChoice,
+  type BuildEngineOptions,
+  buildLLMEngine,
+  type BuildProgress,
+  type BuiltEngine,
   type ChatInputOptions,
   type CloseOptions,
   type EngineOptions,
@@ -44,5 +48,6 @@ export {
   type StepTimings,
   type StepView,
 } from './scheduler'
+export { type EngineManifest, type RowProfile, type WeightFile } from './runtime'
 export { type ChatMessage, ChatTemplate, type TextPart, Tokenizer } from './text'
 export { version } from './version'

@@ -1,3 +1,4 @@
+export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type BuiltEngine } from './build_engine'
 export type { Generation } from './generation'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'

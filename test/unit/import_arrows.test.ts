@@ -12,7 +12,9 @@ const allowed: [file: string, imported: string][] = [
   ['lib/text/a.ts', '@huggingface/jinja'],
   ['lib/native/a.ts', 'bindings'],
   ['lib/native/a.ts', '../scheduler/executor'],
+  ['lib/runtime/a.ts', '../native'],
   ['lib/llm/a.ts', '../native'],
+  ['lib/llm/a.ts', '../runtime'],
   ['lib/llm/a.ts', 'node:fs'],
   ['lib/cli/a.ts', '../llm'],
 ]
@@ -27,6 +29,8 @@ const forbidden: [file: string, imported: string][] = [
   ['lib/text/a.ts', 'node:fs'],
   ['lib/native/a.ts', '../llm'],
   ['lib/native/a.ts', '../scheduler'],
+  ['lib/runtime/a.ts', '../llm'],
+  ['lib/runtime/a.ts', '../native/load'],
   ['lib/llm/a.ts', '../cli/run'],
   ['lib/llm/a.ts', '../scheduler/heap'],
   ['lib/llm/a.ts', 'bindings'],
