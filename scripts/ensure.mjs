@@ -1,4 +1,5 @@
 // Installs and builds what a checkout lacks, and says so. `npm start` and `npm test` begin with it.
+//   node scripts/ensure.mjs [--dependencies]      --dependencies: installs, and builds nothing
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { addonFile, fail, hashOf, isFresh, markFresh, nativeHash, requireBuildTools, root, run, say, typescriptHash } from './tools.mjs'
@@ -12,6 +13,7 @@ if (!installed()) {
   run(process.platform === 'win32' ? 'npm.cmd' : 'npm', ['ci', '--no-audit', '--no-fund'])
   markFresh('dependencies', lockHash)
 }
+if (process.argv.includes('--dependencies')) process.exit(0)
 if (!existsSync(addonFile) || !isFresh('native', nativeHash())) {
   requireBuildTools()
   say(`building the native addon (${existsSync(addonFile) ? 'sources have changed' : 'first build, about a minute'}) ...`)

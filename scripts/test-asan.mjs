@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fail, onPath, requireBuildTools, root, run, runTool, say } from './tools.mjs'
 
 requireBuildTools()
-run(process.execPath, [join(root, 'scripts', 'ensure.mjs')])
+run(process.execPath, [join(root, 'scripts', 'ensure.mjs'), '--dependencies'])
 const out = join(root, 'build', 'asan')
 run('cmake', ['-S', root, '-B', out, '-DCMAKE_BUILD_TYPE=RelWithDebInfo', '-DNT_SANITIZE=address,undefined', '-DNT_BUILD_TESTS=ON', '--log-level=WARNING'])
 run('cmake', ['--build', out, '--parallel', String(availableParallelism())])
