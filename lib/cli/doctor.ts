@@ -1,33 +1,38 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { Command } from 'commander'
-import { TensorRTError } from '../errors'
 import { loadAddon } from '../native'
 import { inspectModel } from '../llm'
 import { version } from '../version'
+import { type Check, failed } from './check'
+import { checkEngine, checkTensorRT } from './doctor_tensorrt'
+import { parseInteger } from './options'
 import { formatBytes } from './output'
-
-interface Check {
-  name: string
-  ok: boolean
-  /** A failed check that does not stop the library from working here. */
-  optional?: boolean
-  detail: string
-  hint?: string | undefined
-}
 
 export function doctorCommand(): Command {
   return new Command('doctor')
-    .description('Check that this machine can run the library, and a model folder if one is given.')
-    .argument('[model]', 'a model folder to check')
+    .description('Check that this machine can run the library, on CPU and GPU, and a folder if one is given.')
+    .argument('[model]', 'a model folder or engine folder to check')
+    .option('--device <n>', 'GPU to check an engine folder for', parseInteger(0, 1023), 0)
+    .option('--library-path <path>', 'libnvinfer, or the folder that has it', '')
     .option('--json', 'the report as JSON on stdout')
     .addHelpText('after', '\nExit code 0 when everything that is needed works, 1 otherwise.')
     .action(doctor)
 }
 
-async function doctor(model: string | undefined, options: { json?: boolean }): Promise<void> {
+interface DoctorOptions {
+  device: number
+  libraryPath: string
+  json?: boolean
+}
+
+async function doctor(model: string | undefined, options: DoctorOptions): Promise<void> {
   const checks: Check[] = [checkNode(), checkPlatform(), ...checkAddon()]
-  if (model !== undefined) checks.push(await checkModel(model))
+  const gpu = await checkTensorRT(options)
+  checks.push(...gpu.checks)
+  if (model !== undefined) {
+    checks.push(await checkModel(model), ...(await checkEngine(model, gpu.facts, options.device)))
+  }
   const healthy = checks.every((check) => check.ok || check.optional === true)
   process.exitCode = healthy ? 0 : 1
   if (options.json === true) {
@@ -35,8 +40,10 @@ async function doctor(model: string | undefined, options: { json?: boolean }): P
     return
   }
   process.stdout.write(`node-tensorrt ${version}\n`)
-  for (const { name, ok, optional, detail, hint } of checks) {
-    process.stdout.write(`${ok ? '  ok  ' : optional === true ? '  --  ' : ' FAIL '} ${name}: ${detail}\n`)
+  for (const { name, ok, optional, detail, code, hint, places = [] } of checks) {
+    const reason = code === undefined ? '' : ` [${code}]`
+    process.stdout.write(`${ok ? '  ok  ' : optional === true ? '  --  ' : ' FAIL '} ${name}: ${detail}${reason}\n`)
+    for (const place of places) process.stdout.write(`       looked at ${place}\n`)
     if (!ok && hint !== undefined) process.stdout.write(`       ${hint}\n`)
   }
   process.stdout.write(healthy ? 'Everything that is needed works.\n' : 'Something that is needed does not work.\n')
@@ -89,10 +96,4 @@ async function checkModel(folder: string): Promise<Check> {
     if (existsSync(where)) check.detail += `; the folder holds ${readdirSync(where).slice(0, 12).join(', ') || 'nothing'}`
     return check
   }
-}
-
-function failed(name: string, error: unknown): Check {
-  const message = error instanceof Error ? error.message : String(error)
-  const code = error instanceof TensorRTError ? ` [${error.code}]` : ''
-  return { name, ok: false, detail: `${message}${code}` }
 }

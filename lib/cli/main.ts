@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command } from 'commander'
 import { benchCommand } from './bench'
+import { buildCommand } from './build'
 import { chatCommand } from './chat'
 import { doctorCommand } from './doctor'
 import { reportFailure } from './output'
@@ -18,6 +19,7 @@ Examples:
   $ node-tensorrt run "Write a short story about a shy robot."
   $ node-tensorrt run --model ./my-llama --temperature 0 --json "What is 7 plus 5?"
   $ node-tensorrt chat --system "Begin every answer with: Ahoy!"
+  $ node-tensorrt build ./my-llama -o ./my-llama-engine
   $ node-tensorrt bench --requests 64 --concurrency 16
   $ node-tensorrt doctor --json
 
@@ -25,6 +27,7 @@ Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
   )
   .addCommand(runCommand())
   .addCommand(chatCommand())
+  .addCommand(buildCommand())
   .addCommand(benchCommand())
   .addCommand(doctorCommand())
 

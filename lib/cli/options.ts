@@ -9,6 +9,9 @@ export interface ModelOptions {
   model: string
   backend: 'auto' | 'cpu' | 'tensorrt'
   threads?: number
+  device?: number
+  libraryPath?: string
+  weights?: string
   kvCacheMemory?: number
   maxSequences?: number
   prefixCache: boolean
@@ -69,11 +72,14 @@ export function parseRange(text: string): { min: number; max: number } {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option('-m, --model <folder>', 'model folder in Hugging Face layout (default: the bundled demo model)', bundledModel)
+    .option('-m, --model <folder>', 'model folder in Hugging Face layout, or engine folder (default: the bundled demo model)', bundledModel)
     .addOption(
       new Option('-b, --backend <name>', 'what runs the model').choices(['auto', 'cpu', 'tensorrt']).default('auto'),
     )
     .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 4096))
+    .option('--device <n>', 'number of the GPU', parseInteger(0, 1023))
+    .option('--library-path <path>', 'GPU: libnvinfer, or the folder that has it')
+    .option('--weights <folder>', 'engine folders: where the weights are (default: where the build found them)')
     .option('--kv-cache-memory <bytes>', 'size of the KV cache, such as 512M', parseBytes)
     .option('--max-sequences <n>', 'sequences that run at once', parseInteger(1, 65536))
     .option('--no-prefix-cache', 'do not share pages between equal prompt prefixes')
@@ -97,10 +103,14 @@ export function samplingOf(options: SamplingOptions): SamplingOptions {
   return Object.fromEntries(keys.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]))
 }
 
+/** The folder that a name stands for: a bare name of a bundled model works from any directory. */
+export function resolveModel(model: string): string {
+  const named = join(bundledModel, '..', model)
+  return !existsSync(model) && !model.includes('/') && existsSync(named) ? named : model
+}
+
 export async function loadModel(options: ModelOptions, signal: AbortSignal): Promise<LLM> {
-  // A bare name of a bundled model works from any directory.
-  const named = join(bundledModel, '..', options.model)
-  const folder = !existsSync(options.model) && !options.model.includes('/') && existsSync(named) ? named : options.model
+  const folder = resolveModel(options.model)
   const progress = new Progress()
   const started = Date.now()
   const timer = setInterval(() => {
@@ -117,6 +127,9 @@ export async function loadModel(options: ModelOptions, signal: AbortSignal): Pro
       },
     }
     if (options.threads !== undefined) load.threads = options.threads
+    if (options.device !== undefined) load.device = options.device
+    if (options.libraryPath !== undefined) load.libraryPath = options.libraryPath
+    if (options.weights !== undefined) load.weights = options.weights
     if (options.kvCacheMemory !== undefined) load.kvCacheMemory = options.kvCacheMemory
     if (options.maxSequences !== undefined) load.maxSequences = options.maxSequences
     return await LLM.load(folder, load)
