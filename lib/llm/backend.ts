@@ -10,7 +10,8 @@ import { createTensorRT } from './tensorrt_backend'
 import type { CheckedLoadOptions } from './validate'
 
 const DEFAULT_SEQUENCES = 64
-const DEFAULT_STEP_TOKENS = 2048
+/** A processor is as fast with 256 rows as with more, and shorter steps give shorter pauses between tokens. */
+const CPU_STEP_TOKENS = 256
 /** The CPU backend keeps keys and values in float32. */
 const CPU_KV_ELEMENT_BYTES = 4
 
@@ -41,7 +42,7 @@ function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Exe
       freeBytes: freeMemory(),
     }),
     maxSlots,
-    maxStepTokens: options.maxStepTokens ?? DEFAULT_STEP_TOKENS,
+    maxStepTokens: options.maxStepTokens ?? Math.max(CPU_STEP_TOKENS, maxSlots),
     threads: options.threads,
     simd: options.simd,
   })

@@ -145,8 +145,8 @@ export interface EngineOptions {
   /** Sequences that run at once. Default 64, or the executor's limit. */
   maxSequences?: number | undefined
   /**
-   * Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput. Default
-   * 2048, or the executor's limit.
+   * Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput on a GPU.
+   * Default: 256 on the CPU, but at least `maxSequences`; with an executor of one's own its limit.
    */
   maxStepTokens?: number | undefined
 }
