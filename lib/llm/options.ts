@@ -142,11 +142,11 @@ export interface EngineOptions {
   retries?: number | undefined
   /** A waiting request becomes one priority level more urgent each so many milliseconds. Default 5000. */
   agingMs?: number | undefined
-  /** Sequences that run at once. Default 64, or the executor's limit. */
+  /** Sequences that run at once. Default: 64 on the CPU, 256 on a GPU; with an executor of one's own its limit. */
   maxSequences?: number | undefined
   /**
    * Most tokens in one step. Smaller steps give shorter pauses between tokens, larger ones more throughput on a GPU.
-   * Default: 256 on the CPU, but at least `maxSequences`; with an executor of one's own its limit.
+   * Default: 256 on the CPU, but at least `maxSequences`; else the limit of the engine, or of an executor of one's own.
    */
   maxStepTokens?: number | undefined
 }

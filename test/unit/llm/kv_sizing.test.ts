@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import '../matchers'
-import { kvPages } from '../../../lib/llm/backend'
+import { kvPages } from '../../../lib/llm/kv_sizing'
 import { graphFromConfig } from '../../../lib/models'
 import { readJson } from '../text/fixtures'
 
