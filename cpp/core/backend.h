@@ -1,7 +1,8 @@
-// What a backend is to the addon. lib/scheduler/executor.ts documents the step and the rules of order; this is its C++ side.
+// What a backend is to the addon. lib/scheduler/executor.ts documents the step and the rules of order; this
+// is its C++ side.
 //
-// The TensorRT module implements the same interface behind a dlopen: pure virtual, no exceptions, and both sides are built
-// from one source tree (kBackendAbi guards that).
+// The TensorRT module implements the same interface behind a dlopen: pure virtual, no exceptions, and both
+// sides are built from one source tree (kBackendAbi guards that).
 #pragma once
 
 #include <cstdint>
@@ -91,7 +92,8 @@ class Backend {
   virtual Status closeSlot(int32_t slot) noexcept = 0;
   // Checks the packed step completely (core/step_batch.h) before it is queued.
   virtual Status submit(std::vector<int32_t> step) noexcept = 0;
-  // Asks the threads to end: the running step completes, queued ones report ERR_DISPOSED. Returns at once; `join` waits.
+  // Asks the threads to end: the running step completes, queued ones report ERR_DISPOSED. Returns at once;
+  // `join` waits.
   virtual void requestStop() noexcept = 0;
   // Blocks until the threads have ended. Called off the event loop.
   virtual void join() noexcept = 0;

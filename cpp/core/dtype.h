@@ -10,7 +10,9 @@ namespace nt {
 
 enum class DType : uint8_t { kF32, kF16, kBF16 };
 
-constexpr size_t sizeOf(DType type) noexcept { return type == DType::kF32 ? 4 : 2; }
+constexpr size_t sizeOf(DType type) noexcept {
+  return type == DType::kF32 ? 4 : 2;
+}
 
 constexpr std::string_view nameOf(DType type) noexcept {
   return type == DType::kF32 ? "F32" : type == DType::kF16 ? "F16" : "BF16";

@@ -1,4 +1,5 @@
-// The model IR: parsed from the JSON that lib/models writes (lib/models/graph.ts documents each field), and checked.
+// The model IR: parsed from the JSON that lib/models writes (lib/models/graph.ts documents each field), and
+// checked.
 #pragma once
 
 #include <cstdint>
@@ -90,9 +91,9 @@ struct Graph {
   }
 };
 
-// Checks everything that can be checked without the weights: version, names defined before use and once, widths that fit,
-// layers 0 ... n-1 each used once, one geometry, exactly one gatherRows, logits of vocabSize columns on gathered rows,
-// finite numbers. ERR_GRAPH_INVALID names the node.
+// Checks everything that can be checked without the weights: version, names defined before use and once,
+// widths that fit, layers 0 ... n-1 each used once, one geometry, exactly one gatherRows, logits of vocabSize
+// columns on gathered rows, finite numbers. ERR_GRAPH_INVALID names the node.
 Expected<Graph> parseGraph(std::string_view json);
 
 }  // namespace nt

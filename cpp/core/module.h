@@ -1,9 +1,11 @@
-// The C ABI between the addon and nt-tensorrt.so, the TensorRT backend module. Nothing of NVIDIA's is named here.
+// The C ABI between the addon and nt-tensorrt.so, the TensorRT backend module. Nothing of NVIDIA's is named
+// here.
 //
-// The addon opens the module with dlopen, asks `nt_tensorrt_module` for its interface and never closes it: backends, threads
-// and TensorRT's own state live in its code. Both sides are built from one source tree with one compiler; what crosses are C++
-// objects whose memory either side may free (both take it from the process's malloc). kModuleAbi guards the layout: a module of
-// another build answers nullptr. Nothing throws across.
+// The addon opens the module with dlopen, asks `nt_tensorrt_module` for its interface and never closes it:
+// backends, threads and TensorRT's own state live in its code. Both sides are built from one source tree with
+// one compiler; what crosses are C++ objects whose memory either side may free (both take it from the
+// process's malloc). kModuleAbi guards the layout: a module of another build answers nullptr. Nothing throws
+// across.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +31,8 @@ struct GpuFacts {
   uint64_t memoryBytes = 0;
 };
 
-// What this machine has. Each Status says why the part is unusable; the facts beside it are filled as far as they were found.
+// What this machine has. Each Status says why the part is unusable; the facts beside it are filled as far as
+// they were found.
 struct ModuleFacts {
   // ERR_DRIVER_NOT_FOUND, ERR_DRIVER_TOO_OLD, ERR_NO_GPU or ERR_CUDA.
   Status driver;
@@ -41,7 +44,7 @@ struct ModuleFacts {
   // ERR_TENSORRT_NOT_FOUND or ERR_VERSION_MISMATCH.
   Status library;
   std::string libraryPath;
-  int32_t libraryVersion = 0;  // 10000 * major + 100 * minor + patch
+  int32_t libraryVersion = 0;             // 10000 * major + 100 * minor + patch
   std::vector<std::string> placesLooked;  // "place: what the loader said"
 
   // What building needs beside `library`, ERR_TENSORRT_NOT_FOUND. Running built engines does not need it.
@@ -88,20 +91,22 @@ class BuildListener {
  public:
   virtual ~BuildListener() = default;
   // `part` of `parts` engines; `phase` is TensorRT's name of what it does, `step` of `steps` within it.
-  virtual void onProgress(int32_t part, int32_t parts, std::string_view phase, int32_t step, int32_t steps) noexcept = 0;
+  virtual void onProgress(int32_t part, int32_t parts, std::string_view phase, int32_t step,
+                          int32_t steps) noexcept = 0;
   // Asked often. True ends the build with ABORT_ERR, within about the time of one step.
   virtual bool isCancelled() noexcept = 0;
 };
 
 struct TensorRtOptions {
-  std::string graph;               // JSON; must be the one the plan was built from
-  std::vector<char> plan;          // BuildResult::plan; the caller has checked where it comes from: a plan is code
+  std::string graph;       // JSON; must be the one the plan was built from
+  std::vector<char> plan;  // BuildResult::plan; the caller has checked where it comes from: a plan is code
   std::vector<std::string> files;  // safetensors, absolute paths
   std::string libraryPath;         // as in BuildOptions
   int32_t device = 0;
   int32_t pageSize = 16;  // tokens
   int32_t numPages = 0;   // 0 = as many as fit, see below
-  // Share of the memory that is free once weights, activations and tables are in place; used where numPages is 0.
+  // Share of the memory that is free once weights, activations and tables are in place; used where numPages
+  // is 0.
   float kvCacheFraction = 0.9F;
   int32_t maxSlots = 0;
   int32_t maxStepTokens = 0;
@@ -113,16 +118,17 @@ struct TensorRtOptions {
 
 class TensorRtModule {
  public:
-  // Never throws, loads TensorRT at most once per process. Takes milliseconds, or a second where the driver wakes up.
+  // Never throws, loads TensorRT at most once per process. Takes milliseconds, or a second where the driver
+  // wakes up.
   virtual ModuleFacts probe(const std::string& libraryPath) noexcept = 0;
 
-  // Blocks for seconds to minutes: call it off the event loop. Errors: those of ModuleFacts; ERR_GRAPH_INVALID,
-  // ERR_MODEL_UNSUPPORTED, ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_BUILD_FAILED (with TensorRT's last lines),
-  // ABORT_ERR.
+  // Blocks for seconds to minutes: call it off the event loop. Errors: those of ModuleFacts;
+  // ERR_GRAPH_INVALID, ERR_MODEL_UNSUPPORTED, ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY,
+  // ERR_BUILD_FAILED (with TensorRT's last lines), ABORT_ERR.
   virtual Expected<BuildResult> build(const BuildOptions& options, BuildListener* listener) noexcept = 0;
 
-  // Blocks while weights load. Errors: those of ModuleFacts; ERR_ENGINE_INVALID, ERR_ENGINE_INCOMPATIBLE (both sides named),
-  // those of the CPU backend for graph and weights, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA.
+  // Blocks while weights load. Errors: those of ModuleFacts; ERR_ENGINE_INVALID, ERR_ENGINE_INCOMPATIBLE
+  // (both sides named), those of the CPU backend for graph and weights, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA.
   virtual Expected<std::unique_ptr<Backend>> createBackend(const TensorRtOptions& options) noexcept = 0;
 
  protected:

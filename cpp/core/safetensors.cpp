@@ -71,7 +71,7 @@ class File {
   const std::string& path() const noexcept { return path_; }
 
   Expected<uint64_t> size() const {
-    struct stat info {};
+    struct stat info{};
     if (::fstat(descriptor_, &info) != 0) {
       return Status("ERR_IO", "cannot stat " + quoted(path_, 400) + ": " + reason(errno));
     }

@@ -1,4 +1,5 @@
-// Errors as values. Nothing in cpp/ throws across a room's boundary: napi turns a Status into a JavaScript error.
+// Errors as values. Nothing in cpp/ throws across a room's boundary: napi turns a Status into a JavaScript
+// error.
 #pragma once
 
 #include <optional>
@@ -36,7 +37,7 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Expected {
  public:
-  Expected(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit on purpose
+  Expected(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit on purpose
   Expected(Status status) : state_(std::in_place_index<1>, std::move(status)) {}  // NOLINT
 
   explicit operator bool() const noexcept { return state_.index() == 0; }

@@ -239,7 +239,7 @@ TEST(checksSlotParameters) {
   const float infinity = std::numeric_limits<float>::infinity();
   struct Field {
     const char* name;
-    float SamplingParams::*member;
+    float SamplingParams::* member;
     std::vector<float> good;
     std::vector<float> bad;
   };
@@ -265,7 +265,7 @@ TEST(checksSlotParameters) {
   }
   struct IntField {
     const char* name;
-    int32_t SamplingParams::*member;
+    int32_t SamplingParams::* member;
     std::vector<int32_t> good;
     std::vector<int32_t> bad;
   };
