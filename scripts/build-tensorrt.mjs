@@ -6,9 +6,7 @@ import { copyFileSync, mkdirSync, renameSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import {
-  fail, markFresh, moduleFile, onPath, requireBuildTools, root, run, say, sdkFolder, sdkIsComplete, tensorrtArchitectures, tensorrtHash,
-} from './tools.mjs'
+import { fail, moduleFile, onPath, requireBuildTools, root, run, say, sdkFolder, sdkIsComplete, tensorrtArchitectures } from './tools.mjs'
 
 const { values: options } = parseArgs({ options: { arch: { type: 'string' }, fetch: { type: 'boolean' } } })
 if (process.platform !== 'linux' || process.arch !== 'x64') fail(`the TensorRT backend module is built on linux-x64, this is ${process.platform}-${process.arch}`)
@@ -22,7 +20,6 @@ if (!sdkIsComplete(sdk)) {
   run('bash', [join(root, 'scripts', 'sdk.sh'), 'compile', sdk])
 }
 
-const inputs = tensorrtHash(architectures)
 const folder = join(root, 'build', 'cmake-tensorrt')
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism())
 const generator = onPath('ninja') === undefined ? [] : ['-G', 'Ninja']
@@ -34,4 +31,3 @@ run('cmake', ['--build', folder, '--target', 'nt-tensorrt', '--parallel', jobs])
 mkdirSync(dirname(moduleFile), { recursive: true })
 copyFileSync(join(folder, 'cpp', 'tensorrt', 'nt-tensorrt.so'), `${moduleFile}.tmp`)
 renameSync(`${moduleFile}.tmp`, moduleFile)
-markFresh('tensorrt', inputs)

@@ -9,12 +9,14 @@ import { fail, onPath, root, say } from './tools.mjs'
 
 const GLIBC = [2, 28]
 const LIBRARIES = /^(libc|libm|libdl|libpthread|librt|ld-linux-[\w-]+)\.so\.\d+$/
-const ENTRY_POINTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
+const ADDON_ENTRY_POINTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
+const MODULE_ENTRY_POINTS = ['nt_tensorrt_module']
 
 /** What is wrong with a binary; empty when it may travel. */
 export function problemsOf(file) {
   const tool = (name, ...args) => execFileSync(name, [...args, file], { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } })
   const problems = []
+  const entryPoints = file.endsWith('.node') ? ADDON_ENTRY_POINTS : MODULE_ENTRY_POINTS
 
   for (const line of tool('objdump', '-T').split('\n')) {
     const symbol = line.trim().split(/\s+/).at(-1)
@@ -24,7 +26,7 @@ export function problemsOf(file) {
       else if (isAbove(version[2].split('.').map(Number))) problems.push(`${symbol} needs GLIBC_${version[2]}`)
     }
     // Column 2 are flags: g = global, u = unique global; *UND* is an import.
-    if (/^[0-9a-f]+ [gu]/.test(line) && !line.includes('*UND*') && !ENTRY_POINTS.includes(symbol)) problems.push(`${symbol} is exported`)
+    if (/^[0-9a-f]+ [gu]/.test(line) && !line.includes('*UND*') && !entryPoints.includes(symbol)) problems.push(`${symbol} is exported`)
   }
   const dynamic = tool('readelf', '-dW')
   for (const [, library] of dynamic.matchAll(/\(NEEDED\)\s+Shared library: \[(.+?)\]/g)) {
@@ -42,7 +44,7 @@ function isAbove([major, minor = 0]) {
 
 function prebuilt() {
   return readdirSync(join(root, 'prebuilds'), { recursive: true })
-    .filter((name) => /^linux-.*\.node$/.test(name))
+    .filter((name) => /^linux-.*\.(node|so)$/.test(name))
     .map((name) => join(root, 'prebuilds', name))
 }
 

@@ -130,8 +130,6 @@ export const typescriptInputs = ['lib', 'tsconfig.json', 'scripts/build-ts.mjs']
 export const nativeHash = () => hashOf(nativeInputs, `${manifest.version} ${process.arch}`)
 export const typescriptHash = () => hashOf(typescriptInputs, manifest.version)
 
-export const tensorrtInputs = ['CMakeLists.txt', 'cpp/compat', 'cpp/core', 'cpp/tensorrt', 'scripts/sdk.sh']
-export const tensorrtHash = (architectures) => hashOf(tensorrtInputs, `${manifest.version} ${architectures.join(' ')}`)
 /** Compute capabilities that the module is compiled for: A100, RTX 40 and L4, H100 and H200. */
 export const tensorrtArchitectures = () => (process.env.NT_TENSORRT_ARCH ?? '80,89,90a').split(',')
 
