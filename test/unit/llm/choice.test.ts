@@ -100,10 +100,18 @@ describe('a choice', () => {
   })
 
   it('heeds stop strings only after minTokens', () => {
-    const tokens = encode('fox fox fox fox')
-    const first = choice({ stops: ['fox'], minTokens: 2 })
-    tokens.some((token) => first.push(token, null, null))
-    expect(first.tokens.length).toBe(3)
+    const [fox, ...rest] = encode(' fox')
+    expect(rest).toEqual([])
+    for (const minTokens of [0, 1, 2, 7]) {
+      const subject = choice({ stops: ['fox'], minTokens })
+      while (!subject.push(fox!, null, null));
+      expect(subject.result()).toMatchObject({
+        text: `${' fox'.repeat(minTokens)} `,
+        finishReason: 'stop',
+        stop: 'fox',
+      })
+      expect(subject.tokens).toHaveLength(minTokens + 1)
+    }
   })
 
   it('has no text without a tokenizer', () => {

@@ -261,7 +261,7 @@ describe('leaving', () => {
     const generation = llm.generate({ tokens, maxTokens: 9, signal: controller.signal })
     await executor.release(3)
     controller.abort()
-    expect(await failure(collect(generation))).toBeInstanceOf(AbortError)
+    await expect(generation[Symbol.asyncIterator]().next()).rejects.toBeInstanceOf(AbortError)
   })
 
   it('nothing stays on the signal after the end', async () => {
@@ -406,8 +406,10 @@ describe('limits of time and room', () => {
   it('a deadline fails a request that waits in vain', async () => {
     const { llm, executor } = gated({ maxSequences: 1 })
     const first = llm.generate({ tokens, maxTokens: 5 })
+    const started = performance.now()
     const second = llm.generate({ tokens, maxTokens: 5, deadlineMs: 25 })
     expect(await failure(second.result())).toHaveCode('ERR_DEADLINE_EXCEEDED')
+    expect(performance.now() - started).toBeGreaterThan(20)
     executor.open()
     await first.result()
   })
@@ -591,10 +593,22 @@ describe('close', () => {
   it('lets pending requests end while it drains', async () => {
     const llm = serve()
     const generation = llm.generate({ tokens, maxTokens: 30 })
-    const closing = llm.close({ drain: 10_000 })
+    const started = performance.now()
+    const closing = llm.close({ drain: 60_000 })
     expect(await failure(llm.generate({ tokens }).result())).toHaveCode('ERR_DISPOSED')
     expect((await generation.result()).tokens).toHaveLength(30)
     await closing
+    expect(performance.now() - started).toBeLessThan(10_000)
+  })
+
+  it('an abort is an end, too, for what is drained', async () => {
+    const { llm } = gated()
+    const controller = new AbortController()
+    const generation = llm.generate({ tokens, maxTokens: 30, signal: controller.signal })
+    const closing = llm.close({ drain: 60_000 })
+    controller.abort()
+    await closing
+    expect(await failure(generation.result())).toBeInstanceOf(AbortError)
   })
 
   it('drains for so long and no longer', async () => {
@@ -681,6 +695,17 @@ describe('an executor that fails', () => {
     expect(await failure(llm.generate({ tokens, maxTokens: 20 }).result())).toHaveCode('ERR_STEP_FAILED', /wrong kind/)
     expect((await llm.generate({ tokens, maxTokens: 5 }).result()).tokens).toHaveLength(5)
     await expectIdle(llm)
+  })
+
+  it('refuses a step long before its turn', async () => {
+    const { llm, executor } = gated()
+    executor.onSubmit = () => {
+      if (executor.submitted === 1) throw new Error('no second step')
+    }
+    const generation = llm.generate({ tokens, maxTokens: 20 })
+    await sleep(5)
+    executor.open()
+    expect(await failure(generation.result())).toHaveCode('ERR_STEP_FAILED', /no second step/)
   })
 
   it('refuses the very first step', async () => {
