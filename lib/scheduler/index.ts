@@ -4,4 +4,4 @@ export { type GenerationRequest, type RequestSampling, type SchedulerLimits } fr
 export { Scheduler } from './scheduler'
 export { type Sequence } from './sequence'
 export { StepChecker, type StepSequenceView, type StepView } from './step_checker'
-export { type PlannedStep, type SchedulerOptions, type SchedulerStats } from './types'
+export { type Evacuation, type PlannedStep, type SchedulerOptions, type SchedulerStats } from './types'

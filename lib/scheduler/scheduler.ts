@@ -24,7 +24,7 @@ import { before, Sequence, SequenceState } from './sequence'
 import { SequencePages } from './sequence_pages'
 import { spreadFailure } from './step_failure'
 import { StepRecord } from './step_record'
-import type { PlannedStep, SchedulerOptions, SchedulerStats } from './types'
+import type { Evacuation, PlannedStep, SchedulerOptions, SchedulerStats } from './types'
 import { WaitingQueue } from './waiting_queue'
 
 interface Group {
@@ -57,6 +57,7 @@ export class Scheduler {
   private readonly spareRecords: StepRecord[] = []
   private readonly completed = new EventBuffer()
   private readonly expired = new EventBuffer()
+  private readonly adopted = new EventBuffer()
   private readonly decodes: Sequence[] = []
   private readonly prefills: Sequence[] = []
   private readonly parked = new Set<Sequence>()
@@ -64,6 +65,7 @@ export class Scheduler {
   private nextStep = 0
   private arrivals = 0
   private draining = false
+  private halted = false
   private readonly counters = {
     steps: 0,
     stepFailures: 0,
@@ -193,12 +195,103 @@ export class Scheduler {
   }
 
   /**
-   * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, or `1 + runAhead`
-   * steps are in flight. Every planned step must be submitted and its result given to {@link complete}; if submitting
+   * The executor is lost: forgets the steps in flight, whose results must not be given to {@link complete} any more, and
+   * all that the pool holds. What ran is in the queue again, with the output that was reported. From now on `plan`
+   * returns null; everything else goes on, and {@link evacuate} gives the sequences to another scheduler.
+   */
+  halt(now: number): void {
+    if (this.halted) return
+    this.halted = true
+    this.counters.stepFailures += this.inFlight.length
+    for (const record of this.inFlight) {
+      this.blocks.completeStep(record.stepId)
+      this.counters.wastedRows += record.rows
+      for (const seq of record.sequences) {
+        seq.inFlight--
+        seq.pending = 0
+      }
+      record.sequences.length = 0
+      this.spareRecords.push(record)
+    }
+    this.inFlight.length = 0
+    for (const seq of this.running) {
+      if (seq.state !== SequenceState.RUNNING) continue
+      this.leaveSlot(seq)
+      this.waiting.push(seq, now)
+    }
+    this.running = []
+    for (const seq of this.parked) this.waiting.push(seq, now)
+    this.parked.clear()
+    // The executor's slots are gone with it.
+    this.toClose = []
+    for (let page = 0; page < this.limits.numPages; page++) this.blocks.unpublish(page)
+  }
+
+  /** Gives up everything that lives, for {@link adopt}; halts first. Nothing is left here but the statistics. */
+  evacuate(now: number): Evacuation {
+    this.halt(now)
+    const requests = [...this.groups.values()].map((group) => group.sequences)
+    this.groups.clear()
+    for (const sequences of requests) {
+      for (const seq of sequences) {
+        if (seq.finished) continue
+        this.waiting.remove(seq)
+        this.timers.remove(seq)
+        seq.lastStep = seq.taint = -1
+      }
+    }
+    return { requests, arrivals: this.arrivals, draining: this.draining, counters: { ...this.counters } }
+  }
+
+  /**
+   * Takes over what another scheduler on the same clock gave up, to be called first of all. Output, arrival, priority,
+   * deadline and timeout stay as they are; a sequence continues as if it had been preempted. Counters go on from the
+   * other scheduler's.
+   * @returns what became of sequences that this executor cannot continue: the errors of {@link add} where the request
+   * exceeds its limits, the finish `length` where the output has reached them. Valid until the next call of `adopt`.
+   * @throws ERR_INVALID_ARGUMENT when this scheduler has been used.
+   */
+  adopt(evacuation: Evacuation, now: number): SequenceEvents {
+    if (this.halted || this.arrivals > 0) {
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Only a new scheduler can take over the sequences of another')
+    }
+    this.arrivals = evacuation.arrivals
+    this.draining = evacuation.draining
+    Object.assign(this.counters, evacuation.counters)
+    const events = this.adopted.clear()
+    for (const sequences of evacuation.requests) {
+      const live = sequences.filter((seq) => !seq.finished)
+      const { request } = sequences[0]!
+      this.groups.set(request.id, { sequences, live: live.length })
+      let error: TensorRTError | null = null
+      let maxTokens = Infinity
+      try {
+        maxTokens = checkRequest(request, this.limits)
+      } catch (reason) {
+        error = reason as TensorRTError
+      }
+      for (const seq of live) {
+        this.waiting.push(seq, now)
+        seq.maxTokens = Math.min(seq.maxTokens, maxTokens)
+        const full = seq.outputLength > 0 && seq.outputLength >= seq.maxTokens
+        if (error !== null || full) {
+          this.end(seq, error === null ? 'sequencesFinished' : 'sequencesFailed')
+          events.push(seq, NO_TOKEN, null, null, error === null ? 'length' : null, error)
+        } else {
+          this.setTimer(seq)
+        }
+      }
+    }
+    return events
+  }
+
+  /**
+   * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, `1 + runAhead` steps
+   * are in flight, or {@link halt} was called. Every planned step must be submitted and its result given to {@link complete}; if submitting
    * throws, give complete() a failed result in its place, in order.
    */
   plan(now: number): PlannedStep | null {
-    if (this.inFlight.length > this.runAhead) return null
+    if (this.halted || this.inFlight.length > this.runAhead) return null
     this.waiting.promote(now)
     const relieved = this.collect(now)
 

@@ -70,7 +70,8 @@ export class Sequence {
     /** Arrival number: breaks every tie. */
     readonly order: number,
     readonly arrival: number,
-    readonly maxTokens: number,
+    /** Tokens that may be sampled. */
+    public maxTokens: number,
     /** Under which the full pages are shared; null = not at all. */
     readonly salt: string | null,
   ) {

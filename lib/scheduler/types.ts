@@ -1,6 +1,7 @@
 /** What goes into a scheduler and what comes out, besides requests and events. */
 import type { PageHash } from './block_manager'
 import type { SlotInit } from './executor'
+import type { Sequence } from './sequence'
 
 export interface SchedulerOptions {
   /** Share equal prefixes between requests (default true). The siblings of one request share its prompt either way. */
@@ -37,18 +38,8 @@ export interface PlannedStep {
   sequences: number
 }
 
-export interface SchedulerStats {
-  /** Sequences with a slot, in the queue, and preempted ones that wait for steps in flight. */
-  running: number
-  waiting: number
-  stepsInFlight: number
-  pagesTotal: number
-  pagesFree: number
-  pagesCached: number
-  pagesUsed: number
-  /** Computed positions per position of the used pages, 0 to 1. */
-  kvUtilization: number
-  /** Counters since the start. */
+/** Counts since the start. */
+export interface SchedulerCounters {
   steps: number
   stepFailures: number
   retries: number
@@ -64,4 +55,27 @@ export interface SchedulerStats {
   sequencesFinished: number
   sequencesFailed: number
   sequencesAborted: number
+}
+
+export interface SchedulerStats extends SchedulerCounters {
+  /** Sequences with a slot, in the queue, and preempted ones that wait for steps in flight. */
+  running: number
+  waiting: number
+  stepsInFlight: number
+  pagesTotal: number
+  pagesFree: number
+  pagesCached: number
+  pagesUsed: number
+  /** Computed positions per position of the used pages, 0 to 1. */
+  kvUtilization: number
+}
+
+/** What one scheduler gives up and another takes over. */
+export interface Evacuation {
+  /** The live requests in order of arrival, each with all its sequences, also those that have finished. */
+  readonly requests: readonly Sequence[][]
+  /** Sequences that ever arrived: arrival numbers go on from here. */
+  readonly arrivals: number
+  readonly draining: boolean
+  readonly counters: SchedulerCounters
 }

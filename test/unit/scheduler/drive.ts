@@ -123,8 +123,8 @@ export interface Outcome {
 }
 
 export class Driver {
-  readonly executor: SteppedExecutor
-  readonly scheduler: Scheduler
+  executor: SteppedExecutor
+  scheduler: Scheduler
   readonly outcomes = new Map<Sequence, Outcome>()
   readonly opened: SlotInit[] = []
   readonly planned: PlannedStep[] = []
@@ -177,6 +177,31 @@ export class Driver {
     this.take(this.scheduler.expire(this.now))
     this.scheduler.check()
     return ran
+  }
+
+  /** The executor dies with whatever is in flight, and another takes over. `between` runs while there is none. */
+  failOver(sizes: Partial<ExecutorInfo>, options: SchedulerOptions = {}, between: () => void = () => {}): void {
+    this.scheduler.halt(this.now)
+    this.scheduler.check()
+    const { pagesFree, pagesTotal, running, stepsInFlight } = this.scheduler.stats()
+    expect({ pagesFree, running, stepsInFlight }).toEqual({ pagesFree: pagesTotal, running: 0, stepsInFlight: 0 })
+    expect(this.scheduler.plan(this.now)).toBeNull()
+    between()
+    this.take(this.scheduler.expire(this.now))
+    const before = this.scheduler.stats()
+    const evacuation = this.scheduler.evacuate(this.now)
+    expect(this.scheduler.hasWork).toBe(false)
+    expect(this.scheduler.nextWakeup(this.now)).toBeNull()
+    this.executor = new SteppedExecutor(sizes)
+    this.scheduler = new Scheduler(this.executor.info, options)
+    this.results = []
+    // What the dead executor still says goes nowhere.
+    this.executor.start((result) => this.results.push(result))
+    const events = this.scheduler.adopt(evacuation, this.now)
+    expect(this.scheduler.stats().waiting).toBe(before.waiting - events.count)
+    expect(this.scheduler.stats().requestsAdded).toBe(before.requestsAdded)
+    this.take(events)
+    this.scheduler.check()
   }
 
   runToEnd(maxSteps = 100_000): void {
