@@ -1,4 +1,6 @@
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import { TensorRTError } from '../errors'
+import type { LLM } from '../llm'
 import { version } from '../version'
 import { type LoadReport, type Quantiles, runLoad } from './load_generator'
 import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
@@ -21,8 +23,14 @@ export function benchCommand(): Command {
     .option('-r, --requests <n>', 'requests in all', parseInteger(1, 10_000_000), 64)
     .option('-c, --concurrency <n>', 'requests in flight', parseInteger(1, 100_000), 16)
     .option('--rate <r>', 'requests a second, Poisson arrivals, instead of --concurrency', parseNumber(0.001))
-    .option('-i, --input <tokens>', 'prompt length: 128, or a range 16-512', parseRange, { min: 128, max: 128 })
-    .option('-o, --output <tokens>', 'output length: 64, or a range', parseRange, { min: 64, max: 64 })
+    .addOption(
+      new Option('-i, --input <tokens>', 'prompt length, or a range such as 16-512')
+        .argParser(parseRange)
+        .default({ min: 128, max: 128 }, '128'),
+    )
+    .addOption(
+      new Option('-o, --output <tokens>', 'output length, or a range').argParser(parseRange).default({ min: 64, max: 64 }, '64'),
+    )
     .option('--shared-prefix <share>', 'part of each prompt that is the same in all, 0 to 1', parseNumber(0, 1), 0)
     .option('--seed <n>', 'of the random prompts and lengths', parseInteger(0), 1)
     .option('--warmup <n>', 'requests before the measurement', parseInteger(0), 4)
@@ -37,6 +45,7 @@ async function bench(options: BenchOptions): Promise<void> {
   try {
     const llm = await loadModel(options, interrupt.signal)
     try {
+      requireRoom(llm, options)
       const load = {
         requests: options.requests,
         concurrency: options.concurrency,
@@ -90,14 +99,27 @@ async function bench(options: BenchOptions): Promise<void> {
   }
 }
 
+/** Longer requests would be refused, or cut short, and the figures be those of another load. */
+function requireRoom(llm: LLM, { input, output }: BenchOptions): void {
+  const { maxPositions, numPages, pageSize } = llm.info
+  const room = Math.min(maxPositions, numPages * pageSize + 1)
+  if (input.max + output.max <= room) return
+  throw new TensorRTError(
+    'ERR_INVALID_ARGUMENT',
+    `Prompts of up to ${input.max} and outputs of up to ${output.max} tokens do not fit into ${room}, ` +
+      (room === maxPositions ? "the model's context" : 'the whole KV cache'),
+    { hint: 'lower --input or --output' },
+  )
+}
+
 function print(report: LoadReport, device: string): void {
   const row = (name: string, q: Quantiles, scale = 1, digits = 2): string =>
-    `${name.padEnd(22)}${[q.mean, q.p50, q.p90, q.p99, q.max].map((v) => (v * scale).toFixed(digits).padStart(10)).join('')}`
+    `${name.padEnd(22)}${[q.mean, q.p50, q.p90, q.p99, q.max].map((v) => (Number.isNaN(v) ? '-' : (v * scale).toFixed(digits)).padStart(10)).join('')}`
   const cached = report.promptTokens > 0 ? (report.cachedTokens / report.promptTokens) * 100 : 0
   process.stdout.write(
     [
       device,
-      `${report.requests} requests in ${report.seconds.toFixed(2)} s` + (report.failed > 0 ? `, ${report.failed} FAILED` : ''),
+      `${report.requests} requests in ${report.seconds.toFixed(2)} s` + failures(report),
       `${report.promptTokens} prompt tokens (${cached.toFixed(1)}% from the prefix cache), ${report.outputTokens} output tokens`,
       `${report.outputTokensPerSecond.toFixed(0)} output tokens/s, ${report.totalTokensPerSecond.toFixed(0)} total tokens/s, ` +
         `${report.requestsPerSecond.toFixed(2)} requests/s`,
@@ -111,4 +133,10 @@ function print(report: LoadReport, device: string): void {
       '',
     ].join('\n'),
   )
+}
+
+function failures({ failed, errors }: LoadReport): string {
+  if (failed === 0) return ''
+  const reasons = Object.entries(errors).map(([code, count]) => `${code} ${count}`)
+  return `, ${failed} FAILED (${reasons.join(', ')})`
 }

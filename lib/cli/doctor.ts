@@ -1,12 +1,12 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { loadAddon } from '../native'
 import { inspectModel } from '../llm'
 import { version } from '../version'
 import { type Check, failed } from './check'
 import { checkEngine, checkTensorRT } from './doctor_tensorrt'
-import { parseInteger } from './options'
+import { parseInteger, resolveModel } from './options'
 import { formatBytes } from './output'
 
 export function doctorCommand(): Command {
@@ -14,7 +14,9 @@ export function doctorCommand(): Command {
     .description('Check that this machine can run the library, on CPU and GPU, and a folder if one is given.')
     .argument('[model]', 'a model folder or engine folder to check')
     .option('--device <n>', 'GPU to check an engine folder for', parseInteger(0, 1023), 0)
-    .option('--library-path <path>', 'libnvinfer, or the folder that has it', '')
+    .addOption(
+      new Option('--library-path <path>', 'libnvinfer, or the folder that has it').default('', "TENSORRT_LIB_DIR, then the system's search path"),
+    )
     .option('--json', 'the report as JSON on stdout')
     .addHelpText('after', '\nExit code 0 when everything that is needed works, 1 otherwise.')
     .action(doctor)
@@ -26,7 +28,8 @@ interface DoctorOptions {
   json?: boolean
 }
 
-async function doctor(model: string | undefined, options: DoctorOptions): Promise<void> {
+async function doctor(named: string | undefined, options: DoctorOptions): Promise<void> {
+  const model = named === undefined ? undefined : resolveModel(named)
   const checks: Check[] = [checkNode(), checkPlatform(), ...checkAddon()]
   const gpu = await checkTensorRT(options)
   checks.push(...gpu.checks)

@@ -2,6 +2,7 @@
  * Drives an LLM with a reproducible load and measures what its users would see. Arrivals, lengths and tokens depend on the
  * seed alone, so two configurations can be given the same requests.
  */
+import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
 
 export interface LoadOptions {
@@ -32,6 +33,8 @@ export interface Quantiles {
 export interface LoadReport {
   requests: number
   failed: number
+  /** Failures by their code. */
+  errors: Record<string, number>
   seconds: number
   promptTokens: number
   outputTokens: number
@@ -105,6 +108,7 @@ export async function runLoad(llm: LLM, options: LoadOptions): Promise<LoadRepor
   const pagesUsed: number[] = []
   const utilisation: number[] = []
   let done = 0
+  const errors: Record<string, number> = {}
   let failed = 0
   let promptTokens = 0
   let cachedTokens = 0
@@ -137,6 +141,8 @@ export async function runLoad(llm: LLM, options: LoadOptions): Promise<LoadRepor
     } catch (error) {
       if (options.signal?.aborted === true) throw error
       failed++
+      const code = error instanceof TensorRTError ? error.code : 'ERR_INTERNAL'
+      errors[code] = (errors[code] ?? 0) + 1
     }
     done++
     options.onProgress?.(done, outputTokens)
@@ -172,6 +178,7 @@ export async function runLoad(llm: LLM, options: LoadOptions): Promise<LoadRepor
   return {
     requests: options.requests,
     failed,
+    errors,
     seconds,
     promptTokens,
     outputTokens,

@@ -11,7 +11,6 @@ import { version } from '../version'
 const program = new Command('node-tensorrt')
   .description('Run language models from Node: continuous batching, a paged KV cache and token streaming.')
   .version(version)
-  .showHelpAfterError('(add --help for the options)')
   .addHelpText(
     'after',
     `
@@ -31,8 +30,16 @@ Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
   .addCommand(benchCommand())
   .addCommand(doctorCommand())
 
+// A reader that goes away (`| head`) is no failure: what is written after that goes nowhere. Commands that work for long stop then.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
+}
+
 // Commander ends with 1 on a usage error; 2 is the convention that tells it from a failure of the work itself.
 const usageExit = (command: Command): void => {
+  command.showHelpAfterError('(add --help for the options)')
   command.exitOverride((error) => {
     process.exitCode = error.exitCode === 0 ? 0 : 2
     throw error

@@ -52,6 +52,13 @@ export function parseNumber(min: number, max = Infinity): (text: string) => numb
   }
 }
 
+/** A number above 0 and up to 1. */
+export function parseShare(text: string): number {
+  const value = Number(text)
+  if (text.trim() === '' || !(value > 0 && value <= 1)) throw new InvalidArgumentError('expected a number above 0 and up to 1.')
+  return value
+}
+
 /** '512M', '4GiB', '1e9': bytes. Suffixes are powers of 1024. */
 export function parseBytes(text: string): number {
   const match = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt])i?b?|b)?$/i.exec(text.trim())
@@ -72,29 +79,31 @@ export function parseRange(text: string): { min: number; max: number } {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option('-m, --model <folder>', 'model folder in Hugging Face layout, or engine folder (default: the bundled demo model)', bundledModel)
+    .addOption(
+      new Option('-m, --model <folder>', 'model folder in Hugging Face layout, or engine folder').default(bundledModel, 'the bundled demo model'),
+    )
     .addOption(
       new Option('-b, --backend <name>', 'what runs the model').choices(['auto', 'cpu', 'tensorrt']).default('auto'),
     )
     .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 4096))
-    .option('--device <n>', 'number of the GPU', parseInteger(0, 1023))
+    .option('--device <n>', 'GPU: its number, as CUDA counts (default: 0)', parseInteger(0, 1023))
     .option('--library-path <path>', 'GPU: libnvinfer, or the folder that has it')
     .option('--weights <folder>', 'engine folders: where the weights are (default: where the build found them)')
-    .option('--kv-cache-memory <bytes>', 'size of the KV cache, such as 512M', parseBytes)
-    .option('--max-sequences <n>', 'sequences that run at once', parseInteger(1, 65536))
+    .option('--kv-cache-memory <bytes>', 'size of the KV cache, such as 512M (default: by free memory)', parseBytes)
+    .option('--max-sequences <n>', 'sequences that run at once (default: 64 on the CPU, 256 on a GPU)', parseInteger(1, 65536))
     .option('--no-prefix-cache', 'do not share pages between equal prompt prefixes')
 }
 
 export function addSamplingOptions(command: Command): Command {
   return command
-    .option('-n, --max-tokens <n>', 'most tokens to generate', parseInteger(1))
+    .option('-n, --max-tokens <n>', "most tokens to generate (default: the model's generation_config, else what fits)", parseInteger(1))
     .option('-t, --temperature <t>', '0 = greedy (default: the model\'s generation_config)', parseNumber(0, 100))
     .option('--top-k <k>', 'sample from the k most probable tokens', parseInteger(0))
-    .option('--top-p <p>', 'sample from the most probable tokens that hold this share', parseNumber(0, 1))
+    .option('--top-p <p>', 'sample from the most probable tokens that hold this share', parseShare)
     .option('--min-p <p>', 'drop tokens below this share of the best one\'s probability', parseNumber(0, 1))
     .option('--repetition-penalty <r>', '1 = off', parseNumber(0.01, 100))
-    .option('-s, --seed <n>', 'the same seed gives the same text', parseInteger(0))
-    .option('--stop <text...>', 'end before any of these texts')
+    .option('-s, --seed <n>', 'the same seed gives the same text (default: random)', parseInteger(0))
+    .option('--stop <text>', 'end before this text; may be given again', (text: string, before: string[] = []) => [...before, text])
 }
 
 /** Only the sampling fields that were given, so that the model's own defaults stay in force for the others. */

@@ -38,8 +38,7 @@ export class Interrupt {
     this.#controller.abort(new Error('interrupted'))
   }
   readonly #onStdoutError = (error: NodeJS.ErrnoException): void => {
-    if (error.code !== 'EPIPE') throw error
-    this.#controller.abort(error)
+    if (error.code === 'EPIPE') this.#controller.abort(error)
   }
 
   constructor() {
@@ -56,6 +55,7 @@ export class Interrupt {
   dispose(): void {
     process.off('SIGINT', this.#onSignal)
     process.off('SIGTERM', this.#onSignal)
+    process.stdout.off('error', this.#onStdoutError)
   }
 }
 
