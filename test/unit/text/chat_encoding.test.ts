@@ -36,7 +36,7 @@ const content = fc
   .map((parts) => parts.join('').toWellFormed())
 
 describe('against transformers', () => {
-  it.each(goldens.chats.map((golden: any, i: number) => [i, golden]))('chat %i', (_i, golden: any) => {
+  it.each(goldens.chats.map((golden: any, i: number) => [i, golden]) as [unknown, any][])('chat %i', (_i, golden: any) => {
     const options = { addGenerationPrompt: golden.add_generation_prompt }
     const spelt = golden.messages.some((message: any) => SPECIALS.some((special) => message.content.includes(special)))
     expect(encodeChat(tokenizer, story, golden.messages, { ...options, allowSpecial: true })).toEqual({

@@ -4,7 +4,7 @@ import { readJson, storyTokenizer, storyTokenizerConfig } from './fixtures'
 
 const goldens = readJson('test', 'fixtures', 'tiny-storyteller-goldens', 'tokenizer-goldens.json')
 const story = new ChatTemplate(storyTokenizerConfig.chat_template, storyTokenizer().specialTokens)
-const user = (content: ChatMessage['content']): ChatMessage => ({ role: 'user', content })
+const user = (content: NonNullable<ChatMessage['content']> | null): ChatMessage => ({ role: 'user', content })
 
 const invalid = (text: string) =>
   expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining(text) })
@@ -12,7 +12,7 @@ const broken = (text: string) =>
   expect.objectContaining({ code: 'ERR_CHAT_TEMPLATE', message: expect.stringContaining(text) })
 
 describe('rendering', () => {
-  it.each(goldens.chats.map((chat: any, i: number) => [i, chat]))('equals transformers, chat %i', (_i, chat: any) => {
+  it.each(goldens.chats.map((chat: any, i: number) => [i, chat]) as [unknown, any][])('equals transformers, chat %i', (_i, chat: any) => {
     expect(story.render(chat.messages, { addGenerationPrompt: chat.add_generation_prompt })).toBe(chat.text)
   })
 

@@ -71,7 +71,7 @@ describe.each(subjects)('%s', (name, tokenizer) => {
 })
 
 describe('text as it arrives', () => {
-  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))(
+  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]) as [unknown, any][])(
     'emits %j by whole characters',
     (text, golden: any) => {
       const tokenizer = storyTokenizer()

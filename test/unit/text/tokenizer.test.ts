@@ -30,7 +30,7 @@ const anyText = fc
   .map((parts) => parts.join(''))
 
 describe('against transformers', () => {
-  it.each(goldens.texts.map((golden: any) => [golden.text, golden]))('encodes and decodes %j', (_text, golden: any) => {
+  it.each(goldens.texts.map((golden: any) => [golden.text, golden]) as [unknown, any][])('encodes and decodes %j', (_text, golden: any) => {
     expect(tokenizer.encode(golden.text, { addSpecialTokens: false })).toEqual(golden.ids)
     expect(tokenizer.encode(golden.text)).toEqual(golden.ids_with_bos)
     expect(tokenizer.decode(golden.ids)).toBe(golden.decoded)
@@ -39,7 +39,7 @@ describe('against transformers', () => {
 
   it('has all the golden texts', () => expect(goldens.texts).toHaveLength(40))
 
-  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]))(
+  it.each(goldens.token_bytes.map((golden: any) => [golden.text, golden]) as [unknown, any][])(
     'gives the bytes of each token of %j',
     (_text, golden: any) => {
       const hex = golden.ids.map((id: number) => Buffer.from(tokenizer.tokenBytes(id) as Uint8Array).toString('hex'))
