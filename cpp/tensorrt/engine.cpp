@@ -52,10 +52,11 @@ Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime
     if (context == nullptr || !context->setOptimizationProfileAsync(i, stream)) {
       return failure("ERR_ENGINE_INVALID", "TensorRT could not create an execution context of '" + shape.name + "'", log);
     }
-    // One that is not attached would give zeros instead of attention.
-    if (state.attached - before != shape.attentions) {
+    // One that is not attached would give zeros instead of attention. A context holds the plugins of every profile.
+    const int32_t expected = shape.attentions * static_cast<int32_t>(profiles.size());
+    if (state.attached - before != expected) {
       return Status("ERR_INTERNAL", "'" + shape.name + "' attached " + std::to_string(state.attached - before) +
-                                        " attention layers, expected " + std::to_string(shape.attentions));
+                                        " attention layers, expected " + std::to_string(expected));
     }
     result->contexts_.push_back({std::move(context), -1});
   }

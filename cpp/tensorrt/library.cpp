@@ -12,6 +12,7 @@
 
 #include "tensorrt/logger.h"
 #include "tensorrt/plugin/paged_attention.h"
+#include "tensorrt/search_path.h"
 
 namespace nt {
 
@@ -156,7 +157,6 @@ Status Library::findBuilderResource(std::string* found) const {
     *found = beside;
     return {};
   }
-  // TensorRT opens it by its bare name.
   if (void* handle = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL); handle != nullptr) {
     *found = pathOf(handle);
     dlclose(handle);
@@ -165,6 +165,22 @@ Status Library::findBuilderResource(std::string* found) const {
   return {"ERR_TENSORRT_NOT_FOUND", "Building engines needs " + name + ", which is neither beside " + path_ +
                                         " nor on the search path",
           "Install the TensorRT builder resource of the same version, or build the engine on a machine that has it"};
+}
+
+// TensorRT opens it by its bare name, and so does not find it beside itself.
+Status Library::loadBuilderResource() const {
+  const std::lock_guard lock(openMutex);
+  std::string found;
+  if (Status status = findBuilderResource(&found); !status) return status;
+  const std::string name = kResourceName + versionText();
+  if (void* handle = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL); handle != nullptr) {
+    dlclose(handle);
+    return {};
+  }
+  const std::string said = loadByName(folderOf(found), name);
+  if (said.empty()) return {};
+  return {"ERR_TENSORRT_NOT_FOUND", "Building engines needs " + found + ", which does not load: " + said,
+          "Start the process with LD_LIBRARY_PATH set to that folder"};
 }
 
 template <class T>
@@ -188,8 +204,7 @@ Expected<std::unique_ptr<T>> Library::create(const char* factory) const {
 }
 
 Expected<std::unique_ptr<nvinfer1::IBuilder>> Library::createBuilder() const {
-  std::string found;
-  if (Status status = findBuilderResource(&found); !status) return status;
+  if (Status status = loadBuilderResource(); !status) return status;
   return create<nvinfer1::IBuilder>("createInferBuilder_INTERNAL");
 }
 

@@ -34,6 +34,7 @@ class Library {
  private:
   Library(void* handle, int32_t version, std::string path)
       : handle_(handle), version_(version), path_(std::move(path)) {}
+  Status loadBuilderResource() const;
   template <class T>
   Expected<std::unique_ptr<T>> create(const char* factory) const;
 

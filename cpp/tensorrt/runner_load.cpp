@@ -22,8 +22,8 @@ constexpr size_t kPartialBytes = size_t{512} << 20;
 constexpr uint64_t kReserveBytes = uint64_t{512} << 20;
 // Decode batches that get a graph each; a step is padded to the next one.
 constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
-// Group sizes (heads per KV head) that FlashInfer's decode kernel is compiled for.
-constexpr int32_t kMaxDecodeGroup = 8;
+// Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are (docs/performance.md).
+constexpr int32_t kMaxDecodeGroup = 2;
 
 // The smallest bucket that holds `count`, or the largest.
 int32_t bucketFor(int32_t count) {
