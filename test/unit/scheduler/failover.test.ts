@@ -11,6 +11,7 @@ interface Scenario {
   prefixCache: boolean
   sizes: { pageSize: number; numPages: number; maxSlots: number; maxStepTokens: number; runAhead: number }[]
   abortRate: number
+  failureRate: number
 }
 
 const scenario: fc.Arbitrary<Scenario> = fc.record({
@@ -30,6 +31,7 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
     { minLength: 4, maxLength: 4 },
   ),
   abortRate: fc.constantFrom(0, 0.1),
+  failureRate: fc.constantFrom(0, 0.1),
 })
 
 function randomRequests(random: () => number, count: number): GenerationRequest[] {
@@ -69,7 +71,12 @@ function runScenario(s: Scenario): void {
 
   const { runAhead, ...sizes } = s.sizes[0]!
   const { prefixCache } = s
-  const driver = new Driver(sizes, { runAhead, prefixCache, agingMs: 50 })
+  const options = { prefixCache, agingMs: 50, maxRetries: 1000 }
+  const driver = new Driver(sizes, { runAhead, ...options })
+  let failures = 30
+  const fault: Driver['executor']['fault'] = () =>
+    random() < s.failureRate && failures-- > 0 ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined
+  driver.executor.fault = fault
   const aborted = new Set<string | number>()
   const maybeAbort = (): void => {
     const id = Math.floor(random() * s.requests)
@@ -78,7 +85,9 @@ function runScenario(s: Scenario): void {
   let added = 0
   const addOne = (): void => void (added < requests.length && driver.add(requests[added++]!))
   let deaths = 0
+  let turns = 0
   while (added < requests.length || driver.scheduler.hasWork) {
+    if (++turns > 100_000) throw new Error('The scheduler does not come to an end')
     if (random() < 0.3) addOne()
     else driver.step()
     maybeAbort()
@@ -87,10 +96,11 @@ function runScenario(s: Scenario): void {
       // The worst moment: with all the steps that can be in flight.
       driver.submitAll()
       const { runAhead, ...sizes } = s.sizes[deaths]!
-      driver.failOver(sizes, { runAhead, prefixCache, agingMs: 50 }, () => {
+      driver.failOver(sizes, { runAhead, ...options }, () => {
         addOne()
         maybeAbort()
       })
+      driver.executor.fault = fault
     }
   }
   driver.runToEnd()
@@ -139,20 +149,22 @@ describe('sequences move to another scheduler when their executor dies', () => {
     driver.step()
     add('c', { deadline: 1000 })
     add('d', { priority: -1 })
+    add('h', {})
     driver.step()
     driver.failOver({ maxSlots: 1 }, {}, () => {
       driver.now = 4
       add('e', { priority: -1 })
     })
     expect(driver.scheduler.nextWakeup(4)).toBe(1)
+    add('f', {})
     const ends: (string | number)[] = []
     while (driver.scheduler.hasWork) {
       driver.step()
       for (const [seq, { finish, error }] of driver.outcomes)
         if ((finish ?? error) !== null && !ends.includes(seq.id)) ends.push(seq.id)
     }
-    expect(ends).toEqual(['b', 'd', 'e', 'c', 'a'])
-    expect([...driver.outcomes.values()].map(({ error }) => error)).toEqual([null, 'ERR_TIMEOUT', null, null, null])
+    expect(ends).toEqual(['b', 'd', 'e', 'c', 'a', 'h', 'f'])
+    expect([...driver.outcomes.values()].map(({ error }) => error)).toEqual([null, 'ERR_TIMEOUT', null, null, null, null, null])
   })
 
   it('a smaller executor: requests beyond its limits fail with the error of add, outputs that reach them end', () => {
