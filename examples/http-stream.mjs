@@ -44,6 +44,14 @@ function optionsOf({ prompt, messages, maxTokens = 256, temperature, seed, stop 
   return { prompt, messages, maxTokens, temperature, seed, stop, timeoutMs: 60_000 }
 }
 
+/** Resolves when the system has all of it, or the client has gone. */
+function end(response, text = '') {
+  return new Promise((resolve) => {
+    response.once('close', resolve)
+    response.end(text, resolve)
+  })
+}
+
 async function generate(request, response) {
   const gone = new AbortController()
   response.once('close', () => gone.abort(new Error('the client went away')))
@@ -58,32 +66,39 @@ async function generate(request, response) {
       await send({ text, finishReason })
     }
     await send({ usage: (await generation.result()).usage })
-    response.end()
+    await end(response)
   } catch (error) {
     if (gone.signal.aborted) return
     const known = error instanceof TensorRTError
     const body = { error: known ? { code: error.code, message: error.message } : { code: 'ERR_INTERNAL', message: 'internal error' } }
     if (!known) console.error(error)
     if (response.headersSent) {
-      response.end(`data: ${JSON.stringify(body)}\n\n`)
+      await end(response, `data: ${JSON.stringify(body)}\n\n`)
     } else {
-      response.writeHead(STATUS[error.code] ?? 500, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`)
+      response.writeHead(STATUS[error.code] ?? 500, { 'content-type': 'application/json' })
+      await end(response, `${JSON.stringify(body)}\n`)
     }
   }
 }
 
+const running = new Set()
 const server = createServer((request, response) => {
-  if (request.method === 'POST' && request.url === '/generate') void generate(request, response)
-  else if (request.method === 'GET' && request.url === '/stats') {
+  if (request.method === 'POST' && request.url === '/generate') {
+    const answered = generate(request, response).finally(() => running.delete(answered))
+    running.add(answered)
+  } else if (request.method === 'GET' && request.url === '/stats') {
     response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(llm.stats()))
-  } else response.writeHead(404).end()
+  } else {
+    response.writeHead(404).end()
+  }
 })
 
-/** New requests are refused, those that run have ten seconds. */
+/** New requests are refused, those that run have ten seconds; connections without a request are closed at once. */
 async function shutDown() {
   const closed = new Promise((resolve) => server.close(resolve))
   await llm.close({ drain: 10_000 })
-  server.closeIdleConnections()
+  await Promise.all(running)
+  server.closeAllConnections()
   await closed
 }
 
