@@ -1,9 +1,10 @@
-// Runs a model through nt-tensorrt.so with nothing else around it: builds the engine, loads it, prefills and decodes prompts, and
-// writes what came out as JSON lines (trt_llm_smoke.py compares them with reference outputs).
+// Runs a model through nt-tensorrt.so with nothing else around it: builds the engine, loads it, prefills and
+// decodes prompts, and writes what came out as JSON lines (trt_llm_smoke.py compares them with reference
+// outputs).
 //
 // usage: trt_llm_smoke MODULE LIBRARY-FOLDER GRAPH PROMPTS OUT f32|f16|bf16 SAFETENSORS...
-//   PROMPTS has one prompt a line, as token ids. Each is decoded greedily, 64 tokens: alone, all at once, all at once without
-//   CUDA graphs, and twice with a temperature and one seed.
+//   PROMPTS has one prompt a line, as token ids. Each is decoded greedily, 64 tokens: alone, all at once, all
+//   at once without CUDA graphs, and twice with a temperature and one seed.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -34,7 +35,8 @@ constexpr int32_t kNewTokens = 64;
 template <class T>
 T valueOf(nt::Expected<T> expected, const char* what) {
   const nt::Status status = expected.status();
-  if (!status) die(std::string(what) + ": [" + status.code() + "] " + status.message() + " (" + status.hint() + ")");
+  if (!status)
+    die(std::string(what) + ": [" + status.code() + "] " + status.message() + " (" + status.hint() + ")");
   return *std::move(expected);
 }
 
@@ -48,7 +50,9 @@ std::string readFile(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-double secondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double secondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 class Listener final : public nt::BuildListener {
  public:
@@ -133,7 +137,8 @@ class Session {
   }
 
   // Prefills the prompts in one step where `together`, else in a step each, and decodes them all at once.
-  std::vector<Sequence> generate(const std::vector<std::vector<int32_t>>& prompts, const nt::SamplingParams& sampling) {
+  std::vector<Sequence> generate(const std::vector<std::vector<int32_t>>& prompts,
+                                 const nt::SamplingParams& sampling) {
     std::vector<Sequence> sequences(prompts.size());
     std::vector<Sequence*> all;
     int32_t nextPage = 0;
@@ -153,7 +158,8 @@ class Session {
     check(backend_->submit(packStep(nextStep_++, all, true)), "submit");
     take(all, true);
     const auto start = Clock::now();
-    for (int32_t i = 1; i < kNewTokens; ++i) check(backend_->submit(packStep(nextStep_++, all, false)), "submit");
+    for (int32_t i = 1; i < kNewTokens; ++i)
+      check(backend_->submit(packStep(nextStep_++, all, false)), "submit");
     for (int32_t i = 1; i < kNewTokens; ++i) take(all, false);
     decodeMs_ = secondsSince(start) * 1e3 / (kNewTokens - 1);
     for (const Sequence& s : sequences) check(backend_->closeSlot(s.slot), "closeSlot");
@@ -189,7 +195,8 @@ class Session {
 template <class T>
 void writeArray(std::FILE* out, const char* name, const std::vector<T>& values) {
   std::fprintf(out, ", \"%s\": [", name);
-  for (size_t i = 0; i < values.size(); ++i) std::fprintf(out, "%s%.9g", i == 0 ? "" : ", ", static_cast<double>(values[i]));
+  for (size_t i = 0; i < values.size(); ++i)
+    std::fprintf(out, "%s%.9g", i == 0 ? "" : ", ", static_cast<double>(values[i]));
   std::fputc(']', out);
 }
 
@@ -204,7 +211,8 @@ void write(std::FILE* out, const char* mode, size_t prompt, const Sequence& s, b
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 8) die("usage: trt_llm_smoke MODULE LIBRARY-FOLDER GRAPH PROMPTS OUT f32|f16|bf16 SAFETENSORS...");
+  if (argc < 8)
+    die("usage: trt_llm_smoke MODULE LIBRARY-FOLDER GRAPH PROMPTS OUT f32|f16|bf16 SAFETENSORS...");
   void* handle = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) die(dlerror());
   auto* entry = reinterpret_cast<nt::ModuleEntryPoint*>(dlsym(handle, nt::kModuleEntryPoint));
@@ -214,9 +222,10 @@ int main(int argc, char** argv) {
   const nt::ModuleFacts facts = module->probe(argv[2]);
   check(facts.driver, "driver");
   check(facts.library, "library");
-  std::printf("%s, CUDA %d, %s %d, builder resource %s\n", facts.gpus[0].name.c_str(), facts.driverCuda,
-              facts.libraryPath.c_str(), facts.libraryVersion,
-              facts.builderResource ? facts.builderResourcePath.c_str() : facts.builderResource.message().c_str());
+  std::printf(
+      "%s, CUDA %d, %s %d, builder resource %s\n", facts.gpus[0].name.c_str(), facts.driverCuda,
+      facts.libraryPath.c_str(), facts.libraryVersion,
+      facts.builderResource ? facts.builderResourcePath.c_str() : facts.builderResource.message().c_str());
 
   const std::string type = argv[6];
   nt::BuildOptions build;
@@ -228,8 +237,10 @@ int main(int argc, char** argv) {
   Listener listener;
   auto start = Clock::now();
   nt::BuildResult built = valueOf(module->build(build, &listener), "build");
-  std::printf("built in %.1f s, plan %.2f MB:", secondsSince(start), static_cast<double>(built.plan.size()) / 1e6);
-  for (const auto& part : built.parts) std::printf(" %s %.1f s", part.name.c_str(), static_cast<double>(part.seconds));
+  std::printf("built in %.1f s, plan %.2f MB:", secondsSince(start),
+              static_cast<double>(built.plan.size()) / 1e6);
+  for (const auto& part : built.parts)
+    std::printf(" %s %.1f s", part.name.c_str(), static_cast<double>(part.seconds));
   std::printf("\n");
   start = Clock::now();
   build.timingCache = std::move(built.timingCache);
@@ -266,7 +277,8 @@ int main(int argc, char** argv) {
   warm.seed = 1234;
   {
     Session session(*module, options);
-    for (size_t i = 0; i < prompts.size(); ++i) write(out, "solo", i, session.generate({prompts[i]}, greedy)[0], true);
+    for (size_t i = 0; i < prompts.size(); ++i)
+      write(out, "solo", i, session.generate({prompts[i]}, greedy)[0], true);
     std::printf("decode, 1 sequence: %.3f ms a step\n", session.decodeMs());
     const auto together = session.generate(prompts, greedy);
     std::printf("decode, %zu sequences: %.3f ms a step\n", prompts.size(), session.decodeMs());

@@ -1,5 +1,6 @@
-// Two threads. The worker takes commands in order and enqueues their work on the GPU, so it runs ahead of it; the reporter waits
-// for each step's event and hands over its result. Steps in flight each own a StepBuffers; the worker waits for a free one.
+// Two threads. The worker takes commands in order and enqueues their work on the GPU, so it runs ahead of it;
+// the reporter waits for each step's event and hands over its result. Steps in flight each own a StepBuffers;
+// the worker waits for a free one.
 #include "tensorrt/backend.h"
 
 #include <pthread.h>
@@ -53,10 +54,16 @@ struct Flight {
   bool retryable = false;
 };
 
-Status disposed() { return {"ERR_DISPOSED", "The backend is closed."}; }
-Status outOfMemory() { return {"ERR_OUT_OF_MEMORY", "No memory left."}; }
+Status disposed() {
+  return {"ERR_DISPOSED", "The backend is closed."};
+}
+Status outOfMemory() {
+  return {"ERR_OUT_OF_MEMORY", "No memory left."};
+}
 
-float microseconds(Clock::duration duration) { return std::chrono::duration<float, std::micro>(duration).count(); }
+float microseconds(Clock::duration duration) {
+  return std::chrono::duration<float, std::micro>(duration).count();
+}
 
 class TensorRtBackend final : public Backend {
  public:
@@ -160,11 +167,12 @@ class TensorRtBackend final : public Backend {
   static Status checkLimits(const SamplingParams& sampling) {
     if (sampling.bannedTokens.size() > static_cast<size_t>(kernels::kMaxBannedTokens)) {
       return Status::invalid("bannedTokens has " + std::to_string(sampling.bannedTokens.size()) +
-                             " tokens, the TensorRT backend takes " + std::to_string(kernels::kMaxBannedTokens));
+                             " tokens, the TensorRT backend takes " +
+                             std::to_string(kernels::kMaxBannedTokens));
     }
     if (std::max(sampling.logprobs, sampling.promptLogprobs) > kernels::kMaxTopLogprobs) {
-      return Status::invalid("the TensorRT backend gives at most the top " + std::to_string(kernels::kMaxTopLogprobs) +
-                             " log-probabilities");
+      return Status::invalid("the TensorRT backend gives at most the top " +
+                             std::to_string(kernels::kMaxTopLogprobs) + " log-probabilities");
     }
     return {};
   }
@@ -361,8 +369,8 @@ class TensorRtBackend final : public Backend {
       const int32_t token = results.tokens[e];
       if (token < 0) {
         return {"ERR_STEP_FAILED",
-                "The logits of sequence " + std::to_string(entry.sequence) + " (row " + std::to_string(entry.row) +
-                    ") are not finite.",
+                "The logits of sequence " + std::to_string(entry.sequence) + " (row " +
+                    std::to_string(entry.row) + ") are not finite.",
                 "the weights may be damaged, or overflow the engine's type"};
       }
       if (entry.sample) result.tokens.push_back(token);

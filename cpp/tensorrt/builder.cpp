@@ -23,11 +23,14 @@ namespace {
 
 using namespace nvinfer1;
 
-Status cancelled() { return {"ABORT_ERR", "The build was cancelled"}; }
+Status cancelled() {
+  return {"ABORT_ERR", "The build was cancelled"};
+}
 
 class Progress final : public IProgressMonitor {
  public:
-  Progress(BuildListener* listener, int32_t part, int32_t parts) : listener_(listener), part_(part), parts_(parts) {}
+  Progress(BuildListener* listener, int32_t part, int32_t parts)
+      : listener_(listener), part_(part), parts_(parts) {}
 
   void phaseStart(const char* name, const char*, int32_t steps) noexcept override { report(name, 0, steps); }
   bool stepComplete(const char* name, int32_t step) noexcept override {
@@ -46,10 +49,12 @@ class Progress final : public IProgressMonitor {
   int32_t parts_;
 };
 
-Status addProfiles(IBuilder& builder, IBuilderConfig& config, const std::vector<RowProfile>& profiles, int32_t width) {
+Status addProfiles(IBuilder& builder, IBuilderConfig& config, const std::vector<RowProfile>& profiles,
+                   int32_t width) {
   for (const RowProfile& rows : profiles) {
     IOptimizationProfile* profile = builder.createOptimizationProfile();
-    if (profile == nullptr || !profile->setDimensions(kInputName, OptProfileSelector::kMIN, Dims2{rows.min, width}) ||
+    if (profile == nullptr ||
+        !profile->setDimensions(kInputName, OptProfileSelector::kMIN, Dims2{rows.min, width}) ||
         !profile->setDimensions(kInputName, OptProfileSelector::kOPT, Dims2{rows.opt, width}) ||
         !profile->setDimensions(kInputName, OptProfileSelector::kMAX, Dims2{rows.max, width}) ||
         config.addOptimizationProfile(profile) < 0) {
@@ -78,16 +83,19 @@ class ModelBuilder {
     }
     network->setName(shape.name.c_str());
     NetworkConstants constants;
-    if (Status status = lowerSegment(shape, options_.dtype, *network, constants); !status) return fail(status);
+    if (Status status = lowerSegment(shape, options_.dtype, *network, constants); !status)
+      return fail(status);
     const auto& profiles = shape.attentions > 0 ? options_.layerProfiles : options_.headProfiles;
-    if (Status status = addProfiles(builder_, *config, profiles, shape.inputWidth()); !status) return fail(status);
+    if (Status status = addProfiles(builder_, *config, profiles, shape.inputWidth()); !status)
+      return fail(status);
 
     // TensorRT does not see the plugin's writes to the cache, so nothing may run beside it.
     config->setMaxAuxStreams(0);
     // On by default, and float32 engines are there for verification.
     config->clearFlag(BuilderFlag::kTF32);
     if (options_.optimizationLevel >= 0) config->setBuilderOptimizationLevel(options_.optimizationLevel);
-    if (options_.workspaceBytes > 0) config->setMemoryPoolLimit(MemoryPoolType::kWORKSPACE, options_.workspaceBytes);
+    if (options_.workspaceBytes > 0)
+      config->setMemoryPoolLimit(MemoryPoolType::kWORKSPACE, options_.workspaceBytes);
     Progress progress(listener_, part, parts);
     config->setProgressMonitor(&progress);
     std::unique_ptr<ITimingCache> cache(config->createTimingCache(cache_.data(), cache_.size()));
@@ -101,7 +109,8 @@ class ModelBuilder {
     const std::unique_ptr<IHostMemory> plan(builder_.buildSerializedNetwork(*network, *config));
     if (listener_ != nullptr && listener_->isCancelled()) return cancelled();
     if (plan == nullptr) {
-      if (Status status = takeCudaError("TensorRT's build of '" + shape.name + "'"); !status) return fail(status);
+      if (Status status = takeCudaError("TensorRT's build of '" + shape.name + "'"); !status)
+        return fail(status);
       return fail({"ERR_BUILD_FAILED", "TensorRT could not build '" + shape.name + "'"});
     }
     const std::unique_ptr<IHostMemory> timings(cache->serialize());
@@ -157,8 +166,8 @@ Expected<BuildResult> buildModel(const BuildOptions& options, BuildListener* lis
   result.computeMajor = gpu->computeMajor;
   result.computeMinor = gpu->computeMinor;
   PlanFile file;
-  file.header = {result.libraryVersion, gpu->computeMajor, gpu->computeMinor, options.dtype, options.layerProfiles,
-                 options.headProfiles};
+  file.header = {result.libraryVersion, gpu->computeMajor,     gpu->computeMinor,
+                 options.dtype,         options.layerProfiles, options.headProfiles};
   ModelBuilder model(options, listener, **builder);
   const auto count = static_cast<int32_t>(parts->shapes.size());
   for (int32_t i = 0; i < count; ++i) {

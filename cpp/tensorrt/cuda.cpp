@@ -16,7 +16,9 @@ Status toStatus(cudaError_t error, const std::string& what) {
   return {"ERR_CUDA", what + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")"};
 }
 
-Status takeCudaError(const std::string& what) { return toStatus(cudaGetLastError(), what); }
+Status takeCudaError(const std::string& what) {
+  return toStatus(cudaGetLastError(), what);
+}
 
 std::string bytesText(uint64_t bytes) {
   std::array<char, 32> text{};

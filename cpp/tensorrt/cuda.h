@@ -13,7 +13,8 @@ namespace nt {
 // ERR_OUT_OF_DEVICE_MEMORY or ERR_CUDA, named after what failed.
 Status toStatus(cudaError_t error, const std::string& what);
 
-// The error that this thread's last CUDA calls left, which is cleared unless it is sticky; ok if there is none.
+// The error that this thread's last CUDA calls left, which is cleared unless it is sticky; ok if there is
+// none.
 Status takeCudaError(const std::string& what);
 
 // Bytes as "1.5 GiB".
@@ -23,7 +24,8 @@ class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   static Expected<DeviceBuffer> allocate(uint64_t bytes, const std::string& what);
-  DeviceBuffer(DeviceBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  DeviceBuffer(DeviceBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
@@ -50,7 +52,8 @@ class PinnedBuffer {
  public:
   PinnedBuffer() = default;
   static Expected<PinnedBuffer> allocate(uint64_t bytes, const std::string& what);
-  PinnedBuffer(PinnedBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

@@ -13,7 +13,9 @@ namespace {
 
 constexpr const char* kDriverLibrary = "libcuda.so.1";
 
-std::string versionText(int32_t cuda) { return std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10); }
+std::string versionText(int32_t cuda) {
+  return std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10);
+}
 
 // The driver's functions by name: the module must load where there is no driver.
 class Driver {
@@ -28,7 +30,8 @@ class Driver {
 
   std::string errorText(CUresult error) const {
     const char* text = nullptr;
-    if (call<decltype(cuGetErrorString)>("cuGetErrorString", error, &text) != CUDA_SUCCESS || text == nullptr) {
+    if (call<decltype(cuGetErrorString)>("cuGetErrorString", error, &text) != CUDA_SUCCESS ||
+        text == nullptr) {
       return "CUDA driver error " + std::to_string(static_cast<int>(error));
     }
     return text;
@@ -45,7 +48,8 @@ Status noGpu(const std::string& why) {
 
 Status tooOld(int32_t cuda) {
   return {"ERR_DRIVER_TOO_OLD",
-          "The NVIDIA driver serves CUDA " + (cuda == 0 ? std::string("of an unknown version") : versionText(cuda)) +
+          "The NVIDIA driver serves CUDA " +
+              (cuda == 0 ? std::string("of an unknown version") : versionText(cuda)) +
               ", this build needs CUDA " + versionText(requiredCuda()),
           "Install a newer NVIDIA driver (580 or later for CUDA 13)"};
 }
@@ -58,7 +62,8 @@ Status probeDevice(const Driver& driver, int index, GpuFacts& gpu) {
   int minor = 0;
   CUresult result = driver.call<decltype(cuDeviceGet)>("cuDeviceGet", &device, index);
   if (result == CUDA_SUCCESS) {
-    result = driver.call<decltype(cuDeviceGetName)>("cuDeviceGetName", name.data(), static_cast<int>(name.size()), device);
+    result = driver.call<decltype(cuDeviceGetName)>("cuDeviceGetName", name.data(),
+                                                    static_cast<int>(name.size()), device);
   }
   if (result == CUDA_SUCCESS) {
     result = driver.call<CUresult(size_t*, CUdevice)>("cuDeviceTotalMem_v2", &bytes, device);

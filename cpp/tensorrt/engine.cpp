@@ -29,10 +29,11 @@ bool matches(const Dims& dims, const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime, const std::vector<char>& plan,
+Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime,
+                                                               const std::vector<char>& plan,
                                                                const SegmentShape& shape, DType dtype,
-                                                               const std::vector<RowProfile>& profiles, StepState& state,
-                                                               cudaStream_t stream) {
+                                                               const std::vector<RowProfile>& profiles,
+                                                               StepState& state, cudaStream_t stream) {
   const LogScope log;
   std::unique_ptr<SegmentEngine> result(new SegmentEngine);
   result->name_ = shape.name;
@@ -50,12 +51,15 @@ Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime
     std::unique_ptr<IExecutionContext> context(
         result->engine_->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
     if (context == nullptr || !context->setOptimizationProfileAsync(i, stream)) {
-      return failure("ERR_ENGINE_INVALID", "TensorRT could not create an execution context of '" + shape.name + "'", log);
+      return failure("ERR_ENGINE_INVALID",
+                     "TensorRT could not create an execution context of '" + shape.name + "'", log);
     }
-    // One that is not attached would give zeros instead of attention. A context holds the plugins of every profile.
+    // One that is not attached would give zeros instead of attention. A context holds the plugins of every
+    // profile.
     const int32_t expected = shape.attentions * static_cast<int32_t>(profiles.size());
     if (state.attached - before != expected) {
-      return Status("ERR_INTERNAL", "'" + shape.name + "' attached " + std::to_string(state.attached - before) +
+      return Status("ERR_INTERNAL", "'" + shape.name + "' attached " +
+                                        std::to_string(state.attached - before) +
                                         " attention layers, expected " + std::to_string(expected));
     }
     result->contexts_.push_back({std::move(context), -1});
@@ -73,7 +77,8 @@ Status SegmentEngine::check(const SegmentShape& shape, DType dtype) const {
   };
   const int32_t tensors = static_cast<int32_t>(shape.weightShapes.size()) + 2;
   if (engine_->getNbIOTensors() != tensors) {
-    return invalid("it has " + std::to_string(engine_->getNbIOTensors()) + " tensors, not " + std::to_string(tensors));
+    return invalid("it has " + std::to_string(engine_->getNbIOTensors()) + " tensors, not " +
+                   std::to_string(tensors));
   }
   if (engine_->getNbOptimizationProfiles() != static_cast<int32_t>(profiles_.size())) {
     return invalid("it has " + std::to_string(engine_->getNbOptimizationProfiles()) + " profiles");
@@ -83,7 +88,8 @@ Status SegmentEngine::check(const SegmentShape& shape, DType dtype) const {
            matches(engine_->getTensorShape(name), dims);
   };
   if (!is(kInputName, TensorIOMode::kINPUT, {-1, shape.inputWidth()})) return invalid("its input differs");
-  if (!is(kOutputName, TensorIOMode::kOUTPUT, {-1, shape.outputWidth()})) return invalid("its output differs");
+  if (!is(kOutputName, TensorIOMode::kOUTPUT, {-1, shape.outputWidth()}))
+    return invalid("its output differs");
   for (size_t i = 0; i < weightNames_.size(); ++i) {
     if (!is(weightNames_[i].c_str(), TensorIOMode::kINPUT, shape.weightShapes[i])) {
       return invalid("weight " + std::to_string(i) + " differs");
@@ -120,12 +126,14 @@ Status SegmentEngine::enqueue(int32_t rows, const void* x, void* y, const std::v
     ok = context.setInputShape(kInputName, Dims2{rows, inputWidth_});
   }
   ok = ok && context.setInputTensorAddress(kInputName, x) && context.setTensorAddress(kOutputName, y);
-  for (size_t i = 0; ok && i < weights.size(); ++i) ok = context.setTensorAddress(weightNames_[i].c_str(), weights[i]);
+  for (size_t i = 0; ok && i < weights.size(); ++i)
+    ok = context.setTensorAddress(weightNames_[i].c_str(), weights[i]);
   if (ok && context.enqueueV3(stream)) {
     slot.rows = rows;
     return {};
   }
-  return failure("ERR_STEP_FAILED", "TensorRT could not run '" + name_ + "' with " + std::to_string(rows) + " rows", log);
+  return failure("ERR_STEP_FAILED",
+                 "TensorRT could not run '" + name_ + "' with " + std::to_string(rows) + " rows", log);
 }
 
 }  // namespace nt

@@ -18,14 +18,16 @@ namespace nt {
 
 namespace {
 
-// The interfaces of TensorRT 10 only grow at their ends, so any 10.x from the oldest that has what we call will do.
+// The interfaces of TensorRT 10 only grow at their ends, so any 10.x from the oldest that has what we call
+// will do.
 constexpr int32_t kMajor = 10;
 constexpr int32_t kOldestVersion = 100600;
 constexpr const char* kFileName = "libnvinfer.so.10";
 constexpr const char* kResourceName = "libnvinfer_builder_resource.so.";
 constexpr std::array kOtherMajors = {"libnvinfer.so.11", "libnvinfer.so.9", "libnvinfer.so.8"};
 constexpr const char* kInstallHint =
-    "Install TensorRT 10 for CUDA 12 or 13, or set TENSORRT_LIB_DIR to the folder that holds libnvinfer.so.10";
+    "Install TensorRT 10 for CUDA 12 or 13, or set TENSORRT_LIB_DIR to the folder that holds "
+    "libnvinfer.so.10";
 
 bool isFolder(const std::string& path) {
   struct stat info{};
@@ -38,7 +40,8 @@ bool isFile(const std::string& path) {
 }
 
 std::string formatVersion(int32_t version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
 }
 
 std::string pathOf(void* handle) {
@@ -57,8 +60,8 @@ struct Place {
   std::string file;
 };
 
-// The places to look, by the first of: the option, TENSORRT_LIB_DIR, the search path. A place that was named and fails is an
-// error: falling through to another library than the one asked for would be worse than none.
+// The places to look, by the first of: the option, TENSORRT_LIB_DIR, the search path. A place that was named
+// and fails is an error: falling through to another library than the one asked for would be worse than none.
 Place placeOf(const std::string& option) {
   const auto named = [](std::string name, const std::string& path) -> Place {
     if (isFolder(path) || !isFile(path)) return {std::move(name), path + "/", kFileName};
@@ -72,11 +75,13 @@ Place placeOf(const std::string& option) {
 
 Status versionMismatch(const std::string& found, const std::string& where) {
   return {"ERR_VERSION_MISMATCH",
-          "This build runs TensorRT " + formatVersion(kOldestVersion) + " or a later 10.x, found " + found + " in " + where,
+          "This build runs TensorRT " + formatVersion(kOldestVersion) + " or a later 10.x, found " + found +
+              " in " + where,
           kInstallHint};
 }
 
-// The name of a library of another major version that opens where libnvinfer.so.10 does not; "" where there is none.
+// The name of a library of another major version that opens where libnvinfer.so.10 does not; "" where there
+// is none.
 std::string otherMajor(const Place& place) {
   for (const char* name : kOtherMajors) {
     const std::string path = place.folder + name;
@@ -117,8 +122,10 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
   if (handle == nullptr) {
     const std::string said = dlerror();
     if (facts != nullptr) facts->placesLooked.push_back(place.name + ": " + said);
-    if (const std::string other = otherMajor(place); !other.empty()) return versionMismatch(other, place.name);
-    return Status("ERR_TENSORRT_NOT_FOUND", "TensorRT's library was not found by " + place.name + ": " + said, kInstallHint);
+    if (const std::string other = otherMajor(place); !other.empty())
+      return versionMismatch(other, place.name);
+    return Status("ERR_TENSORRT_NOT_FOUND", "TensorRT's library was not found by " + place.name + ": " + said,
+                  kInstallHint);
   }
   const std::string path = pathOf(handle);
   if (facts != nullptr) facts->placesLooked.push_back(place.name + ": " + path);
@@ -128,7 +135,8 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
   };
   const auto getVersion = reinterpret_cast<int32_t (*)() noexcept>(dlsym(handle, "getInferLibVersion"));
   if (getVersion == nullptr) {
-    return fail({"ERR_TENSORRT_NOT_FOUND", path + " is not TensorRT's library: it has no getInferLibVersion", kInstallHint});
+    return fail({"ERR_TENSORRT_NOT_FOUND", path + " is not TensorRT's library: it has no getInferLibVersion",
+                 kInstallHint});
   }
   const int32_t version = getVersion();
   if (version / 10000 != kMajor || version < kOldestVersion) {
@@ -138,17 +146,21 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
     }
     return fail(versionMismatch("TensorRT " + formatVersion(version), path));
   }
-  const auto getRegistry = reinterpret_cast<nvinfer1::IPluginRegistry* (*)() noexcept>(dlsym(handle, "getPluginRegistry"));
+  const auto getRegistry =
+      reinterpret_cast<nvinfer1::IPluginRegistry* (*)() noexcept>(dlsym(handle, "getPluginRegistry"));
   nvinfer1::IPluginRegistry* registry = getRegistry == nullptr ? nullptr : getRegistry();
   if (registry == nullptr || !registerPagedAttention(*registry)) {
-    return fail({"ERR_INTERNAL", "TensorRT " + formatVersion(version) + " did not take the attention plugin"});
+    return fail(
+        {"ERR_INTERNAL", "TensorRT " + formatVersion(version) + " did not take the attention plugin"});
   }
   opened = new Library(handle, version, path);
   report(*opened);
   return opened;
 }
 
-std::string Library::versionText() const { return formatVersion(version_); }
+std::string Library::versionText() const {
+  return formatVersion(version_);
+}
 
 Status Library::findBuilderResource(std::string* found) const {
   const std::string name = kResourceName + versionText();
@@ -162,9 +174,10 @@ Status Library::findBuilderResource(std::string* found) const {
     dlclose(handle);
     return {};
   }
-  return {"ERR_TENSORRT_NOT_FOUND", "Building engines needs " + name + ", which is neither beside " + path_ +
-                                        " nor on the search path",
-          "Install the TensorRT builder resource of the same version, or build the engine on a machine that has it"};
+  return {"ERR_TENSORRT_NOT_FOUND",
+          "Building engines needs " + name + ", which is neither beside " + path_ + " nor on the search path",
+          "Install the TensorRT builder resource of the same version, or build the engine on a machine that "
+          "has it"};
 }
 
 // TensorRT opens it by its bare name, and so does not find it beside itself.
@@ -192,7 +205,8 @@ Expected<std::unique_ptr<T>> Library::create(const char* factory) const {
   // The factories are declared noexcept and throw all the same.
   try {
     // The library's own version: it refuses the headers' newer one.
-    if (auto* made = static_cast<T*>(make(&tensorRtLogger(), version_)); made != nullptr) return std::unique_ptr<T>(made);
+    if (auto* made = static_cast<T*>(make(&tensorRtLogger(), version_)); made != nullptr)
+      return std::unique_ptr<T>(made);
   } catch (const std::exception& error) {
     why = error.what();
   } catch (...) {
@@ -200,7 +214,8 @@ Expected<std::unique_ptr<T>> Library::create(const char* factory) const {
   }
   const std::string logged = log.text();
   if (!logged.empty()) why += (why.empty() ? "" : "; ") + logged;
-  return Status("ERR_CUDA", "TensorRT " + versionText() + " does not start: " + (why.empty() ? "no reason given" : why));
+  return Status("ERR_CUDA",
+                "TensorRT " + versionText() + " does not start: " + (why.empty() ? "no reason given" : why));
 }
 
 Expected<std::unique_ptr<nvinfer1::IBuilder>> Library::createBuilder() const {

@@ -30,7 +30,8 @@ class Logger final : public nvinfer1::ILogger {
     line.number = ++next_;
     line.severity = severity;
     size_t i = 0;
-    for (; i + 1 < kLineBytes && message[i] != '\0'; ++i) line.text[i] = message[i] == '\n' ? ' ' : message[i];
+    for (; i + 1 < kLineBytes && message[i] != '\0'; ++i)
+      line.text[i] = message[i] == '\n' ? ' ' : message[i];
     line.text[i] = '\0';
   }
 
@@ -72,10 +73,14 @@ Logger& instance() noexcept {
 
 }  // namespace
 
-nvinfer1::ILogger& tensorRtLogger() noexcept { return instance(); }
+nvinfer1::ILogger& tensorRtLogger() noexcept {
+  return instance();
+}
 
 LogScope::LogScope() noexcept : start_(instance().count()) {}
 
-std::string LogScope::text() const { return instance().since(start_); }
+std::string LogScope::text() const {
+  return instance().since(start_);
+}
 
 }  // namespace nt

@@ -18,7 +18,8 @@ Dims toDims(const std::vector<int64_t>& shape) {
   return dims;
 }
 
-// A null tensor is a failure that TensorRT has logged; it is passed on, and the caller looks once, at the end.
+// A null tensor is a failure that TensorRT has logged; it is passed on, and the caller looks once, at the
+// end.
 class Lowering {
  public:
   Lowering(const SegmentShape& shape, DType dtype, INetworkDefinition& network, NetworkConstants& constants)
@@ -51,7 +52,9 @@ class Lowering {
   ITensor* elementWise(ITensor* a, ITensor* b, Op op) {
     return a == nullptr || b == nullptr ? nullptr : outputOf(network_.addElementWise(*a, *b, op));
   }
-  ITensor* cast(ITensor* x, DataType type) { return x == nullptr ? nullptr : outputOf(network_.addCast(*x, type)); }
+  ITensor* cast(ITensor* x, DataType type) {
+    return x == nullptr ? nullptr : outputOf(network_.addCast(*x, type));
+  }
 
   ITensor* scalar(float value, int32_t rank) {
     constants_.floats.push_back(value);
@@ -61,7 +64,8 @@ class Lowering {
   }
   ITensor* integer(int64_t value) {
     constants_.integers.push_back(value);
-    return outputOf(network_.addConstant(Dims{1, {1}}, Weights{DataType::kINT64, &constants_.integers.back(), 1}));
+    return outputOf(
+        network_.addConstant(Dims{1, {1}}, Weights{DataType::kINT64, &constants_.integers.back(), 1}));
   }
 
   // Columns [from, from + length) of a matrix with a dynamic number of rows.
@@ -148,14 +152,17 @@ class Lowering {
     if (gate == nullptr) return nullptr;
     ITensor* activated = nullptr;
     if (op.gate == Gate::kSilu) {
-      activated = elementWise(gate, outputOf(network_.addActivation(*gate, ActivationType::kSIGMOID)), Op::kPROD);
+      activated =
+          elementWise(gate, outputOf(network_.addActivation(*gate, ActivationType::kSIGMOID)), Op::kPROD);
     } else {
       activated = outputOf(network_.addActivation(*gate, ActivationType::kGELU_TANH));
     }
     return elementWise(activated, columns(input(node), width, width), Op::kPROD);
   }
 
-  ITensor* lower(const AddOp&, const Node& node) { return elementWise(input(node, 0), input(node, 1), Op::kSUM); }
+  ITensor* lower(const AddOp&, const Node& node) {
+    return elementWise(input(node, 0), input(node, 1), Op::kSUM);
+  }
 
   // The partition leaves neither in a segment.
   ITensor* lower(const EmbeddingOp&, const Node&) { return nullptr; }
@@ -181,7 +188,8 @@ DataType toTensorRt(DType type) noexcept {
   return type == DType::kF32 ? DataType::kFLOAT : type == DType::kF16 ? DataType::kHALF : DataType::kBF16;
 }
 
-Status lowerSegment(const SegmentShape& shape, DType dtype, INetworkDefinition& network, NetworkConstants& constants) {
+Status lowerSegment(const SegmentShape& shape, DType dtype, INetworkDefinition& network,
+                    NetworkConstants& constants) {
   if (Lowering(shape, dtype, network, constants).run()) return {};
   return {"ERR_BUILD_FAILED", "TensorRT refused a layer of '" + shape.name + "'"};
 }

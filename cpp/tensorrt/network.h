@@ -1,7 +1,7 @@
 // Lowers a segment to a strongly typed TensorRT network.
 //
-// Inputs "x" [rows, width] and "w0", "w1", ... (SegmentShape::weightShapes); output "y" [rows, width]; all of one type. Roundings
-// are Hugging Face's: norms compute in float32 and round before the weight.
+// Inputs "x" [rows, width] and "w0", "w1", ... (SegmentShape::weightShapes); output "y" [rows, width]; all of
+// one type. Roundings are Hugging Face's: norms compute in float32 and round before the weight.
 #pragma once
 
 #include <NvInfer.h>

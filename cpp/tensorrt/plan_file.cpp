@@ -110,7 +110,8 @@ std::vector<char> writePlanFile(const PlanFile& file) {
 Expected<PlanFile> readPlanFile(std::span<const char> bytes) {
   Reader in(bytes);
   const auto magic = in.bytes(kMagic.size());
-  if (!in.ok() || std::string_view(magic.data(), magic.size()) != kMagic) return invalid("it does not begin as one");
+  if (!in.ok() || std::string_view(magic.data(), magic.size()) != kMagic)
+    return invalid("it does not begin as one");
   PlanFile file;
   file.header.libraryVersion = in.number<int32_t>();
   file.header.computeMajor = in.number<int32_t>();
@@ -128,7 +129,8 @@ Expected<PlanFile> readPlanFile(std::span<const char> bytes) {
     file.engines.push_back({{signature.begin(), signature.end()}, {plan.begin(), plan.end()}});
   }
   if (!in.atEnd()) return invalid(in.ok() ? "bytes follow its end" : "it is cut short");
-  if (!checkProfiles("layer", file.header.layerProfiles) || !checkProfiles("head", file.header.headProfiles)) {
+  if (!checkProfiles("layer", file.header.layerProfiles) ||
+      !checkProfiles("head", file.header.headProfiles)) {
     return invalid("its profiles make no sense");
   }
   return file;
@@ -141,9 +143,11 @@ Status checkProfiles(const char* name, const std::vector<RowProfile>& profiles) 
   }
   int32_t last = 0;
   for (const RowProfile& p : profiles) {
-    if (p.min < 1 || p.opt < p.min || p.max < p.opt) return Status::invalid(what + "1 <= min <= opt <= max must hold");
+    if (p.min < 1 || p.opt < p.min || p.max < p.opt)
+      return Status::invalid(what + "1 <= min <= opt <= max must hold");
     // A row count between two profiles could not run.
-    if (p.max <= last || p.min > last + 1) return Status::invalid(what + "maxima must ascend and leave no gap");
+    if (p.max <= last || p.min > last + 1)
+      return Status::invalid(what + "maxima must ascend and leave no gap");
     last = p.max;
   }
   return {};

@@ -1,6 +1,7 @@
 // The bytes of a built model: what it was built for, and one TensorRT plan per segment shape.
 //
-// Little-endian: "NTPLAN01", then the fields of PlanHeader, then per engine its signature and its plan, each with a length.
+// Little-endian: "NTPLAN01", then the fields of PlanHeader, then per engine its signature and its plan, each
+// with a length.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,8 @@ std::vector<char> writePlanFile(const PlanFile& file);
 // ERR_ENGINE_INVALID for anything that writePlanFile does not write.
 Expected<PlanFile> readPlanFile(std::span<const char> bytes);
 
-// ERR_INVALID_ARGUMENT unless there is at least one profile, 1 <= min <= opt <= max in each, and the maxima ascend.
+// ERR_INVALID_ARGUMENT unless there is at least one profile, 1 <= min <= opt <= max in each, and the maxima
+// ascend.
 Status checkProfiles(const char* name, const std::vector<RowProfile>& profiles);
 
 }  // namespace nt

@@ -23,7 +23,8 @@ kernels::SlotParams toParams(const SamplingParams& sampling) {
   params.minTokens = sampling.minTokens;
   params.bannedCount = static_cast<int32_t>(sampling.bannedTokens.size());
   std::copy(sampling.bannedTokens.begin(), sampling.bannedTokens.end(), params.banned);
-  params.penalised = sampling.repetitionPenalty != 1 || sampling.presencePenalty != 0 || sampling.frequencyPenalty != 0;
+  params.penalised =
+      sampling.repetitionPenalty != 1 || sampling.presencePenalty != 0 || sampling.frequencyPenalty != 0;
   return params;
 }
 
@@ -72,7 +73,8 @@ Status Runner::openSlot(const SlotInit& init) {
     }
     if (error == cudaSuccess) error = cudaEventRecord(historySent_.get(), stream_.get());
     if (error == cudaSuccess) {
-      error = kernels::countTokens(slotTable_, init.slot, history_.as<int32_t>(), prompt, outputs, stream_.get());
+      error =
+          kernels::countTokens(slotTable_, init.slot, history_.as<int32_t>(), prompt, outputs, stream_.get());
     }
   }
   return toStatus(error, "Opening slot " + std::to_string(init.slot));
@@ -92,8 +94,8 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   const TableLayout layout = captured ? TableLayout(graph->first, graph->first, graph->first)
                                       : TableLayout(rows, sequences, entries);
   const AttentionPath path = oneRowEach ? decodePath_ : AttentionPath::kPrefill;
-  const size_t ints = fillTables(step, buffers.entries, layout, info_.pageSize, path == AttentionPath::kDecode,
-                                 buffers.tables.as<int32_t>());
+  const size_t ints = fillTables(step, buffers.entries, layout, info_.pageSize,
+                                 path == AttentionPath::kDecode, buffers.tables.as<int32_t>());
   if (Status status = sendTables(buffers, ints); !status) return status;
   setState(layout, path);
   if (Status status = planAttention(layout, buffers, path, captured); !status) return status;
@@ -113,7 +115,8 @@ Status Runner::reserveLogits(StepBuffers& buffers) const {
   buffers.logitRows = 0;
   const auto rows = std::count_if(buffers.entries.begin(), buffers.entries.end(),
                                   [](const StepEntry& entry) { return entry.logits; });
-  const uint64_t bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(info_.vocabSize) * sizeOf(dtype_);
+  const uint64_t bytes =
+      static_cast<uint64_t>(rows) * static_cast<uint64_t>(info_.vocabSize) * sizeOf(dtype_);
   if (bytes <= buffers.logits.bytes()) return {};
   auto memory = PinnedBuffer::allocate(bytes, "The logits of a step");
   if (memory) buffers.logits = *std::move(memory);
@@ -121,8 +124,8 @@ Status Runner::reserveLogits(StepBuffers& buffers) const {
 }
 
 Status Runner::sendTables(const StepBuffers& buffers, size_t ints) {
-  return toStatus(cudaMemcpyAsync(tables_.as<>(), buffers.tables.as<>(), ints * sizeof(int32_t), cudaMemcpyHostToDevice,
-                                  stream_.get()),
+  return toStatus(cudaMemcpyAsync(tables_.as<>(), buffers.tables.as<>(), ints * sizeof(int32_t),
+                                  cudaMemcpyHostToDevice, stream_.get()),
                   "Sending a step's tables");
 }
 
@@ -141,7 +144,8 @@ void Runner::setState(const TableLayout& layout, AttentionPath path) {
   state_.workspace.intBytes = plans_.empty() ? 0 : ints_.bytes() / plans_.size();
 }
 
-Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path, bool cudaGraph) {
+Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,
+                             bool cudaGraph) {
   if (!attention_->needsPlan) return {};
   const auto* block = buffers.tables.as<int32_t>();
   for (size_t i = 0; i < plans_.size(); ++i) {
@@ -160,7 +164,8 @@ Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffe
     args.window = plan.window;
     args.cudaGraph = cudaGraph;
     const auto make = path == AttentionPath::kDecode ? attention_->planDecode : attention_->planPrefill;
-    if (Status status = toStatus(make(workspace, args, &plan.plan, stream_.get()), "Planning attention"); !status) {
+    if (Status status = toStatus(make(workspace, args, &plan.plan, stream_.get()), "Planning attention");
+        !status) {
       return status;
     }
   }
@@ -179,7 +184,8 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
   embed.width = width_;
   embed.vocab = info_.vocabSize;
   embed.scale = embeddingScale_;
-  if (Status status = toStatus(kernels::embed(dtype_, embed, stream_.get()), "The embedding"); !status) return status;
+  if (Status status = toStatus(kernels::embed(dtype_, embed, stream_.get()), "The embedding"); !status)
+    return status;
 
   const size_t head = layers_.size() - 1;
   for (size_t i = 0; i < head; ++i) {
@@ -206,12 +212,12 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
 
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x) {
   const auto at = static_cast<size_t>(first);
-  const cudaError_t error =
-      kernels::gatherRows(x, table(layout.entryRows + at), count, int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
-                          gathered_.as<>(), stream_.get());
+  const cudaError_t error = kernels::gatherRows(x, table(layout.entryRows + at), count,
+                                                int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
+                                                gathered_.as<>(), stream_.get());
   if (Status status = toStatus(error, "Gathering rows"); !status) return status;
-  if (Status status = layers_.back().engine->enqueue(count, gathered_.as<>(), logits_.as<>(), weights_.segments().back(),
-                                                     stream_.get());
+  if (Status status = layers_.back().engine->enqueue(count, gathered_.as<>(), logits_.as<>(),
+                                                     weights_.segments().back(), stream_.get());
       !status) {
     return status;
   }
@@ -239,8 +245,9 @@ Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {
   cudaError_t error = cudaSuccess;
   const auto copy = [&](auto* target, const auto* source, int64_t perEntry) {
     if (error != cudaSuccess) return;
-    error = cudaMemcpyAsync(target + first * perEntry, source, static_cast<size_t>(count * perEntry) * sizeof *source,
-                            cudaMemcpyDeviceToHost, stream_.get());
+    error = cudaMemcpyAsync(target + first * perEntry, source,
+                            static_cast<size_t>(count * perEntry) * sizeof *source, cudaMemcpyDeviceToHost,
+                            stream_.get());
   };
   if (count > 0) copy(to.tokens, from.tokens, 1);
   if (top >= 0) {
@@ -257,8 +264,9 @@ Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {
   for (int32_t i = 0; i < count; ++i) {
     if (!begin[i].logits) continue;
     const uint64_t offset = static_cast<uint64_t>(buffers.logitRows) * rowBytes;
-    error = cudaMemcpyAsync(buffers.logits.as<char>() + offset, logits_.as<char>() + static_cast<uint64_t>(i) * rowBytes,
-                            rowBytes, cudaMemcpyDeviceToHost, stream_.get());
+    error = cudaMemcpyAsync(buffers.logits.as<char>() + offset,
+                            logits_.as<char>() + static_cast<uint64_t>(i) * rowBytes, rowBytes,
+                            cudaMemcpyDeviceToHost, stream_.get());
     if (Status status = toStatus(error, "Fetching logits"); !status) return status;
     ++buffers.logitRows;
   }

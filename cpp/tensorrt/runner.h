@@ -1,5 +1,5 @@
-// Runs steps on the GPU: everything of a model that lives there, and what a step enqueues. Knows nothing of threads or queues;
-// all calls come from one thread at a time.
+// Runs steps on the GPU: everything of a model that lives there, and what a step enqueues. Knows nothing of
+// threads or queues; all calls come from one thread at a time.
 #pragma once
 
 #include <map>
@@ -21,7 +21,8 @@ namespace nt {
 struct StepBuffers {
   PinnedBuffer tables;   // see step_tables.h
   PinnedBuffer plans;    // FlashInfer's, one part per attention plan
-  PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see Runner::results
+  PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see
+                         // Runner::results
   PinnedBuffer logits;   // raw rows, in the engine's type
   Event done;
 
@@ -40,7 +41,8 @@ struct StepResults {
 
 class Runner {
  public:
-  // Loads the model onto the options' device, sizes the KV pool and captures the graphs. See TensorRtModule::createBackend.
+  // Loads the model onto the options' device, sizes the KV pool and captures the graphs. See
+  // TensorRtModule::createBackend.
   static Expected<std::unique_ptr<Runner>> create(const TensorRtOptions& options);
   ~Runner();
 
@@ -52,7 +54,8 @@ class Runner {
 
   // Takes effect for the steps enqueued after it.
   Status openSlot(const SlotInit& init);
-  // Enqueues the step of `buffers.entries`; `buffers.done` is recorded behind it. The step must have been checked against info().
+  // Enqueues the step of `buffers.entries`; `buffers.done` is recorded behind it. The step must have been
+  // checked against info().
   Status run(const StepBatch& step, StepBuffers& buffers);
   static StepResults resultsOf(const StepBuffers& buffers) noexcept;
 
@@ -70,14 +73,16 @@ class Runner {
 
   Runner() = default;
   Status load(const TensorRtOptions& options);
-  Status loadEngines(const TensorRtOptions& options, const Graph& graph, const Partition& parts, const GpuFacts& gpu);
+  Status loadEngines(const TensorRtOptions& options, const Graph& graph, const Partition& parts,
+                     const GpuFacts& gpu);
   Status allocate(const TensorRtOptions& options, const Graph& graph);
   Status allocatePool(const TensorRtOptions& options, const Graph& graph);
   Status makeRopeTables(const Graph& graph);
   Status captureGraphs();
   Status capture(int32_t bucket, StepBuffers& buffers);
 
-  Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path, bool cudaGraph);
+  Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,
+                       bool cudaGraph);
   void setState(const TableLayout& layout, AttentionPath path);
   Status reserveLogits(StepBuffers& buffers) const;
   Status sendTables(const StepBuffers& buffers, size_t ints);
@@ -103,7 +108,8 @@ class Runner {
   // Freed in the reverse order: contexts before what they point to, the stream last.
   Stream stream_;
   DeviceWeights weights_;
-  DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, results_, slots_, history_;
+  DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, results_,
+      slots_, history_;
   PinnedBuffer historyHost_;
   Event historySent_;
   std::vector<const float*> ropeTables_;

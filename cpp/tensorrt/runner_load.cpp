@@ -18,11 +18,13 @@ namespace {
 
 constexpr size_t kPlanBytes = size_t{16} << 20;
 constexpr size_t kPartialBytes = size_t{512} << 20;
-// Left free beside the KV pool: for graphs, kernels that are loaded at their first launch, and other processes' small change.
+// Left free beside the KV pool: for graphs, kernels that are loaded at their first launch, and other
+// processes' small change.
 constexpr uint64_t kReserveBytes = uint64_t{512} << 20;
 // Decode batches that get a graph each; a step is padded to the next one.
 constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
-// Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are (docs/performance.md).
+// Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are
+// (docs/performance.md).
 constexpr int32_t kMaxDecodeGroup = 2;
 
 // The smallest bucket that holds `count`, or the largest.
@@ -32,30 +34,35 @@ int32_t bucketFor(int32_t count) {
 }
 
 std::string versionText(int32_t version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
 }
 
 Status checkHeader(const PlanHeader& header, const Library& library, const GpuFacts& gpu) {
   if (header.libraryVersion != library.version()) {
     return {"ERR_ENGINE_INCOMPATIBLE",
-            "The engine was built by TensorRT " + versionText(header.libraryVersion) + ", this process runs " +
-                library.versionText(),
+            "The engine was built by TensorRT " + versionText(header.libraryVersion) +
+                ", this process runs " + library.versionText(),
             "Build the engine again, or install the TensorRT it was built by"};
   }
   if (header.computeMajor != gpu.computeMajor || header.computeMinor != gpu.computeMinor) {
-    const auto text = [](int32_t major, int32_t minor) { return std::to_string(major) + "." + std::to_string(minor); };
+    const auto text = [](int32_t major, int32_t minor) {
+      return std::to_string(major) + "." + std::to_string(minor);
+    };
     return {"ERR_ENGINE_INCOMPATIBLE",
-            "The engine was built for compute capability " + text(header.computeMajor, header.computeMinor) + ", " +
-                gpu.name + " has " + text(gpu.computeMajor, gpu.computeMinor),
+            "The engine was built for compute capability " + text(header.computeMajor, header.computeMinor) +
+                ", " + gpu.name + " has " + text(gpu.computeMajor, gpu.computeMinor),
             "Build the engine on this GPU"};
   }
   return {};
 }
 
 Status checkOptions(const TensorRtOptions& options) {
-  for (const auto& [name, value] : {std::pair{"pageSize", options.pageSize}, std::pair{"maxSlots", options.maxSlots},
-                                    std::pair{"maxStepTokens", options.maxStepTokens}}) {
-    if (value < 1) return Status::invalid(std::string(name) + " is " + std::to_string(value) + "; it must be at least 1");
+  for (const auto& [name, value] :
+       {std::pair{"pageSize", options.pageSize}, std::pair{"maxSlots", options.maxSlots},
+        std::pair{"maxStepTokens", options.maxStepTokens}}) {
+    if (value < 1)
+      return Status::invalid(std::string(name) + " is " + std::to_string(value) + "; it must be at least 1");
   }
   if (options.numPages < 0) return Status::invalid("numPages must be 0 (as many as fit) or more");
   if (!(options.kvCacheFraction > 0 && options.kvCacheFraction <= 1)) {
@@ -136,17 +143,19 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
   const PlanHeader& header = file->header;
   if (Status status = checkHeader(header, **library, gpu); !status) return status;
   if (file->engines.size() != parts.shapes.size()) {
-    return {"ERR_ENGINE_INVALID", "The plan has " + std::to_string(file->engines.size()) + " engines, the graph needs " +
-                                      std::to_string(parts.shapes.size()),
+    return {"ERR_ENGINE_INVALID",
+            "The plan has " + std::to_string(file->engines.size()) + " engines, the graph needs " +
+                std::to_string(parts.shapes.size()),
             "Build the engine again"};
   }
   dtype_ = header.dtype;
   if (options.maxStepTokens > header.layerProfiles.back().max) {
-    return Status::invalid("maxStepTokens is " + std::to_string(options.maxStepTokens) + ", the engine was built for " +
-                           std::to_string(header.layerProfiles.back().max));
+    return Status::invalid("maxStepTokens is " + std::to_string(options.maxStepTokens) +
+                           ", the engine was built for " + std::to_string(header.layerProfiles.back().max));
   }
   state_.plainKernels = options.plainKernels;
-  attention_ = kernels::findAttentionKernels(dtype_, static_cast<uint32_t>(graph.headDim), options.plainKernels);
+  attention_ =
+      kernels::findAttentionKernels(dtype_, static_cast<uint32_t>(graph.headDim), options.plainKernels);
   if (attention_ == nullptr) {
     return {"ERR_MODEL_UNSUPPORTED", "No attention kernel has head size " + std::to_string(graph.headDim)};
   }
@@ -158,12 +167,13 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
     const SegmentShape& shape = parts.shapes[i];
     const PlanEngine& built = file->engines[i];
     if (built.signature != shape.signature) {
-      return {"ERR_ENGINE_INCOMPATIBLE", "The engine was built from another graph: '" + shape.name + "' differs",
+      return {"ERR_ENGINE_INCOMPATIBLE",
+              "The engine was built from another graph: '" + shape.name + "' differs",
               "Build the engine again"};
     }
     auto engine = SegmentEngine::create(*runtime_, built.plan, shape, dtype_,
-                                        shape.attentions > 0 ? header.layerProfiles : header.headProfiles, state_,
-                                        stream_.get());
+                                        shape.attentions > 0 ? header.layerProfiles : header.headProfiles,
+                                        state_, stream_.get());
     if (!engine) return engine.status();
     engines_.push_back(*std::move(engine));
   }
@@ -189,7 +199,8 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const auto elementBytes = sizeOf(dtype_);
   // Padding may make a step of few sequences longer than the longest one asked for.
   rowCapacity_ = std::max(options.maxStepTokens, bucketFor(std::min(options.maxSlots, kBuckets.back())));
-  const int32_t sequenceCapacity = std::max(options.maxSlots, bucketFor(std::min(options.maxSlots, kBuckets.back())));
+  const int32_t sequenceCapacity =
+      std::max(options.maxSlots, bucketFor(std::min(options.maxSlots, kBuckets.back())));
   const auto rows = static_cast<uint64_t>(rowCapacity_);
   const auto headRows = static_cast<uint64_t>(engines_.back()->maxRows());
   const auto slots = static_cast<uint64_t>(options.maxSlots);
@@ -204,19 +215,20 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const uint64_t tableBytes = (largest.kvIndices + static_cast<uint64_t>(maxPagesListed_)) * sizeof(int32_t);
   const uint64_t planBytes = attention_->needsPlan ? kPlanBytes * plans_.size() : 0;
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
-  const uint64_t slotBytes = slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) + vocab * sizeof(uint32_t));
+  const uint64_t slotBytes =
+      slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) + vocab * sizeof(uint32_t));
   const uint64_t historyBytes = static_cast<uint64_t>(graph.maxPositions) * sizeof(int32_t);
-  for (Status status : {allocateInto(activations_, static_cast<uint64_t>(activations), "The activations"),
-                        allocateInto(x_[0], rows * rowBytes, "The residual stream"),
-                        allocateInto(x_[1], rows * rowBytes, "The residual stream"),
-                        allocateInto(gathered_, headRows * rowBytes, "The gathered rows"),
-                        allocateInto(logits_, headRows * vocab * elementBytes, "The logits"),
-                        allocateInto(tables_, tableBytes, "The step's tables"),
-                        allocateInto(ints_, planBytes, "The attention plans"),
-                        allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
-                        allocateInto(results_, resultBytes, "The results"),
-                        allocateInto(slots_, slotBytes, "The slots"),
-                        allocateInto(history_, historyBytes, "A slot's tokens")}) {
+  for (Status status :
+       {allocateInto(activations_, static_cast<uint64_t>(activations), "The activations"),
+        allocateInto(x_[0], rows * rowBytes, "The residual stream"),
+        allocateInto(x_[1], rows * rowBytes, "The residual stream"),
+        allocateInto(gathered_, headRows * rowBytes, "The gathered rows"),
+        allocateInto(logits_, headRows * vocab * elementBytes, "The logits"),
+        allocateInto(tables_, tableBytes, "The step's tables"),
+        allocateInto(ints_, planBytes, "The attention plans"),
+        allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
+        allocateInto(results_, resultBytes, "The results"), allocateInto(slots_, slotBytes, "The slots"),
+        allocateInto(history_, historyBytes, "A slot's tokens")}) {
     if (!status) return status;
   }
   for (const auto& engine : engines_) engine->setActivationMemory(activations_.as<>(), activations);
@@ -239,7 +251,8 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
 Status Runner::makeRopeTables(const Graph& graph) {
   const uint64_t half = static_cast<uint64_t>(graph.headDim) / 2;
   const uint64_t tableFloats = static_cast<uint64_t>(graph.maxPositions) * 2 * half;
-  if (Status status = allocateInto(ropes_, graph.ropes.size() * (tableFloats + half) * sizeof(float), "The rotary tables");
+  if (Status status = allocateInto(ropes_, graph.ropes.size() * (tableFloats + half) * sizeof(float),
+                                   "The rotary tables");
       !status) {
     return status;
   }
@@ -247,12 +260,13 @@ Status Runner::makeRopeTables(const Graph& graph) {
   float* frequencies = tables + graph.ropes.size() * tableFloats;
   for (size_t i = 0; i < graph.ropes.size(); ++i) {
     const Rope& rope = graph.ropes[i];
-    if (rope.invFreq.size() != half) return {"ERR_MODEL_UNSUPPORTED", "A rotary table does not cover the whole head"};
+    if (rope.invFreq.size() != half)
+      return {"ERR_MODEL_UNSUPPORTED", "A rotary table does not cover the whole head"};
     cudaError_t error = cudaMemcpyAsync(frequencies + i * half, rope.invFreq.data(), half * sizeof(float),
                                         cudaMemcpyHostToDevice, stream_.get());
     if (error == cudaSuccess) {
-      error = kernels::ropeTable(frequencies + i * half, rope.scale, graph.maxPositions, static_cast<int32_t>(half),
-                                 tables + i * tableFloats, stream_.get());
+      error = kernels::ropeTable(frequencies + i * half, rope.scale, graph.maxPositions,
+                                 static_cast<int32_t>(half), tables + i * tableFloats, stream_.get());
     }
     if (Status status = toStatus(error, "The rotary tables"); !status) return status;
     ropeTables_.push_back(tables + i * tableFloats);
@@ -270,20 +284,23 @@ Status Runner::allocatePool(const TensorRtOptions& options, const Graph& graph) 
     size_t total = 0;
     if (Status status = toStatus(cudaMemGetInfo(&free, &total), "cudaMemGetInfo"); !status) return status;
     const uint64_t usable = free > kReserveBytes ? free - kReserveBytes : 0;
-    const auto share = static_cast<uint64_t>(static_cast<double>(usable) * static_cast<double>(options.kvCacheFraction));
+    const auto share =
+        static_cast<uint64_t>(static_cast<double>(usable) * static_cast<double>(options.kvCacheFraction));
     // More than all slots at their longest could never be used.
     pages = std::min<int64_t>(static_cast<int64_t>(share / pageBytes), maxPagesListed_);
     if (pages < 1) {
-      return {"ERR_OUT_OF_DEVICE_MEMORY",
-              "No room for a KV cache: " + bytesText(free) + " are free, a page takes " + bytesText(pageBytes),
-              "Use a smaller model or step, or stop what else runs on this GPU"};
+      return {
+          "ERR_OUT_OF_DEVICE_MEMORY",
+          "No room for a KV cache: " + bytesText(free) + " are free, a page takes " + bytesText(pageBytes),
+          "Use a smaller model or step, or stop what else runs on this GPU"};
     }
   }
   const uint64_t bytes = static_cast<uint64_t>(pages) * pageBytes;
   if (Status status = allocateInto(pool_, bytes, "The KV cache"); !status) return status;
-  // Pages are read only where they were written, but kernels may multiply what lies behind a sequence's end by zero, and
-  // old memory may hold NaNs.
-  if (Status status = toStatus(cudaMemsetAsync(pool_.as<>(), 0, bytes, stream_.get()), "The KV cache"); !status) {
+  // Pages are read only where they were written, but kernels may multiply what lies behind a sequence's end
+  // by zero, and old memory may hold NaNs.
+  if (Status status = toStatus(cudaMemsetAsync(pool_.as<>(), 0, bytes, stream_.get()), "The KV cache");
+      !status) {
     return status;
   }
   info_.numPages = static_cast<int32_t>(pages);
@@ -301,10 +318,11 @@ Expected<StepBuffers> Runner::createBuffers() const {
     if (memory) buffer = *std::move(memory);
     return memory.status();
   };
-  for (Status status : {allocate(buffers.tables, tables_.bytes()), allocate(buffers.plans, ints_.bytes()),
-                        allocate(buffers.results, entries * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t)),
-                        toStatus(cudaEventCreateWithFlags(buffers.done.put(), cudaEventDisableTiming | cudaEventBlockingSync),
-                                 "cudaEventCreate")}) {
+  for (Status status :
+       {allocate(buffers.tables, tables_.bytes()), allocate(buffers.plans, ints_.bytes()),
+        allocate(buffers.results, entries * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t)),
+        toStatus(cudaEventCreateWithFlags(buffers.done.put(), cudaEventDisableTiming | cudaEventBlockingSync),
+                 "cudaEventCreate")}) {
     if (!status) return status;
   }
   return buffers;
@@ -332,8 +350,10 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
   if (Status status = planAttention(layout, buffers, decodePath_, true); !status) return status;
   // TensorRT settles a new shape at its first enqueue, which must not be captured.
   if (Status status = enqueueModel(layout, nullptr); !status) return status;
-  if (Status status = toStatus(cudaStreamSynchronize(stream_.get()), "The first decode step"); !status) return status;
-  if (Status status = toStatus(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "Capture");
+  if (Status status = toStatus(cudaStreamSynchronize(stream_.get()), "The first decode step"); !status)
+    return status;
+  if (Status status =
+          toStatus(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "Capture");
       !status) {
     return status;
   }

@@ -13,7 +13,8 @@ namespace nt {
 
 namespace {
 
-// An ELF file of one writable segment: headers, one (null) symbol with its hash table, the dynamic section; strings follow.
+// An ELF file of one writable segment: headers, one (null) symbol with its hash table, the dynamic section;
+// strings follow.
 struct Image {
   Elf64_Ehdr header;
   std::array<Elf64_Phdr, 3> segments;
@@ -82,7 +83,8 @@ std::string loadByName(const std::string& folder, const std::string& name) {
   std::string error;
   if (write(file, image.data(), image.size()) != static_cast<ssize_t>(image.size())) {
     error = "the memory file could not be written";
-  } else if (dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE) == nullptr) {
+  } else if (dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(),
+                    RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE) == nullptr) {
     error = dlerror();
   }
   // Where it is loaded it stays open: the loader takes the next file of that number for the same library.

@@ -85,7 +85,11 @@ class SegmentBuilder {
                      if (!op.biases.empty()) weight(op.biases, 2);
                    },
                    [&](const AttentionOp& op) {
-                     signature_.op("attention").integer(op.heads).integer(op.kvHeads).integer(op.headDim).real(op.scale);
+                     signature_.op("attention")
+                         .integer(op.heads)
+                         .integer(op.kvHeads)
+                         .integer(op.headDim)
+                         .real(op.scale);
                      signature_.integer(op.rope).integer(op.window);
                      if (!op.qNorm.empty()) {
                        signature_.op("qkNorm").real(op.qkNormEps);
@@ -95,7 +99,9 @@ class SegmentBuilder {
                      segment_.layer = op.layer;
                      ++shape_.attentions;
                    },
-                   [&](const GatedActivationOp& op) { signature_.op(op.gate == Gate::kSilu ? "siluMul" : "geluMul"); },
+                   [&](const GatedActivationOp& op) {
+                     signature_.op(op.gate == Gate::kSilu ? "siluMul" : "geluMul");
+                   },
                    [&](const AddOp&) { signature_.op("add"); },
                    [&](const GatherRowsOp&) { signature_.op("gatherRows"); },
                },
@@ -125,7 +131,8 @@ class Borders {
       : definedAt_(graph.values.size(), -1), lastUse_(graph.values.size(), -1), nodes_(graph.nodes.size()) {
     for (size_t i = 0; i < nodes_; ++i) {
       definedAt_[static_cast<size_t>(graph.nodes[i].output)] = static_cast<int64_t>(i);
-      for (const ValueId input : graph.nodes[i].inputs) lastUse_[static_cast<size_t>(input)] = static_cast<int64_t>(i);
+      for (const ValueId input : graph.nodes[i].inputs)
+        lastUse_[static_cast<size_t>(input)] = static_cast<int64_t>(i);
     }
     lastUse_[static_cast<size_t>(graph.logits)] = static_cast<int64_t>(nodes_);
   }
@@ -157,19 +164,25 @@ int64_t WeightInput::elements() const noexcept {
 
 Expected<Partition> partition(const Graph& graph) {
   Partition result;
-  const auto is = [&]<class Op>(size_t i, const Op*) { return std::holds_alternative<Op>(graph.nodes[i].op); };
+  const auto is = [&]<class Op>(size_t i, const Op*) {
+    return std::holds_alternative<Op>(graph.nodes[i].op);
+  };
   const size_t nodes = graph.nodes.size();
   std::vector<size_t> attentions;
   size_t gather = nodes;
   for (size_t i = 0; i < nodes; ++i) {
-    if (i > 0 && is(i, static_cast<EmbeddingOp*>(nullptr))) return unsupported("it has more than one embedding");
+    if (i > 0 && is(i, static_cast<EmbeddingOp*>(nullptr)))
+      return unsupported("it has more than one embedding");
     if (is(i, static_cast<AttentionOp*>(nullptr))) attentions.push_back(i);
     if (is(i, static_cast<GatherRowsOp*>(nullptr))) gather = i;
   }
-  if (nodes == 0 || !is(0, static_cast<EmbeddingOp*>(nullptr))) return unsupported("it does not begin with the embedding");
-  if (attentions.empty() || gather < attentions.back()) return unsupported("it has no attention before it gathers rows");
+  if (nodes == 0 || !is(0, static_cast<EmbeddingOp*>(nullptr)))
+    return unsupported("it does not begin with the embedding");
+  if (attentions.empty() || gather < attentions.back())
+    return unsupported("it has no attention before it gathers rows");
   if (gather + 1 >= nodes) return unsupported("nothing follows the gathering of rows");
-  if (graph.logits != graph.nodes.back().output) return unsupported("the logits are not what the last node gives");
+  if (graph.logits != graph.nodes.back().output)
+    return unsupported("the logits are not what the last node gives");
   result.embedding = std::get<EmbeddingOp>(graph.nodes.front().op);
   result.embeddingShape = graph.weights.at(result.embedding.weight);
 
@@ -179,7 +192,8 @@ Expected<Partition> partition(const Graph& graph) {
     size_t at = attentions[k];
     while (at > attentions[k - 1] && borders.single(at) < 0) --at;
     if (at == attentions[k - 1]) {
-      return unsupported("more than one value crosses from attention " + std::to_string(k - 1) + " to the next");
+      return unsupported("more than one value crosses from attention " + std::to_string(k - 1) +
+                         " to the next");
     }
     starts.push_back(at);
   }
@@ -191,9 +205,9 @@ Expected<Partition> partition(const Graph& graph) {
 
   const auto append = [&](size_t begin, size_t end, ValueId input, const char* name) {
     SegmentBuilder builder(graph, begin, end, input);
-    const auto known = std::find_if(result.shapes.begin(), result.shapes.end(), [&](const SegmentShape& shape) {
-      return shape.signature == builder.shape().signature;
-    });
+    const auto known =
+        std::find_if(result.shapes.begin(), result.shapes.end(),
+                     [&](const SegmentShape& shape) { return shape.signature == builder.shape().signature; });
     builder.segment().shape = static_cast<size_t>(known - result.shapes.begin());
     if (known == result.shapes.end()) {
       builder.shape().name = name;
@@ -208,10 +222,12 @@ Expected<Partition> partition(const Graph& graph) {
   for (size_t k = 0; k + 1 < starts.size(); ++k) {
     const ValueId input = borders.single(starts[k]);
     const ValueId output = borders.single(starts[k + 1]);
-    if (graph.values[static_cast<size_t>(input)].width != width || graph.values[static_cast<size_t>(output)].width != width) {
+    if (graph.values[static_cast<size_t>(input)].width != width ||
+        graph.values[static_cast<size_t>(output)].width != width) {
       return unsupported("the residual stream changes its width");
     }
-    // The output must be the last node's: a value that only passes through would have no engine output of its own.
+    // The output must be the last node's: a value that only passes through would have no engine output of its
+    // own.
     if (graph.nodes[starts[k + 1] - 1].output != output) {
       return unsupported("node " + std::to_string(starts[k + 1] - 1) + " is not on the way to the logits");
     }

@@ -25,8 +25,8 @@ TableLayout::TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryC
   kvIndices = at;
 }
 
-size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout, int32_t pageSize,
-                  bool oneRowEach, int32_t* block) {
+size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
+                  int32_t pageSize, bool oneRowEach, int32_t* block) {
   std::copy(step.tokens.begin(), step.tokens.end(), block + layout.tokens);
   int32_t* positions = block + layout.positions;
   int32_t* batchIndices = block + layout.batchIndices;
@@ -80,7 +80,8 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
 
 size_t fillWarmUp(const TableLayout& layout, int32_t* block) {
   std::fill_n(block, layout.kvIndices, 0);
-  for (int32_t i = 0; i < layout.rows; ++i) block[layout.batchIndices + static_cast<size_t>(i)] = i % layout.sequences;
+  for (int32_t i = 0; i < layout.rows; ++i)
+    block[layout.batchIndices + static_cast<size_t>(i)] = i % layout.sequences;
   for (int32_t i = 0; i <= layout.sequences; ++i) {
     const auto at = static_cast<size_t>(i);
     block[layout.qIndptr + at] = i;

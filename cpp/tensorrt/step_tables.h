@@ -21,32 +21,34 @@ struct StepEntry {
   int32_t top = -1;  // log-probabilities wanted, as in SamplingParams::logprobs
 };
 
-// Where the tables lie in the block, in int32s. Depends on the counts alone, so a captured graph finds them again.
+// Where the tables lie in the block, in int32s. Depends on the counts alone, so a captured graph finds them
+// again.
 struct TableLayout {
   TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryCount) noexcept;
 
   int32_t rows;
   int32_t sequences;
   int32_t entries;
-  size_t tokens;           // [rows]
-  size_t positions;        // [rows]
-  size_t batchIndices;     // [rows] sequence, negative for padding
-  size_t qIndptr;          // [sequences + 1]
-  size_t kvIndptr;         // [sequences + 1]
-  size_t lastPageLen;      // [sequences]
-  size_t sequenceSlots;    // [sequences]
-  size_t entryRows;        // [entries]
-  size_t entrySlots;       // [entries]
-  size_t entryTargets;     // [entries]
-  size_t kvIndices;        // the rest
+  size_t tokens;         // [rows]
+  size_t positions;      // [rows]
+  size_t batchIndices;   // [rows] sequence, negative for padding
+  size_t qIndptr;        // [sequences + 1]
+  size_t kvIndptr;       // [sequences + 1]
+  size_t lastPageLen;    // [sequences]
+  size_t sequenceSlots;  // [sequences]
+  size_t entryRows;      // [entries]
+  size_t entrySlots;     // [entries]
+  size_t entryTargets;   // [entries]
+  size_t kvIndices;      // the rest
 };
 
-// Writes the tables of a step to `block`, padded to the layout's counts, and returns the number of int32s used. `oneRowEach`:
-// row i is sequence i, as the decode kernels want it, also for padding.
-size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout, int32_t pageSize,
-                  bool oneRowEach, int32_t* block);
+// Writes the tables of a step to `block`, padded to the layout's counts, and returns the number of int32s
+// used. `oneRowEach`: row i is sequence i, as the decode kernels want it, also for padding.
+size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
+                  int32_t pageSize, bool oneRowEach, int32_t* block);
 
-// The same for a step of nothing but made-up sequences of one token on page 0: to run a shape before there is work for it.
+// The same for a step of nothing but made-up sequences of one token on page 0: to run a shape before there is
+// work for it.
 size_t fillWarmUp(const TableLayout& layout, int32_t* block);
 
 }  // namespace nt

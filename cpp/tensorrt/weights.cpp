@@ -12,12 +12,15 @@ namespace {
 constexpr uint64_t kAlignment = 256;
 constexpr uint64_t kStagingBytes = uint64_t{32} << 20;
 
-uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t aligned(uint64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 // Moves tensors through two pinned buffers: one fills from the file while the other travels.
 class Uploader {
  public:
-  Uploader(const WeightFiles& files, DType dtype, cudaStream_t stream) : files_(files), dtype_(dtype), stream_(stream) {}
+  Uploader(const WeightFiles& files, DType dtype, cudaStream_t stream)
+      : files_(files), dtype_(dtype), stream_(stream) {}
 
   Status open() {
     for (Stage& stage : stages_) {
@@ -40,7 +43,8 @@ class Uploader {
     for (uint64_t begin = 0; begin < tensor.bytes; begin += kStagingBytes) {
       Stage& stage = stages_[next_++ % stages_.size()];
       const uint64_t count = std::min(kStagingBytes, tensor.bytes - begin);
-      if (Status status = toStatus(cudaEventSynchronize(stage.sent.get()), "Uploading weights"); !status) return status;
+      if (Status status = toStatus(cudaEventSynchronize(stage.sent.get()), "Uploading weights"); !status)
+        return status;
       if (Status status = files_.read(tensor, begin, count, stage.host.as<>()); !status) return status;
       char* target = to + begin / fromSize * toSize;
       const bool same = tensor.dtype == dtype_;
@@ -72,8 +76,8 @@ class Uploader {
 
 }  // namespace
 
-Expected<DeviceWeights> DeviceWeights::load(const Graph& graph, const Partition& partition, const WeightFiles& files,
-                                            DType dtype, cudaStream_t stream) {
+Expected<DeviceWeights> DeviceWeights::load(const Graph& graph, const Partition& partition,
+                                            const WeightFiles& files, DType dtype, cudaStream_t stream) {
   // One copy of what is used twice (tied embeddings), found by the list of names.
   struct Placed {
     uint64_t offset = 0;
@@ -118,7 +122,9 @@ Expected<DeviceWeights> DeviceWeights::load(const Graph& graph, const Partition&
   }
   if (Status status = toStatus(cudaStreamSynchronize(stream), "Uploading weights"); !status) return status;
 
-  const auto address = [&](const std::vector<std::string>& names) -> void* { return base + placed.at(names).offset; };
+  const auto address = [&](const std::vector<std::string>& names) -> void* {
+    return base + placed.at(names).offset;
+  };
   result.embedding_ = address({partition.embedding.weight});
   for (const Segment& segment : partition.segments) {
     std::vector<void*>& inputs = result.segments_.emplace_back();

@@ -1,4 +1,5 @@
-// Weights on the device: read from safetensors files, converted to the engine's type, fused as the networks want them.
+// Weights on the device: read from safetensors files, converted to the engine's type, fused as the networks
+// want them.
 #pragma once
 
 #include <map>
@@ -13,10 +14,10 @@ namespace nt {
 
 class DeviceWeights {
  public:
-  // Reads everything that the partition needs. Blocks until it is on the device. ERR_OUT_OF_DEVICE_MEMORY before anything is
-  // read, if it does not fit; WeightFiles' errors; ERR_CUDA.
-  static Expected<DeviceWeights> load(const Graph& graph, const Partition& partition, const WeightFiles& files, DType dtype,
-                                      cudaStream_t stream);
+  // Reads everything that the partition needs. Blocks until it is on the device. ERR_OUT_OF_DEVICE_MEMORY
+  // before anything is read, if it does not fit; WeightFiles' errors; ERR_CUDA.
+  static Expected<DeviceWeights> load(const Graph& graph, const Partition& partition,
+                                      const WeightFiles& files, DType dtype, cudaStream_t stream);
 
   const void* embedding() const noexcept { return embedding_; }
   // [segment][input], in the order of Segment::weights.

@@ -60,7 +60,8 @@ class Device {
 
   void setLogits(const std::vector<float>& logits) {
     for (int32_t i = 0; i < kSlots; ++i) {
-      cuda(cudaMemcpy(logits_ + size_t(i) * kVocab, logits.data(), kVocab * sizeof(float), cudaMemcpyHostToDevice));
+      cuda(cudaMemcpy(logits_ + size_t(i) * kVocab, logits.data(), kVocab * sizeof(float),
+                      cudaMemcpyHostToDevice));
     }
   }
   void setTargets(const std::vector<int32_t>& targets) { put(targets_, targets); }
@@ -131,7 +132,8 @@ std::map<int32_t, double> distribution(const std::vector<float>& logits, const S
   std::vector<int32_t> kept;
   for (const int32_t id : ids) {
     if (params.topK > 0 && kept.size() == size_t(params.topK)) break;
-    if (params.minP > 0 && logits[size_t(id)] < float(max) + params.temperature * std::log(params.minP)) break;
+    if (params.minP > 0 && logits[size_t(id)] < float(max) + params.temperature * std::log(params.minP))
+      break;
     kept.push_back(id);
   }
   double total = 0;
@@ -147,7 +149,8 @@ std::map<int32_t, double> distribution(const std::vector<float>& logits, const S
   return result;
 }
 
-// Draws 64 * 256 tokens and tests them. The bound is far out (z = 5): a right sampler passes always, a wrong one does not.
+// Draws 64 * 256 tokens and tests them. The bound is far out (z = 5): a right sampler passes always, a wrong
+// one does not.
 void checkDistribution(const std::vector<float>& logits, SlotParams params) {
   Device device;
   device.setLogits(logits);
@@ -165,7 +168,8 @@ void checkDistribution(const std::vector<float>& logits, SlotParams params) {
   }
   const auto expected = distribution(logits, params);
   for (const auto& [token, count] : seen) {
-    // A token at the nucleus' very end may be in or out by rounding; then its probability is tiny or its border is near.
+    // A token at the nucleus' very end may be in or out by rounding; then its probability is tiny or its
+    // border is near.
     if (!expected.contains(token)) CHECK(double(count) / double(draws) < 1e-3);
   }
   double chi = 0;
@@ -274,11 +278,11 @@ TEST(penaltiesAndBans) {
   SlotParams params;
   params.penalised = 1;
   params.repetitionPenalty = 2;
-  device.open(0, params, {10}, {});       // 5 / 2 < 4
+  device.open(0, params, {10}, {});  // 5 / 2 < 4
   params.repetitionPenalty = 1;
   params.presencePenalty = 1.25F;
-  device.open(1, params, {10}, {10});     // 5 - 1.25 < 4
-  device.open(2, params, {10}, {});       // the prompt does not count
+  device.open(1, params, {10}, {10});  // 5 - 1.25 < 4
+  device.open(2, params, {10}, {});    // the prompt does not count
   params.presencePenalty = 0;
   params.frequencyPenalty = 0.4F;
   device.open(3, params, {}, {10, 10, 10});  // 5 - 1.2 < 4

@@ -8,12 +8,24 @@
 
 namespace nt::kernels {
 
-__device__ inline float load(const float* p) { return *p; }
-__device__ inline float load(const __half* p) { return __half2float(*p); }
-__device__ inline float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
-__device__ inline void store(float* p, float x) { *p = x; }
-__device__ inline void store(__half* p, float x) { *p = __float2half_rn(x); }
-__device__ inline void store(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
+__device__ inline float load(const float* p) {
+  return *p;
+}
+__device__ inline float load(const __half* p) {
+  return __half2float(*p);
+}
+__device__ inline float load(const __nv_bfloat16* p) {
+  return __bfloat162float(*p);
+}
+__device__ inline void store(float* p, float x) {
+  *p = x;
+}
+__device__ inline void store(__half* p, float x) {
+  *p = __float2half_rn(x);
+}
+__device__ inline void store(__nv_bfloat16* p, float x) {
+  *p = __float2bfloat16_rn(x);
+}
 
 // Calls fn with a value of the element type.
 template <class Fn>

@@ -1,8 +1,7 @@
-#include "tensorrt/kernels/rows.h"
-
 #include <algorithm>
 
 #include "tensorrt/kernels/element.cuh"
+#include "tensorrt/kernels/rows.h"
 
 namespace nt::kernels {
 
@@ -58,7 +57,9 @@ __global__ void ropeKernel(const float* invFreq, float scale, int32_t half, floa
   }
 }
 
-__global__ void faultKernel() { __trap(); }
+__global__ void faultKernel() {
+  __trap();
+}
 
 }  // namespace
 
@@ -76,7 +77,8 @@ cudaError_t gatherRows(const void* in, const int32_t* rows, int32_t count, int64
   const auto launch = [&](auto word) {
     using Word = decltype(word);
     gatherKernel<Word><<<static_cast<unsigned>(count), kThreads, 0, stream>>>(
-        static_cast<const Word*>(in), rows, bytes / static_cast<int64_t>(sizeof(Word)), static_cast<Word*>(out));
+        static_cast<const Word*>(in), rows, bytes / static_cast<int64_t>(sizeof(Word)),
+        static_cast<Word*>(out));
   };
   if (bytes % 16 == 0) {
     launch(uint4{});
@@ -86,7 +88,8 @@ cudaError_t gatherRows(const void* in, const int32_t* rows, int32_t count, int64
   return cudaGetLastError();
 }
 
-cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t count, cudaStream_t stream) noexcept {
+cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t count,
+                    cudaStream_t stream) noexcept {
   if (count == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>(std::min((count + kThreads - 1) / kThreads, kMaxBlocks));
   withType(from, [&](auto source) {
@@ -101,7 +104,8 @@ cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t cou
 cudaError_t ropeTable(const float* invFreq, float scale, int32_t positions, int32_t half, float* out,
                       cudaStream_t stream) noexcept {
   if (positions == 0) return cudaSuccess;
-  ropeKernel<<<static_cast<unsigned>(positions), std::min(half, kThreads), 0, stream>>>(invFreq, scale, half, out);
+  ropeKernel<<<static_cast<unsigned>(positions), std::min(half, kThreads), 0, stream>>>(invFreq, scale, half,
+                                                                                        out);
   return cudaGetLastError();
 }
 

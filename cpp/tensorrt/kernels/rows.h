@@ -11,10 +11,11 @@
 namespace nt::kernels {
 
 struct EmbedArgs {
-  const void* table = nullptr;  // [vocab, width]
-  void* out = nullptr;          // [rows, width]
-  const int32_t* tokens = nullptr;        // [rows]; -1 = the last token that the row's slot sampled
-  const int32_t* batchIndices = nullptr;  // [rows] sequence of the row, negative for padding (which gets zeros)
+  const void* table = nullptr;      // [vocab, width]
+  void* out = nullptr;              // [rows, width]
+  const int32_t* tokens = nullptr;  // [rows]; -1 = the last token that the row's slot sampled
+  const int32_t* batchIndices =
+      nullptr;  // [rows] sequence of the row, negative for padding (which gets zeros)
   const int32_t* sequenceSlots = nullptr;  // [batch] slot of each sequence
   const int32_t* lastTokens = nullptr;     // [slots]
   int32_t rows = 0;
@@ -29,10 +30,11 @@ cudaError_t gatherRows(const void* in, const int32_t* rows, int32_t count, int64
                        cudaStream_t stream) noexcept;
 
 // out[i] = in[i] rounded to nearest, `count` elements.
-cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t count, cudaStream_t stream) noexcept;
+cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t count,
+                    cudaStream_t stream) noexcept;
 
-// out [positions, 2 * half] float32: scale * cos(position * invFreq[i]), then the sines. The angle is a float32 product, as in
-// Hugging Face's implementation.
+// out [positions, 2 * half] float32: scale * cos(position * invFreq[i]), then the sines. The angle is a
+// float32 product, as in Hugging Face's implementation.
 cudaError_t ropeTable(const float* invFreq, float scale, int32_t positions, int32_t half, float* out,
                       cudaStream_t stream) noexcept;
 

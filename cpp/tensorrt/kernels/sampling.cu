@@ -1,10 +1,10 @@
-// One block works on one row. A greedy row is read once; the rest of the steps read it again where a slot asks for them.
-#include "tensorrt/kernels/sampling.h"
-
+// One block works on one row. A greedy row is read once; the rest of the steps read it again where a slot
+// asks for them.
 #include <cmath>
 
 #include "core/random.h"
 #include "tensorrt/kernels/element.cuh"
+#include "tensorrt/kernels/sampling.h"
 
 namespace nt::kernels {
 
@@ -112,8 +112,8 @@ __device__ Best blockBest(Best best, Shared& shared) {
   return best;
 }
 
-// The first id at which the running sum of f(0), f(1), ... exceeds `target`, which is below the sum of all. Each warp owns a
-// contiguous range.
+// The first id at which the running sum of f(0), f(1), ... exceeds `target`, which is below the sum of all.
+// Each warp owns a contiguous range.
 template <class F>
 __device__ int32_t locate(int32_t vocab, uint64_t target, Shared& shared, F&& f) {
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp;
@@ -156,11 +156,13 @@ struct Kept {
   uint32_t key = 0;
   int32_t cutoff = INT32_MAX;
 
-  __device__ bool has(uint32_t order, int32_t id) const { return order > key || (order == key && id <= cutoff); }
+  __device__ bool has(uint32_t order, int32_t id) const {
+    return order > key || (order == key && id <= cutoff);
+  }
 };
 
-// Narrows `kept` to its largest tokens that together have `target` of the measure f: all above some key, and as many at it as
-// are needed, by id. Nothing happens where all together have less.
+// Narrows `kept` to its largest tokens that together have `target` of the measure f: all above some key, and
+// as many at it as are needed, by id. Nothing happens where all together have less.
 template <class T, class F>
 __device__ void narrow(const Row<T>& row, Kept& kept, uint64_t target, Shared& shared, F&& f) {
   uint32_t mask = 0;
@@ -213,7 +215,8 @@ __device__ void narrow(const Row<T>& row, Kept& kept, uint64_t target, Shared& s
 }
 
 template <class T>
-__device__ int32_t draw(const Row<T>& row, const SlotParams& params, float max, int32_t outputs, Shared& shared) {
+__device__ int32_t draw(const Row<T>& row, const SlotParams& params, float max, int32_t outputs,
+                        Shared& shared) {
   const float inverse = 1.0F / params.temperature;
   const auto weight = [=](float x) -> unsigned long long {
     return __float2ull_rn(expf((x - max) * inverse) * kOne);
@@ -246,10 +249,11 @@ __device__ int32_t draw(const Row<T>& row, const SlotParams& params, float max, 
 
 // Of the raw logits.
 template <class T>
-__device__ void reportLogprob(const Row<T>& row, int32_t token, int32_t top, int32_t entry, const SampleArgs& args,
-                              Shared& shared) {
+__device__ void reportLogprob(const Row<T>& row, int32_t token, int32_t top, int32_t entry,
+                              const SampleArgs& args, Shared& shared) {
   Best best{-INFINITY, INT32_MAX};
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.vocab; i += kThreads) best = better(best, {row.raw(i), i});
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.vocab; i += kThreads)
+    best = better(best, {row.raw(i), i});
   const float max = blockBest(best, shared).value;
   const float own = row.raw(token);
   float sum = 0;
@@ -297,7 +301,8 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
 
   const int32_t outputs = table.outputCounts[slot];
   const int32_t target = args.targets[entry];
-  uint32_t* counts = params.penalised != 0 ? table.tokenCounts + static_cast<int64_t>(slot) * table.vocab : nullptr;
+  uint32_t* counts =
+      params.penalised != 0 ? table.tokenCounts + static_cast<int64_t>(slot) * table.vocab : nullptr;
   const bool sampling = target < 0;
   const Row<T> row{static_cast<const T*>(args.logits) + static_cast<int64_t>(entry) * table.vocab,
                    sampling ? counts : nullptr, &params, table.vocab, sampling && outputs < params.minTokens};
@@ -316,7 +321,8 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
     if (threadIdx.x == 0) args.tokens[entry] = -1;
     return;
   }
-  if (sampling && params.temperature >= kGreedyTemperature) token = draw(row, params, best.value, outputs, shared);
+  if (sampling && params.temperature >= kGreedyTemperature)
+    token = draw(row, params, best.value, outputs, shared);
   const int32_t top = sampling ? params.logprobs : params.promptLogprobs;
   if (top >= 0) reportLogprob(row, token, top, entry, args, shared);
   if (threadIdx.x != 0) return;
@@ -327,7 +333,8 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
   if (counts != nullptr) ++counts[token];
 }
 
-__global__ void openKernel(SlotTable table, int32_t slot, SlotParams params, int32_t lastToken, int32_t outputCount) {
+__global__ void openKernel(SlotTable table, int32_t slot, SlotParams params, int32_t lastToken,
+                           int32_t outputCount) {
   if (threadIdx.x != 0) return;
   table.params[slot] = params;
   table.lastTokens[slot] = lastToken;
@@ -352,10 +359,11 @@ cudaError_t openSlot(const SlotTable& table, int32_t slot, const SlotParams& par
   return cudaGetLastError();
 }
 
-cudaError_t countTokens(const SlotTable& table, int32_t slot, const int32_t* tokens, int32_t prompt, int32_t outputs,
-                        cudaStream_t stream) noexcept {
+cudaError_t countTokens(const SlotTable& table, int32_t slot, const int32_t* tokens, int32_t prompt,
+                        int32_t outputs, cudaStream_t stream) noexcept {
   uint32_t* counts = table.tokenCounts + static_cast<int64_t>(slot) * table.vocab;
-  const cudaError_t error = cudaMemsetAsync(counts, 0, static_cast<size_t>(table.vocab) * sizeof *counts, stream);
+  const cudaError_t error =
+      cudaMemsetAsync(counts, 0, static_cast<size_t>(table.vocab) * sizeof *counts, stream);
   if (error != cudaSuccess) return error;
   countKernel<<<1, kThreads, 0, stream>>>(counts, tokens, prompt, outputs);
   return cudaGetLastError();

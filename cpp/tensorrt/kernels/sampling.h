@@ -1,8 +1,10 @@
-// Sampling on the device: penalties, temperature, min_p, top_k, top_p, log-probabilities, and the slots' state between steps.
+// Sampling on the device: penalties, temperature, min_p, top_k, top_p, log-probabilities, and the slots'
+// state between steps.
 //
-// Order as in the CPU backend: penalties and banned tokens, then greedy, or min_p, top_k, top_p and a draw. Equal logits are
-// ordered by token id, the lowest first. Weights are integers (2^-40 of the largest token's), so sums do not depend on the
-// order of threads: the same logits and seed give the same token, whatever else is in the batch.
+// Order as in the CPU backend: penalties and banned tokens, then greedy, or min_p, top_k, top_p and a draw.
+// Equal logits are ordered by token id, the lowest first. Weights are integers (2^-40 of the largest
+// token's), so sums do not depend on the order of threads: the same logits and seed give the same token,
+// whatever else is in the batch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -38,7 +40,8 @@ struct SlotTable {
   SlotParams* params = nullptr;     // [slots]
   int32_t* lastTokens = nullptr;    // [slots]; -1: none yet
   int32_t* outputCounts = nullptr;  // [slots] tokens generated so far
-  uint32_t* tokenCounts = nullptr;  // [slots, vocab] how often a token is in the output; bit 31: it is in the prompt
+  uint32_t* tokenCounts =
+      nullptr;  // [slots, vocab] how often a token is in the output; bit 31: it is in the prompt
   int32_t vocab = 0;
 };
 
@@ -47,22 +50,23 @@ cudaError_t openSlot(const SlotTable& table, int32_t slot, const SlotParams& par
                      int32_t outputCount, cudaStream_t stream) noexcept;
 
 // Counts a penalised slot's tokens afresh: `prompt`, then `outputs` of them, at `tokens` (device).
-cudaError_t countTokens(const SlotTable& table, int32_t slot, const int32_t* tokens, int32_t prompt, int32_t outputs,
-                        cudaStream_t stream) noexcept;
+cudaError_t countTokens(const SlotTable& table, int32_t slot, const int32_t* tokens, int32_t prompt,
+                        int32_t outputs, cudaStream_t stream) noexcept;
 
 // One entry per gathered row.
 struct SampleArgs {
-  const void* logits = nullptr;     // [entries, vocab]
-  const int32_t* slots = nullptr;    // [entries]; -1: nothing to do
-  const int32_t* targets = nullptr;  // [entries] -1: sample; else the prompt's next token, whose log-probability is wanted
+  const void* logits = nullptr;    // [entries, vocab]
+  const int32_t* slots = nullptr;  // [entries]; -1: nothing to do
+  const int32_t* targets =
+      nullptr;  // [entries] -1: sample; else the prompt's next token, whose log-probability is wanted
   int32_t entries = 0;
   SlotTable table;
   // Results, each [entries]. Tokens are the sampled ones or the targets; -1: the logits are not finite.
   int32_t* tokens = nullptr;
   int32_t* ranks = nullptr;
   float* logprobs = nullptr;
-  int32_t* topIds = nullptr;        // [entries, kMaxTopLogprobs], as many as the slot asks for are set
-  float* topLogprobs = nullptr;     // likewise
+  int32_t* topIds = nullptr;     // [entries, kMaxTopLogprobs], as many as the slot asks for are set
+  float* topLogprobs = nullptr;  // likewise
 };
 cudaError_t sample(DType type, const SampleArgs& args, cudaStream_t stream) noexcept;
 

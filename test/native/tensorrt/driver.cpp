@@ -14,7 +14,9 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int cuInit(unsigned) { return INIT; }
+EXPORT int cuInit(unsigned) {
+  return INIT;
+}
 EXPORT int cuDriverGetVersion(int* version) {
   *version = VERSION;
   return 0;

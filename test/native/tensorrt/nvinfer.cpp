@@ -35,5 +35,9 @@ struct ThisRegistry final : Registry {
 
 }  // namespace
 
-EXPORT int getInferLibVersion() { return VERSION; }
-EXPORT void* getPluginRegistry() { return &registry; }
+EXPORT int getInferLibVersion() {
+  return VERSION;
+}
+EXPORT void* getPluginRegistry() {
+  return &registry;
+}

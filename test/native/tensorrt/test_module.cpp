@@ -20,7 +20,9 @@ nt::ModuleEntryPoint* entryPoint() {
   return reinterpret_cast<nt::ModuleEntryPoint*>(dlsym(module, nt::kModuleEntryPoint));
 }
 
-std::string codeOf(const nt::Status& status) { return status.isOk() ? "OK" : status.code(); }
+std::string codeOf(const nt::Status& status) {
+  return status.isOk() ? "OK" : status.code();
+}
 
 // An error must say something, and what to do about it unless it comes from the driver itself.
 void checkUseful(const nt::Status& status) {
@@ -57,7 +59,9 @@ TEST(tellsWhatIsMissing) {
       CHECK_EQ(facts.gpus[0].name, std::string("Stand-in"));
       CHECK(facts.requiredCuda > 0 && facts.driverCuda >= facts.requiredCuda);
     }
-    const auto namesFolder = [](const std::string& place) { return place.find(arguments[2]) != std::string::npos; };
+    const auto namesFolder = [](const std::string& place) {
+      return place.find(arguments[2]) != std::string::npos;
+    };
     if (facts.library.code() == "ERR_TENSORRT_NOT_FOUND") {
       CHECK(std::any_of(facts.placesLooked.begin(), facts.placesLooked.end(), namesFolder));
     }

@@ -1,4 +1,5 @@
-// The parts of the TensorRT backend that need no GPU: cutting graphs into segments, plan files, step tables, names of libraries.
+// The parts of the TensorRT backend that need no GPU: cutting graphs into segments, plan files, step tables,
+// names of libraries.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -24,13 +25,14 @@ std::string numbered(char letter, int number, const char* suffix = "") {
   return text;
 }
 
-// A decoder of `layers` layers, width 8, 4 heads on 2 of size 2, as JSON. `window(l)` and `extra(l)` vary the layers.
+// A decoder of `layers` layers, width 8, 4 heads on 2 of size 2, as JSON. `window(l)` and `extra(l)` vary the
+// layers.
 struct GraphText {
   int layers = 3;
-  int oddWindow = 0;      // of layers 1, 3, ...
+  int oddWindow = 0;  // of layers 1, 3, ...
   bool biases = false;
   bool qkNorm = false;
-  bool skip = false;      // the first layer's input is added again after the second
+  bool skip = false;  // the first layer's input is added again after the second
 
   std::string text() const {
     std::string weights = R"("embed": [20, 8], "norm": [8])";
@@ -49,11 +51,14 @@ struct GraphText {
       add(R"({"op": "linear", "input": ")" + p + R"(n", "output": ")" + p + R"(qkv", "weights": [)" +
           weight(p + "q", "[8, 8]") + ", " + weight(p + "k", "[4, 8]") + ", " + weight(p + "v", "[4, 8]") +
           R"(], "biases": [)" +
-          (biases ? weight(p + "qb", "[8]") + ", " + weight(p + "kb", "[4]") + ", " + weight(p + "vb", "[4]") : "") + "]}");
-      const std::string norms = qkNorm ? R"({"q": )" + weight(p + "qn", "[2]") + R"(, "k": )" + weight(p + "kn", "[2]") +
-                                             R"(, "eps": 1e-6})"
+          (biases ? weight(p + "qb", "[8]") + ", " + weight(p + "kb", "[4]") + ", " + weight(p + "vb", "[4]")
+                  : "") +
+          "]}");
+      const std::string norms = qkNorm ? R"({"q": )" + weight(p + "qn", "[2]") + R"(, "k": )" +
+                                             weight(p + "kn", "[2]") + R"(, "eps": 1e-6})"
                                        : "null";
-      add(R"({"op": "attention", "input": ")" + p + R"(qkv", "output": ")" + p + R"(a", "layer": )" + std::to_string(l) +
+      add(R"({"op": "attention", "input": ")" + p + R"(qkv", "output": ")" + p + R"(a", "layer": )" +
+          std::to_string(l) +
           R"(, "heads": 4, "kvHeads": 2, "headDim": 2, "scale": 0.5, "rope": "r", "window": )" +
           std::to_string(l % 2 == 1 ? oddWindow : 0) + R"(, "qkNorm": )" + norms + "}");
       add(R"({"op": "linear", "input": ")" + p + R"(a", "output": ")" + p + R"(o", "weights": [)" +
@@ -110,7 +115,8 @@ TEST(equalLayersShareAShape) {
   CHECK_EQ(parts->headShape().outputWidth(), 20);
 }
 
-// Every node but the embedding and the gathering is in exactly one segment, and reads nothing from outside but its input.
+// Every node but the embedding and the gathering is in exactly one segment, and reads nothing from outside
+// but its input.
 TEST(segmentsCoverTheGraph) {
   for (const GraphText& text : {GraphText{}, GraphText{1}, GraphText{4, 16, true, true}}) {
     const Expected<Partition> parts = partitionOf(text);
@@ -122,7 +128,8 @@ TEST(segmentsCoverTheGraph) {
       CHECK_EQ(segment.weights.size(), shape.weightShapes.size());
       for (size_t i = 0; i < shape.nodes.size(); ++i) {
         CHECK_EQ(shape.nodes[i].output, static_cast<ValueId>(i + 1));
-        for (const ValueId input : shape.nodes[i].inputs) CHECK(input >= 0 && input <= static_cast<ValueId>(i));
+        for (const ValueId input : shape.nodes[i].inputs)
+          CHECK(input >= 0 && input <= static_cast<ValueId>(i));
       }
     }
     CHECK_EQ(nodes, static_cast<size_t>(text.layers) * 9 + 2);
@@ -199,8 +206,12 @@ TEST(damagedPlanFilesAreErrors) {
 
 TEST(profilesMustLeaveNoGap) {
   CHECK(checkProfiles("layer", {{1, 8, 8}, {9, 64, 64}, {1, 2048, 8192}}));
-  for (const std::vector<RowProfile>& bad : {std::vector<RowProfile>{}, {{0, 1, 1}}, {{2, 2, 2}}, {{1, 9, 8}},
-                                             {{1, 8, 8}, {10, 64, 64}}, {{1, 8, 8}, {1, 4, 4}}}) {
+  for (const std::vector<RowProfile>& bad : {std::vector<RowProfile>{},
+                                             {{0, 1, 1}},
+                                             {{2, 2, 2}},
+                                             {{1, 9, 8}},
+                                             {{1, 8, 8}, {10, 64, 64}},
+                                             {{1, 8, 8}, {1, 4, 4}}}) {
     CHECK(!checkProfiles("layer", bad));
   }
 }
@@ -222,12 +233,14 @@ TEST(tablesOfAMixedStep) {
   decode.pages = packed.subspan(3, 1);
   step.sequences = {prefill, decode};
   step.tokens = packed.subspan(4);
-  const std::vector<StepEntry> entries = {{0, 2, 2, -1, 18, true, false, -1}, {1, 3, 4, -1, 4, true, false, -1}};
+  const std::vector<StepEntry> entries = {{0, 2, 2, -1, 18, true, false, -1},
+                                          {1, 3, 4, -1, 4, true, false, -1}};
   const TableLayout layout(6, 3, 4);
   std::vector<int32_t> block(layout.kvIndices + 16, -77);
   const size_t used = fillTables(step, entries, layout, 16, false, block.data());
   const auto at = [&](size_t offset, size_t count) {
-    return std::vector<int32_t>(block.begin() + static_cast<long>(offset), block.begin() + static_cast<long>(offset + count));
+    return std::vector<int32_t>(block.begin() + static_cast<long>(offset),
+                                block.begin() + static_cast<long>(offset + count));
   };
   using Ints = std::vector<int32_t>;
   CHECK(at(layout.tokens, 6) == (Ints{11, 12, 13, -1, 0, 0}));
