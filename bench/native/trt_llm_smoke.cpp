@@ -165,6 +165,21 @@ class Session {
     for (const Sequence& s : sequences) check(backend_->closeSlot(s.slot), "closeSlot");
     return sequences;
   }
+  // Submits the prompt and `steps` decode steps; the codes of their results, "" for success.
+  std::vector<std::string> codesOf(const std::vector<int32_t>& prompt, int steps) {
+    Sequence s;
+    s.prompt = prompt;
+    for (int32_t p = 0; p * kPageSize < static_cast<int32_t>(prompt.size()) + steps; ++p)
+      s.pages.push_back(p);
+    nt::SlotInit init;
+    init.slot = 0;
+    init.prompt = prompt;
+    check(backend_->openSlot(std::move(init)), "openSlot");
+    for (int i = 0; i <= steps; ++i) check(backend_->submit(packStep(nextStep_++, {&s}, i == 0)), "submit");
+    std::vector<std::string> codes;
+    for (int i = 0; i <= steps; ++i) codes.push_back(sink_.take().status.code());
+    return codes;
+  }
   // Milliseconds of a decode step of the last generate().
   double decodeMs() const { return decodeMs_; }
 
@@ -297,5 +312,15 @@ int main(int argc, char** argv) {
     for (size_t i = 0; i < prompts.size(); ++i) write(out, "nograph", i, together[i], false);
   }
   std::fclose(out);
+  options.cudaGraphs = true;
+  options.faultAtStep = 4;
+  {
+    Session session(*module, options);
+    std::printf("codes of 8 steps, the fourth faults:");
+    for (const std::string& code : session.codesOf(prompts[0], 7))
+      std::printf(" %s", code.empty() ? "ok" : code.c_str());
+    std::printf("\n");
+  }
+  std::printf("load after the fault: [%s]\n", module->createBackend(options).status().code().c_str());
   return 0;
 }

@@ -78,7 +78,8 @@ class Runner {
   Status allocate(const TensorRtOptions& options, const Graph& graph);
   Status allocatePool(const TensorRtOptions& options, const Graph& graph);
   Status makeRopeTables(const Graph& graph);
-  Status captureGraphs();
+  Status warmUp(StepBuffers& buffers);
+  Status captureGraphs(StepBuffers& buffers);
   Status capture(int32_t bucket, StepBuffers& buffers);
 
   Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,

@@ -130,8 +130,10 @@ Status Runner::load(const TensorRtOptions& options) {
   if (Status status = allocate(options, *graph); !status) return status;
   if (Status status = makeRopeTables(*graph); !status) return status;
   if (Status status = allocatePool(options, *graph); !status) return status;
-  if (!options.cudaGraphs) return {};
-  return captureGraphs();
+  Expected<StepBuffers> buffers = createBuffers();
+  if (!buffers) return buffers.status();
+  if (Status status = warmUp(*buffers); !status) return status;
+  return options.cudaGraphs ? captureGraphs(*buffers) : Status();
 }
 
 Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, const Partition& parts,
@@ -328,15 +330,28 @@ Expected<StepBuffers> Runner::createBuffers() const {
   return buffers;
 }
 
-Status Runner::captureGraphs() {
-  Expected<StepBuffers> buffers = createBuffers();
-  if (!buffers) return buffers.status();
+// The largest step, before there is work: what it lacks (memory, a kernel) shows now and not in a request,
+// and the kernels are loaded.
+Status Runner::warmUp(StepBuffers& buffers) {
+  const int64_t longest = int64_t{info_.maxSlots} * info_.maxPositions;
+  const auto rows = static_cast<int32_t>(std::min<int64_t>(info_.maxStepTokens, longest));
+  const int32_t sequences = (rows + info_.maxPositions - 1) / info_.maxPositions;
+  const TableLayout layout(rows, sequences, std::min(rows, engines_.back()->maxRows()));
+  const size_t ints = fillWarmUp(layout, info_.pageSize, buffers.tables.as<int32_t>());
+  setState(layout, AttentionPath::kPrefill);
+  if (Status status = sendTables(buffers, ints); !status) return status;
+  if (Status status = planAttention(layout, buffers, AttentionPath::kPrefill, false); !status) return status;
+  if (Status status = enqueueModel(layout, nullptr); !status) return status;
+  return toStatus(cudaStreamSynchronize(stream_.get()), "The first step");
+}
+
+Status Runner::captureGraphs(StepBuffers& buffers) {
   int32_t engineRows = INT32_MAX;
   for (const auto& engine : engines_) engineRows = std::min(engineRows, engine->maxRows());
   const int32_t most = std::min(info_.maxSlots, info_.maxStepTokens);
   for (const int32_t bucket : kBuckets) {
     if (bucket > engineRows || bucket > rowCapacity_) break;
-    if (Status status = capture(bucket, *buffers); !status) return status;
+    if (Status status = capture(bucket, buffers); !status) return status;
     if (bucket >= most) break;
   }
   return {};
@@ -344,7 +359,7 @@ Status Runner::captureGraphs() {
 
 Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
   const TableLayout layout(bucket, bucket, bucket);
-  const size_t ints = fillWarmUp(layout, buffers.tables.as<int32_t>());
+  const size_t ints = fillWarmUp(layout, info_.pageSize, buffers.tables.as<int32_t>());
   setState(layout, decodePath_);
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, decodePath_, true); !status) return status;

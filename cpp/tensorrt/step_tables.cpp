@@ -78,23 +78,26 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
   return layout.kvIndices + static_cast<size_t>(pagesListed);
 }
 
-size_t fillWarmUp(const TableLayout& layout, int32_t* block) {
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t* block) {
   std::fill_n(block, layout.kvIndices, 0);
-  for (int32_t i = 0; i < layout.rows; ++i)
-    block[layout.batchIndices + static_cast<size_t>(i)] = i % layout.sequences;
-  for (int32_t i = 0; i <= layout.sequences; ++i) {
+  int32_t row = 0;
+  int32_t pages = 0;
+  for (int32_t i = 0; i < layout.sequences; ++i) {
     const auto at = static_cast<size_t>(i);
-    block[layout.qIndptr + at] = i;
-    block[layout.kvIndptr + at] = i;
-    if (i == layout.sequences) break;
-    block[layout.lastPageLen + at] = 1;
-    block[layout.kvIndices + at] = 0;
+    const int32_t tokens = layout.rows / layout.sequences + (i < layout.rows % layout.sequences ? 1 : 0);
+    for (int32_t position = 0; position < tokens; ++position, ++row) {
+      block[layout.positions + static_cast<size_t>(row)] = position;
+      block[layout.batchIndices + static_cast<size_t>(row)] = i;
+    }
+    pages += (tokens + pageSize - 1) / pageSize;
+    block[layout.qIndptr + at + 1] = row;
+    block[layout.kvIndptr + at + 1] = pages;
+    block[layout.lastPageLen + at] = (tokens - 1) % pageSize + 1;
   }
-  for (int32_t i = 0; i < layout.entries; ++i) {
-    block[layout.entrySlots + static_cast<size_t>(i)] = -1;
-    block[layout.entryTargets + static_cast<size_t>(i)] = -1;
-  }
-  return layout.kvIndices + static_cast<size_t>(layout.sequences);
+  std::fill_n(block + layout.kvIndices, pages, 0);
+  std::fill_n(block + layout.entrySlots, layout.entries, -1);
+  std::fill_n(block + layout.entryTargets, layout.entries, -1);
+  return layout.kvIndices + static_cast<size_t>(pages);
 }
 
 }  // namespace nt

@@ -47,8 +47,8 @@ struct TableLayout {
 size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
                   int32_t pageSize, bool oneRowEach, int32_t* block);
 
-// The same for a step of nothing but made-up sequences of one token on page 0: to run a shape before there is
-// work for it.
-size_t fillWarmUp(const TableLayout& layout, int32_t* block);
+// The same for a step of made-up sequences, the rows shared out evenly (rows >= sequences), all their pages
+// being page 0: to run a shape before there is work for it.
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t* block);
 
 }  // namespace nt

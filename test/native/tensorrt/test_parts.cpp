@@ -278,6 +278,22 @@ TEST(paddedDecodeRowsAreSequencesOfTheirOwn) {
   for (size_t i = 1; i < 4; ++i) CHECK_EQ(block[layout.batchIndices + i], -1);
 }
 
+TEST(warmUpSharesTheRowsOut) {
+  const TableLayout layout(35, 2, 1);
+  std::vector<int32_t> block(layout.kvIndices + 4, -77);
+  CHECK_EQ(fillWarmUp(layout, 16, block.data()), layout.kvIndices + 4);
+  CHECK_EQ(block[layout.qIndptr + 1], 18);
+  CHECK_EQ(block[layout.qIndptr + 2], 35);
+  CHECK_EQ(block[layout.kvIndptr + 2], 4);
+  CHECK_EQ(block[layout.lastPageLen], 2);
+  CHECK_EQ(block[layout.lastPageLen + 1], 1);
+  CHECK_EQ(block[layout.positions + 17], 17);
+  CHECK_EQ(block[layout.positions + 18], 0);
+  CHECK_EQ(block[layout.batchIndices + 34], 1);
+  CHECK_EQ(block[layout.entrySlots], -1);
+  for (size_t i = 0; i < 4; ++i) CHECK_EQ(block[layout.kvIndices + i], 0);
+}
+
 // NT_STAND_IN_FOLDER holds a library that is on no search path.
 TEST(aLibraryIsFoundByItsBareName) {
   const char* name = NT_STAND_IN_NAME;
