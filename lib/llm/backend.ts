@@ -2,7 +2,8 @@
 import { freemem } from 'node:os'
 import { type ErrorCode, TensorRTError } from '../errors'
 import { CpuBackend } from '../native'
-import type { Executor } from '../scheduler'
+import type { Executor, ExecutorInfo } from '../scheduler'
+import { closeQuietly, type FallbackSource } from './fallback'
 import type { LLMWarning } from './options'
 import type { ModelFolder } from './model_folder'
 import { kvPages } from './kv_sizing'
@@ -24,10 +25,15 @@ function freeMemory(): number {
     : free
 }
 
+type CpuOptions = Pick<
+  CheckedLoadOptions,
+  'pageSize' | 'numPages' | 'kvCacheMemory' | 'maxSequences' | 'maxStepTokens' | 'threads' | 'simd'
+>
+
 /**
  * @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws
  */
-function createCpu(model: ModelFolder, options: CheckedLoadOptions): Promise<Executor> {
+function createCpu(model: ModelFolder, options: CpuOptions): Promise<Executor> {
   const { pageSize, numPages, kvCacheMemory } = options
   const maxSlots = options.maxSequences ?? DEFAULT_SEQUENCES
   return CpuBackend.create({
@@ -61,8 +67,29 @@ const UNUSABLE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 ])
 
 /**
- * The executor for a model. With `auto` an unusable GPU is a warning, and the CPU runs the model; a GPU that is usable
- * but fails is an error in any case.
+ * The CPU in place of a GPU that died. The KV cache is sized for the machine's memory, not by what was given for the GPU's;
+ * but it has no more pages than the GPU's had, and room for a full context, so that whatever fitted there fits here.
+ */
+async function createSubstitute(model: ModelFolder, options: CheckedLoadOptions, gpu: ExecutorInfo): Promise<Executor> {
+  const maxSequences = options.maxSequences ?? DEFAULT_SEQUENCES
+  const sizing = { pageSize: options.pageSize, numPages: undefined, kvCacheMemory: undefined, maxSequences }
+  const affordable = kvPages(model.graph, CPU_KV_ELEMENT_BYTES, { ...sizing, freeBytes: freeMemory() })
+  return createCpu(model, {
+    ...options,
+    numPages: Math.min(affordable, gpu.numPages),
+    maxStepTokens: Math.min(options.maxStepTokens ?? Infinity, Math.max(CPU_STEP_TOKENS, maxSequences)),
+  })
+}
+
+export interface ModelBackend {
+  executor: Executor
+  /** What takes over when the executor dies; undefined = nothing. */
+  fallback: FallbackSource | undefined
+}
+
+/**
+ * The executor for a model, and what is to take over from it. With `auto` an unusable GPU is a warning, and the CPU runs
+ * the model; a GPU that is usable but fails while the model is loaded is an error in any case.
  *
  * @throws what {@link createTensorRT} and {@link createCpu} throw
  */
@@ -70,7 +97,17 @@ export async function createBackend(
   model: ModelFolder,
   options: CheckedLoadOptions,
   warn: (warning: LLMWarning) => void,
-): Promise<Executor> {
+): Promise<ModelBackend> {
+  const gpu = await tryTensorRT(model, options, warn)
+  if (gpu === undefined) return { executor: await createCpu(model, options), fallback: undefined }
+  return { executor: gpu, fallback: await prepareFallback(model, options, gpu) }
+}
+
+async function tryTensorRT(
+  model: ModelFolder,
+  options: CheckedLoadOptions,
+  warn: (warning: LLMWarning) => void,
+): Promise<Executor | undefined> {
   if (options.backend !== 'cpu') {
     try {
       return await createTensorRT(model, options)
@@ -80,5 +117,21 @@ export async function createBackend(
       warn({ code: 'CPU_FALLBACK', message: `The CPU runs the model, as no GPU can. ${cause.message}`, cause })
     }
   }
-  return createCpu(model, options)
+  return undefined
+}
+
+async function prepareFallback(
+  model: ModelFolder,
+  options: CheckedLoadOptions,
+  executor: Executor,
+): Promise<FallbackSource | undefined> {
+  if (options.failover === false) return undefined
+  const create = (): Promise<Executor> => createSubstitute(model, options, executor.info)
+  if (options.failover === true) return create
+  try {
+    return await create()
+  } catch (error) {
+    await closeQuietly(executor)
+    throw error
+  }
 }

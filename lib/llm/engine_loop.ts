@@ -4,10 +4,15 @@
  *
  * The loop owns no thread and polls nothing: it runs when a request comes, when a result arrives and when a deadline or
  * timeout is due, and leaves nothing behind that would keep an idle process alive.
+ *
+ * When the executor dies and there is another to fall back to, everything that lives waits in the dead executor's
+ * scheduler, which is halted, until the other is there; then it moves to a new scheduler over that one. Meanwhile requests
+ * come, are aborted and run out of time as ever.
  */
 import { TensorRTError } from '../errors'
 import {
   type Executor,
+  type ExecutorInfo,
   type GenerationRequest,
   NO_TOKEN,
   type PlannedStep,
@@ -16,8 +21,10 @@ import {
   type SchedulerStats,
   type Sequence,
   type SequenceEvents,
+  type SlotInit,
   type StepResult,
 } from '../scheduler'
+import { atMost, closeQuietly, Fallback, type FallbackSource } from './fallback'
 import type { GenerationState } from './generation'
 
 type RequestId = string | number
@@ -42,12 +49,36 @@ export interface LoopCounters {
   stepsCompleted: number
   generatedTokens: number
   cachedPromptTokens: number
+  failovers: number
+}
+
+/** One executor in place of another. */
+export interface Failover {
+  from: ExecutorInfo
+  to: ExecutorInfo
+  /** Why the first one died. */
+  cause: TensorRTError
+  /** Live sequences that moved. */
+  sequences: number
+  /** Milliseconds in which nothing ran. */
+  durationMs: number
+}
+
+export interface EngineLoopOptions extends SchedulerOptions {
+  /** Takes over when the executor dies; once. */
+  fallback?: FallbackSource | undefined
+  /** Called when another executor has taken over, before it runs its first step. Must not throw. */
+  onFailover?: ((failover: Failover) => void) | undefined
 }
 
 const MAX_TIMER_MS = 2 ** 31 - 1
+/** How long `close` waits for a dead executor, whose device may never answer. */
+const DEAD_CLOSE_MS = 5000
 
-/** Codes after which an executor runs no more steps. */
-const DEAD: ReadonlySet<string> = new Set(['ERR_BACKEND_DEAD', 'ERR_DISPOSED'])
+/** Failures after which an executor runs no more steps. */
+function isDeath({ code, retryable }: NonNullable<StepResult['error']>): boolean {
+  return code === 'ERR_BACKEND_DEAD' || code === 'ERR_DISPOSED' || (code === 'ERR_CUDA' && !retryable)
+}
 
 export class EngineLoop {
   readonly counters: LoopCounters = {
@@ -56,8 +87,10 @@ export class EngineLoop {
     stepsCompleted: 0,
     generatedTokens: 0,
     cachedPromptTokens: 0,
+    failovers: 0,
   }
-  private readonly scheduler: Scheduler
+  private executor: Executor
+  private scheduler: Scheduler
   private readonly active = new Map<RequestId, ActiveRequest>()
   /** Requests with something new to deliver, in the course of one call. */
   private readonly touched = new Set<ActiveRequest>()
@@ -68,16 +101,29 @@ export class EngineLoop {
   /** Why no more work is taken: closed, or the executor died. */
   private ended: TensorRTError | undefined
   private onIdle: (() => void) | undefined
-  private executorClosed: Promise<void> | undefined
+  /** Why nothing more is submitted: the executor said so while work was handed to it. */
+  private death: TensorRTError | undefined
+  /** True while the executor is dead and the next one is not there yet. */
+  private switching = false
+  private readonly fallback: Fallback
+  /** Dead executors that are being closed. */
+  private readonly retired: Promise<void>[] = []
 
   /** @throws ERR_INVALID_ARGUMENT when an option is out of range */
   constructor(
-    private readonly executor: Executor,
-    options: SchedulerOptions,
+    executor: Executor,
+    private readonly options: EngineLoopOptions,
     readonly now: () => number = () => performance.now(),
   ) {
+    this.fallback = new Fallback(options.fallback)
+    this.executor = executor
     this.scheduler = new Scheduler(executor.info, options)
-    executor.start((result) => this.onResult(result))
+    this.listen()
+  }
+
+  /** Of the executor that runs the model; while there is none, of the one that did. */
+  get info(): ExecutorInfo {
+    return this.executor.info
   }
 
   get pending(): number {
@@ -122,10 +168,20 @@ export class EngineLoop {
     return new Promise((resolve) => (this.onIdle = resolve))
   }
 
-  /** Rejects everything that is pending with `reason`, then ends the executor. Call once. */
+  /**
+   * Rejects everything that is pending with `reason`, then ends the executor. Call once.
+   * @throws (as a rejection) what the `close` of a living executor throws
+   */
   async close(reason: TensorRTError): Promise<void> {
+    const alive = this.ended === undefined && !this.switching
     this.end(reason)
-    await this.closeExecutor()
+    const standby = this.fallback.close()
+    try {
+      if (alive) await this.executor.close()
+    } finally {
+      await standby
+      await atMost(DEAD_CLOSE_MS, Promise.all(this.retired))
+    }
   }
 
   // --- the way in ---
@@ -136,42 +192,74 @@ export class EngineLoop {
     this.pumpScheduled = true
     queueMicrotask(() => {
       this.pumpScheduled = false
-      this.pump()
+      this.guarded(() => this.turn())
     })
+  }
+
+  /** Keeps the executor busy first, then hands out what has happened. */
+  private turn(events?: SequenceEvents): void {
+    this.pump()
+    if (events !== undefined) this.emit(events)
+    const { death } = this
+    this.death = undefined
+    if (death !== undefined) this.lose(death)
   }
 
   private pump(): void {
     if (this.ended !== undefined) return
     const now = this.now()
-    try {
-      for (let step = this.scheduler.plan(now); step !== null; step = this.scheduler.plan(now)) this.submit(step)
-      for (const slot of this.scheduler.takeClosedSlots()) this.executor.closeSlot(slot)
-    } catch (cause) {
-      this.die(new TensorRTError('ERR_BACKEND_DEAD', `The executor failed: ${(cause as Error).message}`, { cause }))
-      return
-    }
-    if (this.inFlight.length === 0 && this.scheduler.hasWork) {
-      // Nothing would ever wake the loop again: better an error than promises that never settle.
-      this.die(new TensorRTError('ERR_INTERNAL', 'Requests are pending, but none of them can run'))
-      return
+    if (!this.switching) {
+      while (this.death === undefined) {
+        const step = this.scheduler.plan(now)
+        if (step === null) break
+        this.submit(step)
+      }
+      if (this.death === undefined) this.moveSlots(this.scheduler.takeClosedSlots(), [])
+      if (this.death !== undefined) return
+      if (this.inFlight.length === 0 && this.scheduler.hasWork) {
+        // Nothing would ever wake the loop again: better an error than promises that never settle.
+        this.die(new TensorRTError('ERR_INTERNAL', 'Requests are pending, but none of them can run'))
+        return
+      }
     }
     this.setTimer(now)
   }
 
   private submit(step: PlannedStep): void {
-    for (const slot of step.close) this.executor.closeSlot(slot)
-    for (const init of step.open) this.executor.openSlot(init)
+    if (!this.moveSlots(step.close, step.open)) return
     const entry: StepInFlight = { stepId: step.stepId, refused: undefined }
     this.inFlight.push(entry)
     try {
       this.executor.submit(step.packed)
     } catch (error) {
-      entry.refused = refusedResult(step.stepId, error)
-      setImmediate(() => this.guarded(() => this.takeRefused()))
+      const refused = refusedResult(step.stepId, error)
+      entry.refused = refused
+      if (isDeath(refused.error)) this.death = deathOf(error)
+      else setImmediate(() => this.guarded(() => this.takeRefused()))
+    }
+  }
+
+  /** An executor that does not take its slots is as good as dead: what it has is unknown. @returns false then */
+  private moveSlots(close: readonly number[], open: readonly SlotInit[]): boolean {
+    try {
+      for (const slot of close) this.executor.closeSlot(slot)
+      for (const init of open) this.executor.openSlot(init)
+      return true
+    } catch (error) {
+      this.death = deathOf(error)
+      return false
     }
   }
 
   // --- the way out ---
+
+  /** What an executor still says after its death goes nowhere. */
+  private listen(): void {
+    const { executor } = this
+    executor.start((result) => {
+      if (executor === this.executor && !this.switching) this.onResult(result)
+    })
+  }
 
   private onResult(result: StepResult): void {
     this.guarded(() => {
@@ -198,20 +286,17 @@ export class EngineLoop {
   }
 
   private take(result: StepResult): void {
-    if (this.ended !== undefined) return
+    if (this.ended !== undefined || this.switching) return
     const { error } = result
-    if (error !== undefined && DEAD.has(error.code)) {
-      const cause = new TensorRTError(error.code, error.message)
-      this.die(new TensorRTError('ERR_BACKEND_DEAD', `The executor has ended: ${error.message}`, { cause }))
+    if (error !== undefined && isDeath(error)) {
+      this.lose(deathOf(new TensorRTError(error.code, error.message)))
       return
     }
     this.inFlight.shift()
     this.counters.stepsCompleted++
     this.counters.stepQueueUs += result.timings.queueUs
     this.counters.stepRunUs += result.timings.runUs
-    const events = this.scheduler.complete(result, this.now())
-    this.pump()
-    this.emit(events)
+    this.turn(this.scheduler.complete(result, this.now()))
   }
 
   private emit(events: SequenceEvents): void {
@@ -287,26 +372,69 @@ export class EngineLoop {
     this.timerAt = Infinity
     this.guarded(() => {
       this.emit(this.scheduler.expire(this.now()))
-      this.pump()
+      this.turn()
     })
   }
 
   // --- the end ---
 
+  /** The executor is dead. Another takes over, or this is the end. */
+  private lose(death: TensorRTError): void {
+    if (this.ended !== undefined || this.switching) return
+    const dead = this.executor
+    this.scheduler.halt(this.now())
+    this.inFlight.length = 0
+    if (this.fallback.available) {
+      this.switching = true
+      void this.switchOver(death)
+      this.setTimer(this.now())
+    } else {
+      this.end(death)
+    }
+    // Only now: it may answer for its queued steps at once, and nobody listens any more.
+    this.retired.push(closeQuietly(dead))
+  }
+
+  /** Never rejects. */
+  private async switchOver(death: TensorRTError): Promise<void> {
+    const from = this.executor.info
+    const since = this.now()
+    let next: Executor | undefined
+    try {
+      next = await this.fallback.take(from.vocabSize)
+      if (this.ended === undefined) this.moveTo(next, { from, to: next.info, cause: death, since })
+      else void closeQuietly(next)
+    } catch (cause) {
+      if (next !== undefined) this.retired.push(closeQuietly(next))
+      this.end(noneLeft(death, cause))
+    }
+  }
+
+  private moveTo(next: Executor, { since, ...of }: Pick<Failover, 'from' | 'to' | 'cause'> & { since: number }): void {
+    const scheduler = new Scheduler(next.info, this.options)
+    const now = this.now()
+    const { waiting: sequences } = this.scheduler.stats()
+    this.executor = next
+    this.switching = false
+    this.listen()
+    const events = scheduler.adopt(this.scheduler.evacuate(now), now)
+    this.scheduler = scheduler
+    this.counters.failovers++
+    this.options.onFailover?.({ ...of, sequences, durationMs: now - since })
+    this.guarded(() => this.turn(events))
+  }
+
+  /** Something is wrong that another executor would not put right. */
   private die(error: TensorRTError): void {
     if (this.ended !== undefined) return
     this.end(error)
-    // Nobody waits for it; close() reports what comes of it.
-    this.closeExecutor().catch(() => {})
-  }
-
-  private closeExecutor(): Promise<void> {
-    return (this.executorClosed ??= this.executor.close())
+    if (!this.switching) this.retired.push(closeQuietly(this.executor))
   }
 
   private end(reason: TensorRTError): void {
     this.ended ??= reason
     clearTimeout(this.timer)
+    this.inFlight.length = 0
     this.scheduler.clear()
     const pending = [...this.active.values()]
     this.active.clear()
@@ -315,7 +443,21 @@ export class EngineLoop {
   }
 }
 
-function refusedResult(stepId: number, error: unknown): StepResult {
+function deathOf(cause: unknown): TensorRTError {
+  return new TensorRTError('ERR_BACKEND_DEAD', `The executor has ended: ${messageOf(cause)}`, { cause })
+}
+
+function noneLeft(death: TensorRTError, failure: unknown): TensorRTError {
+  return new TensorRTError('ERR_BACKEND_DEAD', `${death.message}; and no other took over: ${messageOf(failure)}`, {
+    cause: new AggregateError([death.cause, failure], 'A backend died, and so did the attempt to replace it'),
+  })
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+function refusedResult(stepId: number, error: unknown): StepResult & { error: NonNullable<StepResult['error']> } {
   const { code, message } =
     error instanceof TensorRTError ? error : { code: 'ERR_STEP_FAILED' as const, message: String(error) }
   return {

@@ -3,7 +3,8 @@ import type { Executor, ExecutorInfo } from '../scheduler'
 import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
 import { invalidArgument } from './argument_reader'
 import { createBackend } from './backend'
-import { EngineLoop } from './engine_loop'
+import { EngineLoop, type Failover } from './engine_loop'
+import type { FallbackSource } from './fallback'
 import { type Generation, GenerationHandle, GenerationState } from './generation'
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { readModelFolder } from './model_folder'
@@ -41,17 +42,26 @@ export interface FromExecutorOptions extends EngineOptions {
   chatTemplate?: ChatTemplate | undefined
   /** Tokens that end an output. Default: the tokenizer's own. */
   eosTokenIds?: ArrayLike<number> | undefined
+  /**
+   * Makes the executor that takes over when this one dies; it is called at most once. Requests go on where they are, each
+   * with the tokens it has. Its vocabulary must be the same, its sizes may be others. Default: pending and later requests
+   * reject with ERR_BACKEND_DEAD.
+   */
+  failover?: (() => Promise<Executor>) | undefined
+  /** Called for each warning, in place of `process.emitWarning`. */
+  onWarning?: ((warning: LLMWarning) => void) | undefined
 }
 
 interface Parts {
   executor: Executor
+  fallback: FallbackSource | undefined
   tokenizer: Tokenizer | undefined
   chatTemplate: ChatTemplate | undefined
   defaults: GenerationDefaults
   engine: CheckedEngineOptions
   model: string | undefined
   family: string | undefined
-  warnings: readonly LLMWarning[]
+  warnings: Warnings
 }
 
 /**
@@ -60,9 +70,8 @@ interface Parts {
  * An LLM that has nothing to do does not keep the process alive. {@link close} frees its memory.
  */
 export class LLM {
-  readonly info: Readonly<LLMInfo>
-  /** What was out of the ordinary when the model was loaded, such as the fallback to the CPU. */
-  readonly warnings: readonly LLMWarning[]
+  #info: Readonly<LLMInfo>
+  readonly #warnings: Warnings
   readonly #loop: EngineLoop
   readonly #context: RequestContext
   #nextId = 0
@@ -70,23 +79,26 @@ export class LLM {
   #endDrain: (() => void) | undefined
 
   private constructor(parts: Parts) {
-    const { executor, tokenizer, chatTemplate, defaults } = parts
-    this.#loop = new EngineLoop(executor, parts.engine)
-    this.#context = { tokenizer, chatTemplate, defaults, limits: this.#loop.limits }
-    this.warnings = parts.warnings
-    const { eosTokenIds, ...otherDefaults } = defaults
-    this.info = Object.freeze({
-      ...executor.info,
-      maxSlots: this.#loop.limits.maxSlots,
-      maxStepTokens: this.#loop.limits.maxStepTokens,
-      model: parts.model,
-      family: parts.family,
-      hasTokenizer: tokenizer !== undefined,
-      hasChatTemplate: chatTemplate?.available ?? false,
-      specialTokenIds: [...(tokenizer?.specialTokenIds ?? [])].sort((a, b) => a - b),
-      eosTokenIds: [...eosTokenIds],
-      defaults: otherDefaults,
+    const { executor, fallback, tokenizer, chatTemplate, defaults } = parts
+    const loop = new EngineLoop(executor, {
+      ...parts.engine,
+      fallback,
+      onFailover: (failover) => {
+        this.#info = describe(parts, loop)
+        this.#warnings.add(failoverWarning(failover))
+      },
     })
+    this.#loop = loop
+    this.#context = {
+      tokenizer,
+      chatTemplate,
+      defaults,
+      get limits() {
+        return loop.limits
+      },
+    }
+    this.#warnings = parts.warnings
+    this.#info = describe(parts, loop)
   }
 
   /**
@@ -104,22 +116,18 @@ export class LLM {
   static async load(folder: string, options: LLMOptions = {}): Promise<LLM> {
     const checked = checkLoadOptions(options)
     const { signal } = checked
-    const warnings: LLMWarning[] = []
-    const warn = (warning: LLMWarning): void => {
-      warnings.push(warning)
-      if (checked.onWarning === undefined) process.emitWarning(warning.message, 'NodeTensorRTWarning', warning.code)
-      else checked.onWarning(warning)
-    }
+    const warnings = new Warnings(checked.onWarning)
     const loading = (async () => {
       throwIfAborted(signal)
       const model = await readModelFolder(folder, checked)
       throwIfAborted(signal)
-      const executor = await createBackend(model, checked, warn)
+      const { executor, fallback } = await createBackend(model, checked, (warning) => warnings.add(warning))
       try {
         throwIfAborted(signal)
         const { tokenizer, chatTemplate, defaults, path, graph } = model
         return new LLM({
           executor,
+          fallback,
           tokenizer,
           chatTemplate,
           defaults,
@@ -130,6 +138,7 @@ export class LLM {
         })
       } catch (error) {
         await executor.close()
+        if (typeof fallback === 'object') await fallback.close()
         throw error
       }
     })()
@@ -137,13 +146,14 @@ export class LLM {
   }
 
   /**
-   * Serves requests with an executor of one's own. {@link close} closes it.
+   * Serves requests with an executor of one's own. {@link close} closes it, and one that took over from it.
    *
    * @throws ERR_INVALID_ARGUMENT
    */
   static fromExecutor(executor: Executor, options: FromExecutorOptions = {}): LLM {
-    const engine = checkEngineOptions(options, ['tokenizer', 'chatTemplate', 'eosTokenIds'], 'LLM.fromExecutor()')
-    const { tokenizer, chatTemplate } = options
+    const own = ['tokenizer', 'chatTemplate', 'eosTokenIds', 'failover', 'onWarning']
+    const engine = checkEngineOptions(options, own, 'LLM.fromExecutor()')
+    const { tokenizer, chatTemplate, failover, onWarning } = options
     if (typeof executor?.submit !== 'function') throw invalidArgument('executor', 'an Executor', executor)
     if (tokenizer !== undefined && !(tokenizer instanceof Tokenizer)) {
       throw invalidArgument('tokenizer', 'a Tokenizer', tokenizer)
@@ -151,24 +161,38 @@ export class LLM {
     if (chatTemplate !== undefined && !(chatTemplate instanceof ChatTemplate)) {
       throw invalidArgument('chatTemplate', 'a ChatTemplate', chatTemplate)
     }
-    const own = tokenizer?.eosTokenId === undefined ? [] : [tokenizer.eosTokenId]
-    const eosTokenIds = toTokenArray('eosTokenIds', options.eosTokenIds ?? own, executor.info.vocabSize)
+    for (const [name, value] of Object.entries({ failover, onWarning })) {
+      if (value !== undefined && typeof value !== 'function') throw invalidArgument(name, 'a function', value)
+    }
+    const eos = tokenizer?.eosTokenId === undefined ? [] : [tokenizer.eosTokenId]
+    const eosTokenIds = toTokenArray('eosTokenIds', options.eosTokenIds ?? eos, executor.info.vocabSize)
     const defaults = { ...GREEDY_DEFAULTS, eosTokenIds }
     return new LLM({
       executor,
+      fallback: failover,
       tokenizer,
       chatTemplate,
       defaults,
       engine,
       model: undefined,
       family: undefined,
-      warnings: [],
+      warnings: new Warnings(onWarning),
     })
+  }
+
+  /** What the model is, and what runs it; a new object after a failover. */
+  get info(): Readonly<LLMInfo> {
+    return this.#info
+  }
+
+  /** What was out of the ordinary since the model was loaded, such as the fallback to the CPU. */
+  get warnings(): readonly LLMWarning[] {
+    return this.#warnings.all
   }
 
   /** What runs the model: `cpu`, `tensorrt`, or the name of an executor of one's own. */
   get backend(): string {
-    return this.info.name
+    return this.#info.name
   }
 
   /** The model's tokenizer; undefined for an LLM made without one. */
@@ -285,6 +309,52 @@ export class LLM {
       clearTimeout(timer)
     }
     await this.#loop.close(disposed())
+  }
+}
+
+/** Keeps warnings, and tells the one who asked for them, or the process. */
+class Warnings {
+  readonly all: LLMWarning[] = []
+
+  constructor(private readonly listener: ((warning: LLMWarning) => void) | undefined) {}
+
+  /** What the listener throws must not come in the way of requests: it is a warning of the process. */
+  add(warning: LLMWarning): void {
+    this.all.push(warning)
+    try {
+      if (this.listener === undefined) process.emitWarning(warning.message, 'NodeTensorRTWarning', warning.code)
+      else this.listener(warning)
+    } catch (error) {
+      process.emitWarning(error instanceof Error ? error : String(error))
+    }
+  }
+}
+
+function describe({ tokenizer, chatTemplate, defaults, model, family }: Parts, loop: EngineLoop): Readonly<LLMInfo> {
+  const { eosTokenIds, ...otherDefaults } = defaults
+  return Object.freeze({
+    ...loop.info,
+    maxSlots: loop.limits.maxSlots,
+    maxStepTokens: loop.limits.maxStepTokens,
+    model,
+    family,
+    hasTokenizer: tokenizer !== undefined,
+    hasChatTemplate: chatTemplate?.available ?? false,
+    specialTokenIds: [...(tokenizer?.specialTokenIds ?? [])].sort((a, b) => a - b),
+    eosTokenIds: [...eosTokenIds],
+    defaults: otherDefaults,
+  })
+}
+
+function failoverWarning({ from, to, cause, sequences, durationMs }: Failover): LLMWarning {
+  return {
+    code: 'BACKEND_FAILED_OVER',
+    message:
+      `The backend ${from.name} (${from.device}) died, and ${to.name} (${to.device}) has taken over ` +
+      `${sequences} live sequences after ${Math.round(durationMs)} ms. ${cause.message}`,
+    cause,
+    sequences,
+    durationMs,
   }
 }
 

@@ -121,12 +121,20 @@ export interface GenerateOptions
 /** Which backend runs the model. `auto`: TensorRT where a GPU is usable, else the CPU, with one warning. */
 export type BackendChoice = 'auto' | 'cpu' | 'tensorrt'
 
-/** Something a caller should know although nothing failed. */
+/** Something a caller should know although no request failed of it. */
 export interface LLMWarning {
-  /** `CPU_FALLBACK`: no GPU is usable, the CPU runs the model. */
-  code: 'CPU_FALLBACK'
+  /**
+   * `CPU_FALLBACK`: no GPU is usable, the CPU runs the model. `BACKEND_FAILED_OVER`: the backend died while it served, and
+   * another has taken over.
+   */
+  code: 'CPU_FALLBACK' | 'BACKEND_FAILED_OVER'
   message: string
+  /** The error behind it; of a dead backend an ERR_BACKEND_DEAD whose own cause is the device's error. */
   cause?: unknown
+  /** `BACKEND_FAILED_OVER`: sequences that were live and go on. A sequence is one choice of a request. */
+  sequences?: number
+  /** `BACKEND_FAILED_OVER`: milliseconds from the death of one backend to the first step of the other. */
+  durationMs?: number
 }
 
 /** How requests are scheduled, for any executor. */
@@ -166,6 +174,13 @@ export interface LLMOptions extends EngineOptions {
    * In (0, 1], default 0.9.
    */
   kvCacheFraction?: number | undefined
+  /**
+   * When the GPU fails for good, the CPU takes over: requests go on where they are, each with the tokens it has, and
+   * `onWarning` hears of it. Its weights are loaded then, while requests wait; `standby` loads them beforehand and keeps
+   * them in memory. false: pending and later requests reject with ERR_BACKEND_DEAD. Default: true, but false with
+   * `backend: 'tensorrt'`. Without effect where the CPU runs the model anyway.
+   */
+  failover?: boolean | 'standby' | undefined
   /** Tokens in a page. Default 16. */
   pageSize?: number | undefined
   /** Threads of the CPU backend. Default: as many as the process may use. */

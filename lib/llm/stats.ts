@@ -8,6 +8,8 @@ export interface LLMStats {
   /** How often a sequence gave up its pages to others, and how often one was run again after a failed step. */
   preemptions: number
   retries: number
+  /** How often another backend took over from one that died. Counters go on across it. */
+  failovers: number
   kv: {
     pageSize: number
     /**
@@ -65,6 +67,7 @@ export function collectStats(loop: EngineLoop): LLMStats {
     waiting: stats.waiting,
     preemptions: stats.preemptions,
     retries: stats.retries,
+    failovers: counters.failovers,
     kv: {
       pageSize: limits.pageSize,
       totalPages: stats.pagesTotal,

@@ -73,6 +73,7 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'kvCacheMemory',
   'numPages',
   'kvCacheFraction',
+  'failover',
   'pageSize',
   'threads',
   'simd',
@@ -275,6 +276,7 @@ export interface CheckedLoadOptions extends CheckedEngineOptions {
   kvCacheMemory: number | undefined
   numPages: number | undefined
   kvCacheFraction: number | undefined
+  failover: boolean | 'standby'
   pageSize: number
   threads: number
   simd: string
@@ -286,6 +288,12 @@ export interface CheckedLoadOptions extends CheckedEngineOptions {
   verifyWeights: boolean | undefined
   signal: AbortSignal | undefined
   onWarning: LLMOptions['onWarning']
+}
+
+function readFailover(reader: ArgumentReader): LLMOptions['failover'] {
+  const value = reader.get('failover')
+  if (value === undefined || typeof value === 'boolean' || value === 'standby') return value
+  throw invalidArgument('failover', "true, false or 'standby'", value)
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
@@ -300,10 +308,12 @@ export function checkLoadOptions(options: unknown): CheckedLoadOptions {
     const names = given.map(([name]) => `"${name}"`)
     throw new TensorRTError('ERR_INVALID_ARGUMENT', `Give ${names.join(' or ')}, not both`)
   }
+  const backend = reader.choice('backend', ['auto', 'cpu', 'tensorrt']) ?? 'auto'
   return {
     ...readEngineOptions(reader),
-    backend: reader.choice('backend', ['auto', 'cpu', 'tensorrt']) ?? 'auto',
+    backend,
     ...sizes,
+    failover: readFailover(reader) ?? backend !== 'tensorrt',
     pageSize: reader.integer('pageSize', 1, 4096) ?? 16,
     threads: reader.integer('threads', 1, 4096) ?? 0,
     simd: reader.choice('simd', ['avx512', 'avx2', 'portable']) ?? '',
