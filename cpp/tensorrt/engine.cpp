@@ -39,35 +39,59 @@ Expected<std::unique_ptr<SegmentEngine>> SegmentEngine::create(IRuntime& runtime
   result->name_ = shape.name;
   result->inputWidth_ = shape.inputWidth();
   result->profiles_ = profiles;
+  result->attentions_ = shape.attentions;
+  result->state_ = &state;
   for (size_t i = 0; i < shape.weightShapes.size(); ++i) result->weightNames_.push_back(weightInputName(i));
   result->engine_.reset(runtime.deserializeCudaEngine(plan.data(), plan.size()));
   if (result->engine_ == nullptr) {
     return failure("ERR_ENGINE_INVALID", "TensorRT does not take the plan of '" + shape.name + "'", log);
   }
   if (Status status = result->check(shape, dtype); !status) return status;
-  for (int32_t i = 0; i < static_cast<int32_t>(profiles.size()); ++i) {
-    const StepStateScope scope(&state);
-    const int32_t before = state.attached;
-    std::unique_ptr<IExecutionContext> context(
-        result->engine_->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
-    if (context == nullptr || !context->setOptimizationProfileAsync(i, stream)) {
-      return failure("ERR_ENGINE_INVALID",
-                     "TensorRT could not create an execution context of '" + shape.name + "'", log);
-    }
-    // One that is not attached would give zeros instead of attention. A context holds the plugins of every
-    // profile.
-    const int32_t expected = shape.attentions * static_cast<int32_t>(profiles.size());
-    if (state.attached - before != expected) {
-      return Status("ERR_INTERNAL", "'" + shape.name + "' attached " +
-                                        std::to_string(state.attached - before) +
-                                        " attention layers, expected " + std::to_string(expected));
-    }
-    result->contexts_.push_back({std::move(context), -1});
-  }
-  if (cudaStreamSynchronize(stream) != cudaSuccess) {
-    return failure("ERR_CUDA", "The first use of '" + shape.name + "'", log);
+  for (size_t i = 0; i < profiles.size(); ++i) {
+    Expected<Context> context = result->createContext(i, stream);
+    if (!context) return context.status();
+    result->contexts_.push_back(*std::move(context));
   }
   return result;
+}
+
+Expected<SegmentEngine::Context> SegmentEngine::createContext(size_t profile, cudaStream_t stream) {
+  const LogScope log;
+  const StepStateScope scope(state_);
+  const int32_t before = state_->attached;
+  Context result;
+  result.context.reset(engine_->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
+  if (result.context == nullptr ||
+      !result.context->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream) ||
+      cudaStreamSynchronize(stream) != cudaSuccess) {
+    return failure("ERR_ENGINE_INVALID", "TensorRT could not create an execution context of '" + name_ + "'",
+                   log);
+  }
+  // One that is not attached would give zeros instead of attention. A context holds the plugins of every
+  // profile.
+  const int32_t expected = attentions_ * static_cast<int32_t>(profiles_.size());
+  if (state_->attached - before != expected) {
+    return Status("ERR_INTERNAL", "'" + name_ + "' attached " + std::to_string(state_->attached - before) +
+                                      " attention layers, expected " + std::to_string(expected));
+  }
+  if (activations_ != nullptr) result.context->setDeviceMemoryV2(activations_, activationBytes_);
+  return result;
+}
+
+Status SegmentEngine::dedicate(int32_t rows, cudaStream_t stream) {
+  if (dedicated_.contains(rows)) return {};
+  const size_t profile = profileOf(rows);
+  if (profile == profiles_.size()) return {"ERR_INTERNAL", "'" + name_ + "' has no profile for these rows"};
+  Expected<Context> context = createContext(profile, stream);
+  if (!context) return context.status();
+  dedicated_.emplace(rows, *std::move(context));
+  return {};
+}
+
+size_t SegmentEngine::profileOf(int32_t rows) const noexcept {
+  size_t profile = 0;
+  while (profile < profiles_.size() && profiles_[profile].max < rows) ++profile;
+  return profile < profiles_.size() && profiles_[profile].min <= rows ? profile : profiles_.size();
 }
 
 Status SegmentEngine::check(const SegmentShape& shape, DType dtype) const {
@@ -107,18 +131,21 @@ int64_t SegmentEngine::activationBytes() const {
 }
 
 void SegmentEngine::setActivationMemory(void* memory, int64_t bytes) {
+  activations_ = memory;
+  activationBytes_ = bytes;
   for (Context& context : contexts_) context.context->setDeviceMemoryV2(memory, bytes);
 }
 
 Status SegmentEngine::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                              cudaStream_t stream) {
+                              cudaStream_t stream, bool dedicated) {
   const LogScope log;
-  size_t profile = 0;
-  while (profile < profiles_.size() && profiles_[profile].max < rows) ++profile;
-  if (profile == profiles_.size() || profiles_[profile].min > rows || weights.size() != weightNames_.size()) {
-    return {"ERR_INTERNAL", "'" + name_ + "' has no profile for " + std::to_string(rows) + " rows"};
+  const size_t profile = profileOf(rows);
+  const auto own = dedicated_.find(rows);
+  if (profile == profiles_.size() || (dedicated && own == dedicated_.end()) ||
+      weights.size() != weightNames_.size()) {
+    return {"ERR_INTERNAL", "'" + name_ + "' has no context for " + std::to_string(rows) + " rows"};
   }
-  Context& slot = contexts_[profile];
+  Context& slot = dedicated ? own->second : contexts_[profile];
   IExecutionContext& context = *slot.context;
   bool ok = true;
   if (slot.rows != rows) {
@@ -126,8 +153,9 @@ Status SegmentEngine::enqueue(int32_t rows, const void* x, void* y, const std::v
     ok = context.setInputShape(kInputName, Dims2{rows, inputWidth_});
   }
   ok = ok && context.setInputTensorAddress(kInputName, x) && context.setTensorAddress(kOutputName, y);
-  for (size_t i = 0; ok && i < weights.size(); ++i)
+  for (size_t i = 0; ok && i < weights.size(); ++i) {
     ok = context.setTensorAddress(weightNames_[i].c_str(), weights[i]);
+  }
   if (ok && context.enqueueV3(stream)) {
     slot.rows = rows;
     return {};

@@ -4,6 +4,7 @@
 
 #include <NvInferRuntime.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,26 +33,39 @@ class SegmentEngine {
   // Most rows of one enqueue.
   int32_t maxRows() const noexcept { return profiles_.back().max; }
 
+  // Makes a context for captures of steps of this many rows. A captured graph holds on to the state of its
+  // context, which must not run another shape afterwards. After setActivationMemory.
+  Status dedicate(int32_t rows, cudaStream_t stream);
+
   // Computes y [rows, outputWidth] from x [rows, inputWidth] with these weights, in the order of
-  // Segment::weights. A change of `rows` costs the host some time; under a capture the rows must be those of
-  // the call before.
-  Status enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                 cudaStream_t stream);
+  // Segment::weights. A change of `rows` costs the host some time. `dedicated`: on the context that
+  // `dedicate` made for these rows, whose first enqueue must not be captured.
+  Status enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights, cudaStream_t stream,
+                 bool dedicated);
 
  private:
-  SegmentEngine() = default;
-  Status check(const SegmentShape& shape, DType dtype) const;
-
-  std::string name_;
-  int32_t inputWidth_ = 0;
-  std::vector<RowProfile> profiles_;
-  std::vector<std::string> weightNames_;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   struct Context {
     std::unique_ptr<nvinfer1::IExecutionContext> context;
     int32_t rows = -1;
   };
-  std::vector<Context> contexts_;
+
+  SegmentEngine() = default;
+  Status check(const SegmentShape& shape, DType dtype) const;
+  // The first profile that holds `rows`, or the number of profiles.
+  size_t profileOf(int32_t rows) const noexcept;
+  Expected<Context> createContext(size_t profile, cudaStream_t stream);
+
+  std::string name_;
+  int32_t inputWidth_ = 0;
+  int32_t attentions_ = 0;
+  std::vector<RowProfile> profiles_;
+  std::vector<std::string> weightNames_;
+  StepState* state_ = nullptr;
+  void* activations_ = nullptr;
+  int64_t activationBytes_ = 0;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  std::vector<Context> contexts_;         // by profile
+  std::map<int32_t, Context> dedicated_;  // by rows
 };
 
 }  // namespace nt

@@ -105,7 +105,7 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
     const cudaError_t error = cudaGraphLaunch(graph->second.get(), stream_.get());
     if (Status status = toStatus(error, "Launching a decode step"); !status) return status;
     if (Status status = copyResults(buffers, 0, entries); !status) return status;
-  } else if (Status status = enqueueModel(layout, &buffers); !status) {
+  } else if (Status status = enqueueModel(layout, &buffers, false); !status) {
     return status;
   }
   return toStatus(cudaEventRecord(buffers.done.get(), stream_.get()), "Finishing a step");
@@ -172,7 +172,7 @@ Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffe
   return {};
 }
 
-Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
+Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated) {
   kernels::EmbedArgs embed;
   embed.table = weights_.embedding();
   embed.out = x_[0].as<>();
@@ -194,7 +194,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
     state_.plan = plans_[layer.plan].plan;
     state_.workspace.ints = ints_.as<char>() + layer.plan * state_.workspace.intBytes;
     if (Status status = layer.engine->enqueue(layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(),
-                                              weights_.segments()[i], stream_.get());
+                                              weights_.segments()[i], stream_.get(), dedicated);
         !status) {
       return status;
     }
@@ -203,21 +203,22 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers) {
   const int32_t chunk = engines_.back()->maxRows();
   for (int32_t first = 0; first < layout.entries; first += chunk) {
     const int32_t count = std::min(chunk, layout.entries - first);
-    if (Status status = enqueueHead(layout, first, count, x); !status) return status;
+    if (Status status = enqueueHead(layout, first, count, x, dedicated); !status) return status;
     if (buffers == nullptr) continue;
     if (Status status = copyResults(*buffers, first, count); !status) return status;
   }
   return {};
 }
 
-Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x) {
+Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,
+                           bool dedicated) {
   const auto at = static_cast<size_t>(first);
   const cudaError_t error = kernels::gatherRows(x, table(layout.entryRows + at), count,
                                                 int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
                                                 gathered_.as<>(), stream_.get());
   if (Status status = toStatus(error, "Gathering rows"); !status) return status;
   if (Status status = layers_.back().engine->enqueue(count, gathered_.as<>(), logits_.as<>(),
-                                                     weights_.segments().back(), stream_.get());
+                                                     weights_.segments().back(), stream_.get(), dedicated);
       !status) {
     return status;
   }

@@ -87,9 +87,10 @@ class Runner {
   void setState(const TableLayout& layout, AttentionPath path);
   Status reserveLogits(StepBuffers& buffers) const;
   Status sendTables(const StepBuffers& buffers, size_t ints);
-  // Embedding, layers, head and sampling; `buffers`, where given, receives the results chunk by chunk.
-  Status enqueueModel(const TableLayout& layout, StepBuffers* buffers);
-  Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x);
+  // Embedding, layers, head and sampling, on the engines' dedicated contexts or the others; `buffers`, where
+  // given, receives the results chunk by chunk.
+  Status enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated);
+  Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool dedicated);
   Status copyResults(StepBuffers& buffers, int32_t first, int32_t count);
   int32_t* table(size_t offset) const noexcept { return tables_.as<int32_t>() + offset; }
 

@@ -341,7 +341,7 @@ Status Runner::warmUp(StepBuffers& buffers) {
   setState(layout, AttentionPath::kPrefill);
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, AttentionPath::kPrefill, false); !status) return status;
-  if (Status status = enqueueModel(layout, nullptr); !status) return status;
+  if (Status status = enqueueModel(layout, nullptr, false); !status) return status;
   return toStatus(cudaStreamSynchronize(stream_.get()), "The first step");
 }
 
@@ -363,8 +363,11 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
   setState(layout, decodePath_);
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, decodePath_, true); !status) return status;
+  for (const auto& engine : engines_) {
+    if (Status status = engine->dedicate(bucket, stream_.get()); !status) return status;
+  }
   // TensorRT settles a new shape at its first enqueue, which must not be captured.
-  if (Status status = enqueueModel(layout, nullptr); !status) return status;
+  if (Status status = enqueueModel(layout, nullptr, true); !status) return status;
   if (Status status = toStatus(cudaStreamSynchronize(stream_.get()), "The first decode step"); !status)
     return status;
   if (Status status =
@@ -372,7 +375,7 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
       !status) {
     return status;
   }
-  const Status enqueued = enqueueModel(layout, nullptr);
+  const Status enqueued = enqueueModel(layout, nullptr, true);
   cudaGraph_t graph = nullptr;
   cudaError_t error = cudaStreamEndCapture(stream_.get(), &graph);
   if (!enqueued) {
