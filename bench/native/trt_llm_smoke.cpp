@@ -4,7 +4,8 @@
 //
 // usage: trt_llm_smoke MODULE LIBRARY-FOLDER GRAPH PROMPTS OUT f32|f16|bf16 SAFETENSORS...
 //   PROMPTS has one prompt a line, as token ids. Each is decoded greedily, 64 tokens: alone, all at once, all
-//   at once without CUDA graphs, and twice with a temperature and one seed.
+//   at once without CUDA graphs, and twice with a temperature and one seed. At the end a step faults on the
+//   device, for good.
 #include <dlfcn.h>
 
 #include <algorithm>
