@@ -36,7 +36,8 @@ async function run(words: string[], options: RunOptions): Promise<void> {
           : {
               messages: [
                 ...(options.system === undefined ? [] : [{ role: 'system', content: options.system }]),
-                { role: 'user', content: prompt },
+                // The line break at the end of piped text is the pipe's, not the writer's.
+                { role: 'user', content: prompt.replace(/\r?\n$/, '') },
               ],
             }
       const generation = llm.generate({ ...input, ...samplingOf(options), signal: interrupt.signal })

@@ -6,6 +6,7 @@ import { type Graph, graphFromConfig, kvGeometry } from '../models'
 import { type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
 import { ChatTemplate, Tokenizer } from '../text'
 import { type GenerationDefaults, readGenerationDefaults } from './generation_config'
+import { checkWeightHeaders } from './weight_headers'
 
 const MAX_JSON_BYTES = 256 * 2 ** 20
 const WEIGHTS = 'model.safetensors'
@@ -94,9 +95,13 @@ export async function readModelFolder(folder: string, options: ReadModelOptions 
   return { path, engine, graph, tokenizer, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
 }
 
-/** Checks a model folder without loading its weights. @throws as {@link readModelFolder} */
+/**
+ * Checks a model folder without loading its weights: of them, only names, shapes and sizes are looked at.
+ * @throws (as a rejection) what {@link LLM.load} throws for a model folder
+ */
 export async function inspectModel(folder: string): Promise<ModelFacts> {
   const { path, graph, chatTemplate, weightFiles, weightBytes } = await readModelFolder(folder)
+  await checkWeightHeaders(weightFiles, graph.weights)
   const { family, vocabSize, maxPositions } = graph
   return {
     path,
