@@ -140,6 +140,22 @@ describe('sequences move to another scheduler when their executor dies', () => {
     expect(driver.scheduler.stats()).toMatchObject({ stepFailures: 2, wastedRows: 2, sequencesFinished: 1 })
   })
 
+  it('a step that failed at the first executor is no longer held against them', () => {
+    const fail: Driver['executor']['fault'] = ({ stepId }) =>
+      stepId === 0 ? { code: 'ERR_CUDA', message: 'injected', retryable: true } : undefined
+    const driver = new Driver({}, { maxRetries: 2 })
+    driver.executor.fault = fail
+    const [seq] = driver.add(request('a', [1, 2, 3]))
+    driver.step()
+    // There, step 0 fails again, and step 1 behind it is the first with a row of this sequence.
+    driver.failOver({ maxStepTokens: 4 }, { maxRetries: 2 }, () => void driver.add(request('b', [4, 5, 6, 7], { priority: -1 })))
+    driver.executor.fault = fail
+    driver.runToEnd(50)
+    expect(driver.planned.at(-1)!.stepId).toBeGreaterThan(0)
+    for (const [{ request, maxTokens }, { tokens }] of driver.outcomes) expect(tokens).toEqual(soloText(request.prompt, maxTokens))
+    expect(driver.of(seq!).finish).toBe('length')
+  })
+
   it('order of arrival, priority, timeouts and deadlines hold', () => {
     const driver = new Driver({ maxSlots: 1 })
     const add = (id: string, rest: Partial<GenerationRequest>): void =>

@@ -1,0 +1,95 @@
+import { TensorRTError } from '../../lib'
+import type { Executor, SlotInit, StepResult } from '../../lib/scheduler'
+
+/** How the executor says that it is dead: in a result, as a device error or as its own end; or by refusing calls. */
+export type Death = 'ERR_CUDA' | 'ERR_BACKEND_DEAD' | 'submit' | 'openSlot'
+
+/**
+ * An executor that dies at a step, like a GPU does: from the result of step `at` on nothing is of use. With 'ERR_CUDA' that
+ * result carries the device's error and later ones ERR_BACKEND_DEAD; with 'submit' and 'openSlot' the call that follows
+ * step `at` throws. The executor inside lives on, so that results of steps in flight still arrive, late.
+ */
+export class DyingExecutor implements Executor {
+  closed = 0
+  /** Results that arrived after the death. */
+  late = 0
+  diedAt = NaN
+  /** Steps submitted and not answered when it died, the one that failed among them. */
+  inFlightAtDeath = 0
+  /** Good results are still delivered after the death. */
+  zombie = false
+  /** `close` never settles, as with a driver that hangs. */
+  hangs = false
+  private submitted = 0
+  private answered = 0
+
+  constructor(
+    private readonly inner: Executor,
+    private readonly at: number,
+    private readonly how: Death = 'ERR_CUDA',
+  ) {}
+
+  get info(): Executor['info'] {
+    return { ...this.inner.info, name: 'mortal' }
+  }
+
+  start(onResult: (result: StepResult) => void): void {
+    this.inner.start((result) => {
+      this.answered++
+      if (this.dead) {
+        this.late++
+        onResult(this.zombie ? result : failed(result, 'ERR_BACKEND_DEAD'))
+      } else if (result.stepId >= this.at && (this.how === 'ERR_CUDA' || this.how === 'ERR_BACKEND_DEAD')) {
+        this.die()
+        onResult(failed(result, this.how))
+      } else {
+        onResult(result)
+      }
+    })
+  }
+
+  openSlot(init: SlotInit): void {
+    this.fail('openSlot')
+    this.inner.openSlot(init)
+  }
+
+  closeSlot(slot: number): void {
+    this.inner.closeSlot(slot)
+  }
+
+  submit(step: Int32Array): void {
+    this.fail('submit')
+    this.submitted++
+    this.inner.submit(step)
+  }
+
+  async close(): Promise<void> {
+    this.closed++
+    await this.inner.close()
+    if (this.hangs) await new Promise(() => {})
+  }
+
+  private get dead(): boolean {
+    return !Number.isNaN(this.diedAt)
+  }
+
+  private die(): void {
+    this.diedAt = performance.now()
+    this.inFlightAtDeath = this.submitted - this.answered + 1
+  }
+
+  private fail(call: Death): void {
+    if (!this.dead && this.how === call && this.submitted >= this.at) this.die()
+    if (this.dead) throw new TensorRTError('ERR_BACKEND_DEAD', 'an illegal memory access was encountered')
+  }
+}
+
+function failed(result: StepResult, code: 'ERR_CUDA' | 'ERR_BACKEND_DEAD'): StepResult {
+  return {
+    ...result,
+    tokens: new Int32Array(0),
+    logprobs: [],
+    logits: new Float32Array(0),
+    error: { code, message: 'an illegal memory access was encountered', retryable: false },
+  }
+}
