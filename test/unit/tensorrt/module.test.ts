@@ -1,11 +1,13 @@
 /** Finding and opening nt-tensorrt.so, and what it says of a machine without a GPU. */
+import { execFileSync } from 'node:child_process'
 import { copyFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
+import { LLM, type LLMWarning } from '../../../lib'
 import type { Graph } from '../../../lib/models'
 import { createTensorRTBackend, loadAddon, probeTensorRT } from '../../../lib/native'
 import '../matchers'
-import { compileC, compileStandIn, failure, hasRealModule, realModule, temporaryFolder, useModule } from './fixtures'
+import { compileC, compileStandIn, demoModel, failure, hasRealModule, realModule, root, temporaryFolder, useModule } from './fixtures'
 
 const folder = temporaryFolder()
 afterEach(() => vi.unstubAllEnvs())
@@ -104,15 +106,6 @@ describe('arguments', () => {
 describe.skipIf(!hasRealModule)('the module', () => {
   const noGpu = (facts: { gpus: unknown[] }): boolean => facts.gpus.length === 0
 
-  it('tells what the machine has', async () => {
-    useModule(realModule)
-    const facts = await probeTensorRT()
-    expect(facts.modulePath).toBe(realModule)
-    expect(facts.requiredCuda).toBeGreaterThanOrEqual(12000)
-    if (noGpu(facts)) expect(facts.driver).toMatchObject({ code: expect.stringMatching(/^ERR_(DRIVER_|NO_GPU|CUDA)/) as string })
-    else expect(facts).toMatchObject({ driver: null })
-  })
-
   const library = (version: number): string => `int getInferLibVersion(void) { return ${version}; }`
   it.each([
     ['nothing', 'libnvinfer.so.9000', '', 'ERR_TENSORRT_NOT_FOUND', 0],
@@ -132,6 +125,23 @@ describe.skipIf(!hasRealModule)('the module', () => {
       expect(facts.libraryVersion).toBe(version)
       expect(facts.placesLooked.join()).toContain(where)
     }
+  })
+
+  it('lets a model fall back to the CPU with one warning, and says why TensorRT cannot run it', async () => {
+    useModule(realModule)
+    const { driver, library } = await probeTensorRT(folder)
+    const { code } = (driver ?? library)!
+    expect(await failure(LLM.load(demoModel, { backend: 'tensorrt', libraryPath: folder }))).toHaveCode(code)
+    const warnings: LLMWarning[] = []
+    const llm = await LLM.load(demoModel, { libraryPath: folder, numPages: 64, onWarning: (warning) => warnings.push(warning) })
+    expect(llm.backend).toBe('cpu')
+    expect(warnings).toMatchObject([{ code: 'CPU_FALLBACK', cause: { code } }])
+    await llm.close()
+  })
+
+  it('loads on every system that the package promises', () => {
+    const check = join(root, 'scripts', 'check-binary.mjs')
+    expect(() => execFileSync(process.execPath, [check, realModule], { stdio: 'pipe' })).not.toThrow()
   })
 
   it('gives the reason that probing gives when it is to run an engine', async () => {
@@ -155,5 +165,15 @@ describe.skipIf(!hasRealModule)('the module', () => {
       }),
     )
     expect(error).toHaveCode((facts.driver ?? facts.library)!.code)
+  })
+
+  // Last: where TensorRT is installed this opens it, and a process has one.
+  it('tells what the machine has', async () => {
+    useModule(realModule)
+    const facts = await probeTensorRT()
+    expect(facts.modulePath).toBe(realModule)
+    expect(facts.requiredCuda).toBeGreaterThanOrEqual(12000)
+    if (noGpu(facts)) expect(facts.driver).toMatchObject({ code: expect.stringMatching(/^ERR_(DRIVER_|NO_GPU|CUDA)/) as string })
+    else expect(facts).toMatchObject({ driver: null })
   })
 })
