@@ -273,15 +273,23 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
 
     it('continues a slot that is reopened with its output, greedy and seeded', async () => {
       const r = await rig()
-      const prompt = r.prompt(5)
-      for (const sampling of [{}, { temperature: 1, seed: 77 }]) {
-        r.open(0, prompt, sampling)
-        const expected = await r.generate(0, prompt, 8, r.pages(16))
-        r.executor.closeSlot(0)
-        r.open(0, prompt, sampling, expected.slice(0, 3))
-        const rest = await r.generate(0, [...prompt, ...expected.slice(0, 3)], 5, r.pages(16, 16))
-        expect(rest).toEqual(expected.slice(3))
-        r.executor.closeSlot(0)
+      const greedy = Array.from({ length: 12 }, () => ({}))
+      const seeded = greedy.map((_, i) => ({ temperature: 1, seed: 77 + i }))
+      for (const samplings of [greedy, seeded]) {
+        let agreeing = 0
+        for (const [i, sampling] of samplings.entries()) {
+          const prompt = r.prompt(5, i + 1)
+          r.open(0, prompt, sampling)
+          const expected = await r.generate(0, prompt, 8, r.pages(16))
+          r.executor.closeSlot(0)
+          r.open(0, prompt, sampling, expected.slice(0, 3))
+          const rest = await r.generate(0, [...prompt, ...expected.slice(0, 3)], 5, r.pages(16, 16))
+          if (r.executor.info.batchInvariant) expect(rest).toEqual(expected.slice(3))
+          if (rest[0] === expected[3]) agreeing++
+          r.executor.closeSlot(0)
+        }
+        // Another batch may move logits a little, so a near tie may fall the other way; a draw with another number would all but never agree.
+        expect(agreeing).toBeGreaterThanOrEqual(samplings.length * 0.75)
       }
     })
 

@@ -1,6 +1,9 @@
 /**
- * The demo model's numbers against transformers in float32: logits, log-probabilities, greedy texts. FP32 within 1e-3; BF16 and FP16 by
+ * The demo model's numbers against transformers in float32: logits, log-probabilities, greedy texts. FP32 within 1e-3; 16-bit by
  * log-probability: mean difference below 1e-2, largest below 0.1, and greedy equal up to the first near tie.
+ *
+ * BF16 cannot promise the largest: with every sum exact and nothing but its roundings, 4 of these 3037 tokens are off by more than 0.1,
+ * one by 0.13 (bf16_yardstick.py). So up to 1 token in 500 may be, and none by twice as much as there.
  */
 import assert from 'node:assert/strict'
 import { fullLogits, prompts } from './support/goldens.mjs'
@@ -14,6 +17,8 @@ const FP32_TOLERANCE = 1e-3
 const NEAR_TIE = 0.1
 const MEAN_LIMIT = 1e-2
 const MAX_LIMIT = 0.1
+const BF16_MAX_LIMIT = 0.26
+const BF16_SHARE_ABOVE = 1 / 500
 
 /** Raw logits after each prompt, one step a prompt. */
 async function promptLogits(precision) {
@@ -87,11 +92,14 @@ for (const precision of precisions) {
       const all = meanAndMax([...differences.prompt, ...differences.output])
       record(`${precision}.logprobs.prompt`, meanAndMax(differences.prompt))
       record(`${precision}.logprobs.output`, meanAndMax(differences.output))
+      const above = [...differences.prompt, ...differences.output].filter((difference) => difference >= MAX_LIMIT).length
+      record(`${precision}.logprobs.all`, { ...all, above })
       record(`${precision}.logprobs.worst`, worst)
       if (exact) assert.ok(all.max < FP32_TOLERANCE, `largest difference ${all.max}`)
       else {
         assert.ok(all.mean < MEAN_LIMIT, `mean difference ${all.mean}`)
-        assert.ok(all.max < MAX_LIMIT, `largest difference ${all.max}`)
+        assert.ok(all.max < (precision === 'bf16' ? BF16_MAX_LIMIT : MAX_LIMIT), `largest difference ${all.max}`)
+        assert.ok(above <= (precision === 'bf16' ? all.count * BF16_SHARE_ABOVE : 0), `${above} differences above ${MAX_LIMIT}`)
       }
     } finally {
       await llm.close()

@@ -1,6 +1,6 @@
 /**
  * Many sequences at once. A sequence's tokens equal those of its solo run up to the first position where the two best tokens were closer
- * there than the measured noise: what batching changes in that distance, at positions with equal context.
+ * there than the measured noise: what batching changes in that distance, at positions with equal context (its 99.9% quantile).
  */
 import assert from 'node:assert/strict'
 import { prompts } from './support/goldens.mjs'
@@ -10,8 +10,8 @@ import { AbortError, createExecutor, LLM, loadLLM, onCpu, PAGE_SIZE, precisions,
 import { FaultyExecutor } from './support/faulty_executor.mjs'
 
 const REQUESTS = 200
-/** More noise than this would be an error of its own, and excuse anything. */
-const MOST_NOISE = { fp32: 1e-3, bf16: 0.5, fp16: 0.1 }
+/** More noise than this would be an error of its own, and excuse anything. BF16 logits between 16 and 32 are multiples of 0.125. */
+const MOST_NOISE = { fp32: 1e-3, bf16: 0.3, fp16: 0.1 }
 const GREEDY = { temperature: 0, ignoreEos: true, logprobs: 2 }
 
 /** Distances of the two best log-probabilities, one per token. */
@@ -34,7 +34,8 @@ class Comparison {
 
   /** Records, and fails where a text left its solo run without a near tie. */
   conclude(name, precision) {
-    const noise = this.differences.reduce((a, b) => Math.max(a, b), 0)
+    assert.ok(this.differences.length > 100, 'too little to compare')
+    const noise = quantile(this.differences, 0.999)
     const most = this.divergences.reduce((a, { gap }) => Math.max(a, gap), 0)
     record(name, {
       equal: this.equal,
@@ -42,10 +43,9 @@ class Comparison {
       positions: this.differences.length,
       noise,
       noiseMedian: quantile(this.differences, 0.5),
-      noise999: quantile(this.differences, 0.999),
+      noiseMax: this.differences.reduce((a, b) => Math.max(a, b), 0),
       largestGapAtDivergence: most,
     })
-    assert.ok(this.differences.length > 100, 'too little to compare')
     if (onCpu) return assert.deepEqual(this.divergences, [])
     assert.ok(noise < MOST_NOISE[precision], `noise of ${noise}`)
     return assert.deepEqual(this.divergences.filter(({ gap }) => gap > noise), [], `no near tie (noise ${noise})`)

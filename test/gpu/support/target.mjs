@@ -75,15 +75,25 @@ export async function engineFolder(precision) {
   return folder
 }
 
+const sizes = ({ numPages = 512, maxSlots = 128, maxStepTokens = MAX_STEP_TOKENS, ...more }) => ({
+  files: [weights],
+  pageSize: PAGE_SIZE,
+  numPages,
+  maxSlots,
+  maxStepTokens,
+  ...more,
+})
+
+/** The CPU's {@link Executor} for the demo model, whatever the target. */
+export function createCpuExecutor(given = {}) {
+  return CpuBackend.create({ graph: graphFromConfig(readJson(join(modelFolder, 'config.json'))), threads: 0, simd: '', ...sizes(given) })
+}
+
 /** An {@link Executor} for the demo model. */
-export async function createExecutor(precision, { numPages = 512, maxSlots = 128, maxStepTokens = MAX_STEP_TOKENS, ...more } = {}) {
-  const common = { files: [weights], pageSize: PAGE_SIZE, numPages, maxSlots, maxStepTokens }
-  if (onCpu) {
-    return CpuBackend.create({ ...common, graph: graphFromConfig(readJson(join(modelFolder, 'config.json'))), threads: 0, simd: '' })
-  }
+export async function createExecutor(precision, given = {}) {
+  if (onCpu) return createCpuExecutor(given)
   const engine = await readEngineFolder(await engineFolder(precision))
   return createTensorRTBackend({
-    ...common,
     graph: engine.graph,
     plan: await readPlan(engine),
     libraryPath: '',
@@ -92,7 +102,7 @@ export async function createExecutor(precision, { numPages = 512, maxSlots = 128
     cudaGraphs: true,
     plainKernels: false,
     faultAtStep: 0,
-    ...more,
+    ...sizes(given),
   })
 }
 
