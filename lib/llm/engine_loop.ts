@@ -387,7 +387,6 @@ export class EngineLoop {
     if (this.fallback.available) {
       this.switching = true
       void this.switchOver(death)
-      this.setTimer(this.now())
     } else {
       this.end(death)
     }
