@@ -101,7 +101,10 @@ export interface StepTimings {
 /** What came of one step. */
 export interface StepResult {
   stepId: number
-  /** Set when the step failed: nothing was sampled, and what it wrote to the cache is undefined. */
+  /**
+   * Set when the step failed: nothing was sampled, and what it wrote to the cache is undefined. ERR_BACKEND_DEAD,
+   * ERR_DISPOSED and an ERR_CUDA that is not retryable mean that the executor runs no more steps at all.
+   */
   error?: { code: ErrorCode; message: string; retryable: boolean }
   /** One token per sequence flagged SAMPLE, in the step's order. */
   tokens: Int32Array
@@ -135,8 +138,8 @@ export interface ExecutorInfo {
 }
 
 /**
- * Runs steps. Calls throw a {@link TensorRTError} for malformed input (and change nothing then); failures while a step runs
- * arrive in its result.
+ * Runs steps. Calls throw a {@link TensorRTError} for malformed input (and change nothing then), or ERR_BACKEND_DEAD once the
+ * executor is lost; failures while a step runs arrive in its result.
  */
 export interface Executor {
   readonly info: ExecutorInfo
