@@ -70,7 +70,7 @@ function namedSpecialTokens(config: JsonObject): ReadonlyMap<SpecialTokenName, s
 }
 
 /**
- * The tokenizer of a Hugging Face folder. Encoding is @huggingface/tokenizers'; decoding is this library's own, token
+ * The tokenizer of a Hugging Face folder. Encoding is `@huggingface/tokenizers`'; decoding is this library's own, token
  * by token, so that a stream and a whole text agree. The clean-up of spaces before punctuation
  * (`clean_up_tokenization_spaces`) is never applied: it changes text that the model wrote.
  */

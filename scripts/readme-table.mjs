@@ -1,0 +1,94 @@
+// Writes the table of measurements in README.md from the reports in docs/benchmarks (npm run bench).
+//   node scripts/readme-table.mjs [--check]      --check: changes nothing, fails where the README has another table
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const START = '<!-- measurements: written by scripts/readme-table.mjs -->'
+const END = '<!-- /measurements -->'
+const REPORTS = ['batching', 'prefix', 'transformers']
+
+const times = (value) => `${value.toFixed(1)}x`
+const count = (value) => Math.round(value).toLocaleString('en-US')
+const middle = (values) => values.toSorted((a, b) => a - b)[Math.floor((values.length - 1) / 2)]
+
+function batchingRows({ throughputRatio, ttftP50Ratio, rounds, size, requests }) {
+  const rate = (kind) => count(middle(rounds.map((round) => round[kind].outputTokensPerSecond)))
+  const ttft = (kind) => count(middle(rounds.map((round) => round[kind].ttftMs.p50)))
+  const what = `${requests} requests of mixed length, up to ${size} at once`
+  return [
+    [`${what}: output tokens/s`, `continuous batching ${rate('continuous')}`, `static ${rate('static')}`, times(throughputRatio)],
+    [`the same: median time to the first token, ms`, `continuous batching ${ttft('continuous')}`, `static ${ttft('static')}`, times(ttftP50Ratio)],
+  ]
+}
+
+function prefixRows({ throughputRatio, ttftP50Ratio, rounds, load }) {
+  const of = (kind, pick) => count(middle(rounds.map((round) => pick(round[kind]))))
+  const what = `prompts of ${load.inputTokens.max} tokens, ${load.sharedPrefix * 100}% shared`
+  const row = (name, pick, ratio) => [`${what}: ${name}`, `prefix cache on ${of('on', pick)}`, `off ${of('off', pick)}`, times(ratio)]
+  return [
+    row('output tokens/s', (report) => report.outputTokensPerSecond, throughputRatio),
+    row('median time to the first token, ms', (report) => report.ttftMs.p50, ttftP50Ratio),
+  ]
+}
+
+function transformersRows({ results, peer }) {
+  const version = typeof peer?.transformers === 'string' ? ` ${peer.transformers}` : ''
+  return (results ?? []).map(({ requests, newTokens, tokensPerSecond, ratioToTransformers }) => {
+    // Against the faster of the peer's types.
+    const [dtype, ratio] = Object.entries(ratioToTransformers).reduce((a, b) => (b[1] < a[1] ? b : a))
+    return [
+      `${requests} request${requests === 1 ? '' : 's'} of ${newTokens} new tokens: output tokens/s`,
+      `node-tensorrt ${count(tokensPerSecond['node-tensorrt'])}`,
+      `transformers${version}, ${dtype}: ${count(tokensPerSecond[dtype])}`,
+      times(ratio),
+    ]
+  })
+}
+
+/** The table for the reports of a folder, between its markers. */
+export function renderTable(folder) {
+  const read = (name) => {
+    const path = join(folder, `cpu-${name}.json`)
+    return existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : undefined
+  }
+  const [batching, prefix, transformers] = REPORTS.map(read)
+  const rows = [
+    ...(batching === undefined ? [] : batchingRows(batching)),
+    ...(prefix === undefined ? [] : prefixRows(prefix)),
+    ...(transformers === undefined ? [] : transformersRows(transformers)),
+  ]
+  if (rows.length === 0) return `${START}\nNo figures yet: \`npm run bench\` measures them on your machine.\n${END}`
+  const { device, machine, model } = batching ?? prefix ?? transformers
+  const lines = [
+    `CPU backend, \`${model}\`, ${device}, ${machine.memoryGiB} GiB, Node ${machine.node.slice(1)}, ${machine.date.slice(0, 10)}; medians:`,
+    '',
+    '| load | this | that | ratio |',
+    '| --- | --- | --- | --- |',
+    ...rows.map((row) => `| ${row.join(' | ')} |`),
+    '',
+    'The reports are in `docs/benchmarks`; `npm run bench` makes them anew.',
+  ]
+  return `${START}\n${lines.join('\n')}\n${END}`
+}
+
+/** @param {string} readme its text, with the markers */
+export function replaceTable(readme, table) {
+  const from = readme.indexOf(START)
+  const to = readme.indexOf(END)
+  if (from < 0 || to < from) throw new Error(`README.md lacks the lines ${START} and ${END}`)
+  return readme.slice(0, from) + table + readme.slice(to + END.length)
+}
+
+if (process.argv[1] !== undefined && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const root = resolve(fileURLToPath(import.meta.url), '..', '..')
+  const path = join(root, 'README.md')
+  const readme = readFileSync(path, 'utf8')
+  const fresh = replaceTable(readme, renderTable(join(root, 'docs', 'benchmarks')))
+  if (!process.argv.includes('--check')) {
+    writeFileSync(path, fresh)
+  } else if (fresh !== readme) {
+    console.error('README.md has another table than docs/benchmarks: run node scripts/readme-table.mjs')
+    process.exitCode = 1
+  }
+}
