@@ -1,8 +1,9 @@
-// Decode attention by itself: FlashInfer's decode kernel against its prefill kernel with tiles of 16, in a CUDA graph.
+// Decode attention by itself: FlashInfer's decode kernel against its prefill kernel with tiles of 16, in a
+// CUDA graph.
 //
-// A graph holds many launches, each on pages of its own, so that a replay reads more than the L2 cache holds. "bytes" are those of
-// K and V, read once; the share is of the read rate of a device-to-device copy (half of its traffic).
-// usage: attention_bench [out.json]
+// A graph holds many launches, each on pages of its own, so that a replay reads more than the L2 cache holds.
+// "bytes" are those of K and V, read once; the share is of the read rate of a device-to-device copy (half of
+// its traffic). usage: attention_bench [out.json]
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -81,7 +82,8 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
   const DeviceBuffer out(batch * rowElements * 2);
   fillDeviceBf16(query.as<>(), batch * rowElements, 3, 1);
 
-  PlanArgs planArgs{qIndptr.data(), kvIndptr.data(), batch, batch, shape.heads, shape.kvHeads, kPageSize, 0, true};
+  PlanArgs planArgs{qIndptr.data(), kvIndptr.data(), batch, batch, shape.heads,
+                    shape.kvHeads,  kPageSize,       0,     true};
   Plan plan;
   const Workspace ws = bench.workspace();
   const auto makePlan = [&] {
@@ -94,8 +96,17 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
   args.q = query.as<>();
   args.out = out.as<>();
   args.qIndptr = dQ.as<int32_t>();
-  args.kv = {nullptr, nullptr, pageElements, int64_t{shape.kvHeads} * shape.headDim, shape.headDim,
-             dIndices.as<int32_t>(), dKv.as<int32_t>(), dLast.as<int32_t>(), batch, shape.kvHeads, kPageSize};
+  args.kv = {nullptr,
+             nullptr,
+             pageElements,
+             int64_t{shape.kvHeads} * shape.headDim,
+             shape.headDim,
+             dIndices.as<int32_t>(),
+             dKv.as<int32_t>(),
+             dLast.as<int32_t>(),
+             batch,
+             shape.kvHeads,
+             kPageSize};
   args.rows = batch;
   args.heads = shape.heads;
   args.scale = 0.0884F;
@@ -106,7 +117,8 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
       CUDA_CHECK((decode ? kernels->runDecode : kernels->runPrefill)(ws, plan, args, bench.stream));
     }
   });
-  result.us = deviceMs(bench.stream, 9, [&] { graph.launch(bench.stream); }) * 1e3 / static_cast<double>(launches);
+  result.us =
+      deviceMs(bench.stream, 9, [&] { graph.launch(bench.stream); }) * 1e3 / static_cast<double>(launches);
   result.rate = bytes / (result.us * 1e-6);
   return result;
 }
@@ -120,8 +132,8 @@ int main(int argc, char** argv) {
   fillDeviceBf16(bench.pool.as<>(), kPoolBytes / 2, 1, 1);
   const size_t half = kPoolBytes / 2;
   const double copyMs = deviceMs(bench.stream, 5, [&] {
-    CUDA_CHECK(cudaMemcpyAsync(bench.pool.as<char>() + half, bench.pool.as<>(), half, cudaMemcpyDeviceToDevice,
-                               bench.stream));
+    CUDA_CHECK(cudaMemcpyAsync(bench.pool.as<char>() + half, bench.pool.as<>(), half,
+                               cudaMemcpyDeviceToDevice, bench.stream));
   });
   // A kernel that only reads can use what the copy spends on reading and writing together.
   bench.readRate = 2.0 * static_cast<double>(half) / (copyMs * 1e-3);
@@ -129,10 +141,11 @@ int main(int argc, char** argv) {
 
   std::FILE* json = argc > 1 ? std::fopen(argv[1], "w") : nullptr;
   if (json != nullptr) std::fprintf(json, "{\"copyGBs\": %.0f, \"rows\": [\n", bench.readRate / 1e9);
-  const Shape shapes[] = {{32, 32, 128}, {32, 16, 128}, {24, 8, 128}, {32, 8, 128}, {32, 4, 128}, {4, 2, 64}, {24, 8, 64}, {32, 8, 64}};
+  const Shape shapes[] = {{32, 32, 128}, {32, 16, 128}, {24, 8, 128}, {32, 8, 128},
+                          {32, 4, 128},  {4, 2, 64},    {24, 8, 64},  {32, 8, 64}};
   const int lengths[] = {128, 512, 2000, 0};
-  std::printf("%-14s %5s %9s | %9s %6s %7s | %9s %6s %7s | %s\n", "q/kv heads x d", "batch", "length", "decode us",
-              "share", "plan us", "prefill us", "share", "plan us", "prefill/decode");
+  std::printf("%-14s %5s %9s | %9s %6s %7s | %9s %6s %7s | %s\n", "q/kv heads x d", "batch", "length",
+              "decode us", "share", "plan us", "prefill us", "share", "plan us", "prefill/decode");
   bool first = true;
   for (const Shape& shape : shapes) {
     for (const uint32_t batch : {1U, 64U, 256U}) {
@@ -146,18 +159,19 @@ int main(int argc, char** argv) {
         const Measured decode = measure(bench, shape, all, true);
         const Measured prefill = measure(bench, shape, all, false);
         const std::string label = length == 0 ? "128-2000" : std::to_string(length);
-        std::printf("%2u/%-2u x %-6u %5u %9s | %9.2f %5.0f%% %7.1f | %9.2f %5.0f%% %7.1f | %.2f\n", shape.heads,
-                    shape.kvHeads, shape.headDim, batch, label.c_str(), decode.us, 100 * decode.rate / bench.readRate,
-                    decode.planUs, prefill.us, 100 * prefill.rate / bench.readRate, prefill.planUs,
-                    prefill.us / decode.us);
+        std::printf("%2u/%-2u x %-6u %5u %9s | %9.2f %5.0f%% %7.1f | %9.2f %5.0f%% %7.1f | %.2f\n",
+                    shape.heads, shape.kvHeads, shape.headDim, batch, label.c_str(), decode.us,
+                    100 * decode.rate / bench.readRate, decode.planUs, prefill.us,
+                    100 * prefill.rate / bench.readRate, prefill.planUs, prefill.us / decode.us);
         if (json != nullptr) {
-          std::fprintf(json,
-                       "%s{\"heads\": %u, \"kvHeads\": %u, \"headDim\": %u, \"batch\": %u, \"length\": \"%s\", "
-                       "\"decodeUs\": %.3f, \"decodeShare\": %.4f, \"decodePlanUs\": %.2f, \"prefillUs\": %.3f, "
-                       "\"prefillShare\": %.4f, \"prefillPlanUs\": %.2f}",
-                       first ? "" : ",\n", shape.heads, shape.kvHeads, shape.headDim, batch, label.c_str(), decode.us,
-                       decode.rate / bench.readRate, decode.planUs, prefill.us, prefill.rate / bench.readRate,
-                       prefill.planUs);
+          std::fprintf(
+              json,
+              "%s{\"heads\": %u, \"kvHeads\": %u, \"headDim\": %u, \"batch\": %u, \"length\": \"%s\", "
+              "\"decodeUs\": %.3f, \"decodeShare\": %.4f, \"decodePlanUs\": %.2f, \"prefillUs\": %.3f, "
+              "\"prefillShare\": %.4f, \"prefillPlanUs\": %.2f}",
+              first ? "" : ",\n", shape.heads, shape.kvHeads, shape.headDim, batch, label.c_str(), decode.us,
+              decode.rate / bench.readRate, decode.planUs, prefill.us, prefill.rate / bench.readRate,
+              prefill.planUs);
           first = false;
         }
       }

@@ -8,14 +8,14 @@ extern "C" {
 
 // Everything one step needs; the layout is mirrored in attention_check.py.
 struct CheckArgs {
-  int32_t type;     // 0 float32, 1 float16, 2 bfloat16
-  int32_t path;     // 0 prefill, 1 decode
-  int32_t plain;    // 1: the plain kernels
-  int32_t graph;    // 1: plan for a CUDA graph, and run from a captured one
+  int32_t type;   // 0 float32, 1 float16, 2 bfloat16
+  int32_t path;   // 0 prefill, 1 decode
+  int32_t plain;  // 1: the plain kernels
+  int32_t graph;  // 1: plan for a CUDA graph, and run from a captured one
   int32_t heads, kvHeads, headDim, pageSize, window;
   uint32_t rows, batch;
   float scale;
-  const void *qkv;  // device [rows, (heads + 2 kvHeads) * headDim]
+  const void* qkv;  // device [rows, (heads + 2 kvHeads) * headDim]
   void *rotated, *out, *pool;
   const float* cosSin;
   const int32_t *batchIndices, *positions, *qIndptr, *kvIndptr, *kvIndices, *lastPageLen;  // device
@@ -29,7 +29,8 @@ struct CheckArgs {
 __attribute__((visibility("default"))) int checkStep(const CheckArgs* a) {
   using namespace nt::kernels;
   const auto type = static_cast<nt::DType>(a->type);
-  const AttentionKernels* kernels = findAttentionKernels(type, static_cast<uint32_t>(a->headDim), a->plain != 0);
+  const AttentionKernels* kernels =
+      findAttentionKernels(type, static_cast<uint32_t>(a->headDim), a->plain != 0);
   if (kernels == nullptr) return -1;
   const int64_t bytes = static_cast<int64_t>(nt::sizeOf(type));
   PagedKv kv;
@@ -76,15 +77,22 @@ __attribute__((visibility("default"))) int checkStep(const CheckArgs* a) {
   cudaError_t status = cudaStreamCreate(&stream);
   if (status != cudaSuccess) return status;
   Plan plan;
-  const PlanArgs planArgs{a->qIndptrHost, a->kvIndptrHost, a->rows,
-                          a->batch,       heads,           static_cast<uint32_t>(a->kvHeads),
-                          static_cast<uint32_t>(a->pageSize), a->window, a->graph != 0};
+  const PlanArgs planArgs{a->qIndptrHost,
+                          a->kvIndptrHost,
+                          a->rows,
+                          a->batch,
+                          heads,
+                          static_cast<uint32_t>(a->kvHeads),
+                          static_cast<uint32_t>(a->pageSize),
+                          a->window,
+                          a->graph != 0};
   status = (a->path == 1 ? kernels->planDecode : kernels->planPrefill)(ws, planArgs, &plan, stream);
   if (status != cudaSuccess) return status;
   const auto run = [&] {
     const cudaError_t first = kernels->ropeAppend(append, stream);
-    return first != cudaSuccess ? first
-                                : (a->path == 1 ? kernels->runDecode : kernels->runPrefill)(ws, plan, attention, stream);
+    return first != cudaSuccess
+               ? first
+               : (a->path == 1 ? kernels->runDecode : kernels->runPrefill)(ws, plan, attention, stream);
   };
   if (a->graph != 0) {
     cudaGraph_t graph = nullptr;

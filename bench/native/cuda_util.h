@@ -1,4 +1,5 @@
-// Error checks, buffers and timing for the measurement programs. They stop at the first error: there is nothing to recover.
+// Error checks, buffers and timing for the measurement programs. They stop at the first error: there is
+// nothing to recover.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,27 +13,29 @@
 
 namespace bench {
 
-#define CUDA_CHECK(call)                                                                                        \
-  do {                                                                                                          \
-    const cudaError_t status_ = (call);                                                                         \
-    if (status_ != cudaSuccess) {                                                                               \
+#define CUDA_CHECK(call)                                                                               \
+  do {                                                                                                 \
+    const cudaError_t status_ = (call);                                                                \
+    if (status_ != cudaSuccess) {                                                                      \
       std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_)); \
-      std::exit(1);                                                                                             \
-    }                                                                                                           \
+      std::exit(1);                                                                                    \
+    }                                                                                                  \
   } while (0)
 
-#define REQUIRE(condition)                                                                \
-  do {                                                                                    \
-    if (!(condition)) {                                                                   \
+#define REQUIRE(condition)                                                         \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                       \
-    }                                                                                     \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (0)
 
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  explicit DeviceBuffer(size_t bytes) : bytes_(bytes) { CUDA_CHECK(cudaMalloc(&data_, std::max<size_t>(bytes, 1))); }
+  explicit DeviceBuffer(size_t bytes) : bytes_(bytes) {
+    CUDA_CHECK(cudaMalloc(&data_, std::max<size_t>(bytes, 1)));
+  }
   DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     std::swap(data_, other.data_);
@@ -88,7 +91,8 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Device milliseconds of `body`: median of `repeats`, each between its own pair of events, after two warm-up runs.
+// Device milliseconds of `body`: median of `repeats`, each between its own pair of events, after two warm-up
+// runs.
 inline double deviceMs(cudaStream_t stream, int repeats, const std::function<void()>& body) {
   cudaEvent_t start;
   cudaEvent_t stop;
@@ -110,7 +114,8 @@ inline double deviceMs(cudaStream_t stream, int repeats, const std::function<voi
   return median(std::move(times));
 }
 
-// Host microseconds of `body`: median of `repeats`; the stream is drained before each, so no queue pushes back.
+// Host microseconds of `body`: median of `repeats`; the stream is drained before each, so no queue pushes
+// back.
 inline double hostUs(cudaStream_t stream, int repeats, const std::function<void()>& body) {
   std::vector<double> times;
   for (int i = 0; i < repeats + 2; ++i) {
@@ -136,7 +141,8 @@ inline void fillBf16(uint16_t* out, size_t count, uint32_t seed, int exponent = 
 
 // The same on the device: one random megabyte-sized block, doubled until it fills the buffer.
 inline void fillDeviceBf16(void* device, size_t count, uint32_t seed, int exponent = 6) {
-  const size_t block = std::min<size_t>(count, size_t{1} << 20 | 1);  // odd: rows do not repeat in step with it
+  const size_t block =
+      std::min<size_t>(count, size_t{1} << 20 | 1);  // odd: rows do not repeat in step with it
   std::vector<uint16_t> host(block);
   fillBf16(host.data(), block, seed, exponent);
   CUDA_CHECK(cudaMemcpy(device, host.data(), block * 2, cudaMemcpyHostToDevice));

@@ -1,7 +1,8 @@
-// Which shape of engine: (a) one engine of one layer, weights as inputs, enqueued once a layer, or (b) the whole model, stripped
-// and refitted. Both with the paged attention plugin.
+// Which shape of engine: (a) one engine of one layer, weights as inputs, enqueued once a layer, or (b) the
+// whole model, stripped and refitted. Both with the paged attention plugin.
 //
-// usage: engine_shapes check DIR            logits of a 2-layer model over a few steps, for engine_shapes_check.py
+// usage: engine_shapes check DIR            logits of a 2-layer model over a few steps, for
+// engine_shapes_check.py
 //        engine_shapes bench JSON LAYERS... times at Llama-3-8B's layer shape; (b) at each of LAYERS
 #include <cstring>
 #include <fstream>
@@ -19,7 +20,9 @@ using nvinfer1::Dims;
 using nvinfer1::Dims2;
 using nvinfer1::IExecutionContext;
 
-Dims vectorDims(int64_t n) { return Dims{1, {n}}; }
+Dims vectorDims(int64_t n) {
+  return Dims{1, {n}};
+}
 
 size_t profileOf(const std::vector<Profile>& profiles, int64_t rows) {
   for (size_t i = 0; i < profiles.size(); ++i)
@@ -51,8 +54,8 @@ class Model {
 // Shape (a): three engines, the middle one enqueued once a layer with that layer's addresses.
 class LayerModel final : public Model {
  public:
-  LayerModel(TensorRt& trt, const LlamaShape& shape, std::vector<Profile> profiles, nt::StepState& state, Buffers& buffers,
-             cudaStream_t stream)
+  LayerModel(TensorRt& trt, const LlamaShape& shape, std::vector<Profile> profiles, nt::StepState& state,
+             Buffers& buffers, cudaStream_t stream)
       : profiles_(std::move(profiles)), state_(state), buffers_(buffers), names_(layerWeights(shape, "")) {
     embedding_ = buildEngine(trt, shape, {Part::kEmbedding, 1, {}, false, profiles_});
     layer_ = buildEngine(trt, shape, {Part::kLayer, 1, {}, false, profiles_});
@@ -127,8 +130,9 @@ class LayerModel final : public Model {
 class WholeModel final : public Model {
  public:
   using HostWeights = std::function<const void*(const std::string&)>;
-  WholeModel(TensorRt& trt, const LlamaShape& shape, int layers, std::vector<Profile> profiles, const HostWeights& built,
-             const HostWeights& refitted, nt::StepState& state, Buffers& buffers, cudaStream_t stream)
+  WholeModel(TensorRt& trt, const LlamaShape& shape, int layers, std::vector<Profile> profiles,
+             const HostWeights& built, const HostWeights& refitted, nt::StepState& state, Buffers& buffers,
+             cudaStream_t stream)
       : profiles_(std::move(profiles)) {
     engine_ = buildEngine(trt, shape, {Part::kWhole, layers, built, true, profiles_});
     refitSeconds_ = refit(trt, engine_, allWeights(shape, layers), refitted);
@@ -176,8 +180,8 @@ constexpr LlamaShape kCheckShape = {1024, 8, 2, 128, 2816, 4096, 1e-5F};
 constexpr int kCheckLayers = 2;
 constexpr int32_t kTokensPerSequence = 256;
 
-// Prefill of three sequences, decode from a captured graph, a mixed step with a fourth, decode from a second graph.
-// Writes the logits of each sequence's last row, step after step.
+// Prefill of three sequences, decode from a captured graph, a mixed step with a fourth, decode from a second
+// graph. Writes the logits of each sequence's last row, step after step.
 void runCheck(Model& model, Buffers& buffers, AttentionPath decodePath, const std::vector<int32_t>& tokens,
               const std::string& out, Steps& steps, cudaStream_t stream) {
   std::ofstream file(out, std::ios::binary);
@@ -194,7 +198,8 @@ void runCheck(Model& model, Buffers& buffers, AttentionPath decodePath, const st
     std::vector<int32_t> rows;
     for (const StepItem& item : items) {
       const int s = item.sequence - ids[0];
-      for (int32_t i = 0; i < item.tokens; ++i) hostIds.push_back(tokens[s * kTokensPerSequence + cached[s] + i]);
+      for (int32_t i = 0; i < item.tokens; ++i)
+        hostIds.push_back(tokens[s * kTokensPerSequence + cached[s] + i]);
       rows.push_back(static_cast<int32_t>(hostIds.size()) - 1);
       cached[s] += item.tokens;
     }
@@ -258,9 +263,11 @@ int check(const std::string& dir) {
   const auto from = [](const HostModel& model) {
     return [&model](const std::string& name) -> const void* { return model.at(name).data(); };
   };
-  WholeModel whole(trt, kCheckShape, kCheckLayers, profiles, from(a), from(b), steps.state(), buffers, stream);
-  std::printf("(b) build %.1f s, refit %.3f s, plan %.2f MB; %d plugins attached per context\n", whole.engine().buildSeconds,
-              whole.refitSeconds(), static_cast<double>(whole.engine().planBytes) / 1e6, whole.attached());
+  WholeModel whole(trt, kCheckShape, kCheckLayers, profiles, from(a), from(b), steps.state(), buffers,
+                   stream);
+  std::printf("(b) build %.1f s, refit %.3f s, plan %.2f MB; %d plugins attached per context\n",
+              whole.engine().buildSeconds, whole.refitSeconds(),
+              static_cast<double>(whole.engine().planBytes) / 1e6, whole.attached());
   runCheck(whole, buffers, AttentionPath::kDecode, tokens, dir + "/logits_whole_decode.bin", steps, stream);
   return 0;
 }
@@ -301,8 +308,8 @@ class Bench {
   void record(const std::string& what, double value, const char* unit) {
     std::printf("%-58s %10.3f %s\n", what.c_str(), value, unit);
     std::fflush(stdout);
-    std::fprintf(json_, "%s\n{\"what\": \"%s\", \"value\": %.5f, \"unit\": \"%s\"}", first_ ? "" : ",", what.c_str(), value,
-                 unit);
+    std::fprintf(json_, "%s\n{\"what\": \"%s\", \"value\": %.5f, \"unit\": \"%s\"}", first_ ? "" : ",",
+                 what.c_str(), value, unit);
     std::fflush(json_);
     first_ = false;
   }
@@ -375,16 +382,21 @@ void Bench::layers() {
     model.setShape(rows, 1);
     model.enqueue(stream_);
     const std::string name = "(a) host, " + std::to_string(rows) + " rows: ";
-    record(name + "enqueueV3, same shape", hostUs(stream_, 101, [&] { REQUIRE(model.context().enqueueV3(stream_)); }), "us");
-    record(name + "8 addresses + enqueueV3", hostUs(stream_, 101, [&] { model.enqueueLayer(1, stream_); }), "us");
+    record(name + "enqueueV3, same shape",
+           hostUs(stream_, 101, [&] { REQUIRE(model.context().enqueueV3(stream_)); }), "us");
+    record(name + "8 addresses + enqueueV3", hostUs(stream_, 101, [&] { model.enqueueLayer(1, stream_); }),
+           "us");
     record(name + "32 layers in a row", hostUs(stream_, 31, [&] { model.enqueueLayers(stream_); }), "us");
     const Graph graph(stream_, [&] { model.enqueueLayers(stream_); });
-    record(name + "32 layers, launch of one CUDA graph", hostUs(stream_, 31, [&] { graph.launch(stream_); }), "us");
-    record(name + "32 layers, device time from the graph", deviceMs(stream_, 9, [&] { graph.launch(stream_); }) * 1e3, "us");
-    record(name + "32 layers, device time without a graph", deviceMs(stream_, 9, [&] { model.enqueueLayers(stream_); }) * 1e3,
+    record(name + "32 layers, launch of one CUDA graph", hostUs(stream_, 31, [&] { graph.launch(stream_); }),
            "us");
+    record(name + "32 layers, device time from the graph",
+           deviceMs(stream_, 9, [&] { graph.launch(stream_); }) * 1e3, "us");
+    record(name + "32 layers, device time without a graph",
+           deviceMs(stream_, 9, [&] { model.enqueueLayers(stream_); }) * 1e3, "us");
   }
-  // A change of shape: the state must agree with the graph, so both shapes are planned and their states swapped in.
+  // A change of shape: the state must agree with the graph, so both shapes are planned and their states
+  // swapped in.
   prepare({63, true}, false);
   const nt::StepState odd = steps_.state();
   prepare({64, true}, false);
@@ -397,15 +409,19 @@ void Bench::layers() {
     model.setLayerShape(rows);
   };
   record("(a) host: setInputShape to another shape", hostUs(stream_, 101, change), "us");
-  record("(a) host: new shape + enqueueV3", hostUs(stream_, 101, [&] {
-           change();
-           model.enqueueLayer(0, stream_);
-         }),
+  record("(a) host: new shape + enqueueV3",
+         hostUs(stream_, 101,
+                [&] {
+                  change();
+                  model.enqueueLayer(0, stream_);
+                }),
          "us");
-  record("(a) host: new shape + 32 layers in a row", hostUs(stream_, 31, [&] {
-           change();
-           model.enqueueLayers(stream_);
-         }),
+  record("(a) host: new shape + 32 layers in a row",
+         hostUs(stream_, 31,
+                [&] {
+                  change();
+                  model.enqueueLayers(stream_);
+                }),
          "us");
 }
 
@@ -421,7 +437,8 @@ void Bench::whole(int layers) {
   double bytes = 0;
   for (const WeightSpec& spec : specs) bytes += static_cast<double>(spec.count()) * 2;
   const auto built = [&](const std::string& name) -> const void* { return hostWeights_.at(name).data(); };
-  const auto model = std::make_unique<WholeModel>(trt_, kBenchShape, layers, profiles_, built, built, steps_.state(), buffers_, stream_);
+  const auto model = std::make_unique<WholeModel>(trt_, kBenchShape, layers, profiles_, built, built,
+                                                  steps_.state(), buffers_, stream_);
   const std::string name = "(b) " + std::to_string(layers) + " layers";
   record(name + ", build", model->engine().buildSeconds, "s");
   record(name + ", plan", static_cast<double>(model->engine().planBytes) / 1e6, "MB");
@@ -435,18 +452,21 @@ void Bench::whole(int layers) {
   prepare({64, true}, false);
   model->setShape(64, 64);
   model->enqueue(stream_);
-  record(name + ", host, 64 rows: enqueueV3, same shape", hostUs(stream_, 51, [&] { model->enqueue(stream_); }), "us");
+  record(name + ", host, 64 rows: enqueueV3, same shape",
+         hostUs(stream_, 51, [&] { model->enqueue(stream_); }), "us");
   prepare({63, true}, false);
   const nt::StepState odd = steps_.state();
   prepare({64, true}, false);
   const nt::StepState even = steps_.state();
   int64_t rows = 64;
-  record(name + ", host: new shape + enqueueV3", hostUs(stream_, 51, [&] {
-           rows = rows == 64 ? 63 : 64;
-           steps_.state() = rows == 64 ? even : odd;
-           model->setShape(rows, rows);
-           model->enqueue(stream_);
-         }),
+  record(name + ", host: new shape + enqueueV3",
+         hostUs(stream_, 51,
+                [&] {
+                  rows = rows == 64 ? 63 : 64;
+                  steps_.state() = rows == 64 ? even : odd;
+                  model->setShape(rows, rows);
+                  model->enqueue(stream_);
+                }),
          "us");
 }
 

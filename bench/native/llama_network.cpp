@@ -43,7 +43,8 @@ class Network {
   T constant(DataType type, const Dims& dims, const void* data, int64_t count, const std::string& name) {
     const Weights weights{type, data, count};
     T out = net_.addConstant(dims, weights)->getOutput(0);
-    // Without a name of its own a weight cannot be refitted: setting it then reports success and does nothing.
+    // Without a name of its own a weight cannot be refitted: setting it then reports success and does
+    // nothing.
     if (!name.empty()) REQUIRE(net_.setWeightsName(weights, name.c_str()));
     return out;
   }
@@ -56,7 +57,8 @@ class Network {
   }
   T elementWise(T a, T b, ElementWiseOperation op) { return net_.addElementWise(*a, *b, op)->getOutput(0); }
   T linear(T x, const std::string& name, int64_t out, int64_t in) {
-    return net_.addMatrixMultiply(*x, MatrixOperation::kNONE, *weight(name, {out, in}), MatrixOperation::kTRANSPOSE)
+    return net_
+        .addMatrixMultiply(*x, MatrixOperation::kNONE, *weight(name, {out, in}), MatrixOperation::kTRANSPOSE)
         ->getOutput(0);
   }
   // Hugging Face's rounding points: the normalised row goes back to bfloat16 before the weight.
@@ -112,7 +114,8 @@ class Network {
   std::deque<std::array<int64_t, 2>> integers_;
 };
 
-void setDimensions(IOptimizationProfile& profile, const char* input, const Profile& rows, const std::vector<int64_t>& tail) {
+void setDimensions(IOptimizationProfile& profile, const char* input, const Profile& rows,
+                   const std::vector<int64_t>& tail) {
   const auto dims = [&](int64_t n) {
     Dims d{static_cast<int32_t>(tail.size() + 1), {}};
     d.d[0] = n;
@@ -131,9 +134,12 @@ size_t WeightSpec::count() const {
 }
 
 std::vector<WeightSpec> layerWeights(const LlamaShape& s, const std::string& prefix) {
-  return {{prefix + "norm1", {1, s.width}},           {prefix + "qkv", {s.qkvWidth(), s.width}},
-          {prefix + "o", {s.width, s.heads * s.headDim}}, {prefix + "norm2", {1, s.width}},
-          {prefix + "gate_up", {2 * s.ffn, s.width}}, {prefix + "down", {s.width, s.ffn}}};
+  return {{prefix + "norm1", {1, s.width}},
+          {prefix + "qkv", {s.qkvWidth(), s.width}},
+          {prefix + "o", {s.width, s.heads * s.headDim}},
+          {prefix + "norm2", {1, s.width}},
+          {prefix + "gate_up", {2 * s.ffn, s.width}},
+          {prefix + "down", {s.width, s.ffn}}};
 }
 
 std::vector<WeightSpec> allWeights(const LlamaShape& shape, int layers) {
@@ -165,7 +171,8 @@ Engine buildEngine(TensorRt& trt, const LlamaShape& shape, const BuildOptions& o
     else
       setDimensions(*profile, "ids", rows, {});
     if (options.part == Part::kHead || options.part == Part::kWhole)
-      setDimensions(*profile, "rows", {1, std::min<int64_t>(rows.opt, 64), std::min<int64_t>(rows.max, 256)}, {});
+      setDimensions(*profile, "rows", {1, std::min<int64_t>(rows.opt, 64), std::min<int64_t>(rows.max, 256)},
+                    {});
     config->addOptimizationProfile(profile);
   }
   const std::unique_ptr<IHostMemory> plan(trt.builder().buildSerializedNetwork(*net, *config));
@@ -188,7 +195,8 @@ int createContexts(Engine& engine, nt::StepState* state, cudaStream_t stream) {
     const int created = state->attached - before;
     REQUIRE(context->setOptimizationProfileAsync(i, stream));
     attached = state->attached - before;
-    if (attached != created) std::printf("profile %d: %d attached, %d after the profile was set\n", i, created, attached);
+    if (attached != created)
+      std::printf("profile %d: %d attached, %d after the profile was set\n", i, created, attached);
     engine.contexts.push_back(std::move(context));
   }
   CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -209,7 +217,8 @@ double refit(TensorRt& trt, Engine& engine, const std::vector<WeightSpec>& specs
   }
   std::vector<const char*> missing(64);
   const int32_t count = refitter->getMissingWeights(static_cast<int32_t>(missing.size()), missing.data());
-  for (int32_t i = 0; i < std::min<int32_t>(count, 64); ++i) std::fprintf(stderr, "missing after set: %s\n", missing[i]);
+  for (int32_t i = 0; i < std::min<int32_t>(count, 64); ++i)
+    std::fprintf(stderr, "missing after set: %s\n", missing[i]);
   REQUIRE(count == 0);
   REQUIRE(refitter->refitCudaEngine());
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,4 +1,5 @@
-// A Llama as TensorRT networks, in the two shapes under comparison: one layer with its weights as inputs, or the whole model.
+// A Llama as TensorRT networks, in the two shapes under comparison: one layer with its weights as inputs, or
+// the whole model.
 #pragma once
 
 #include <functional>
@@ -18,7 +19,8 @@ struct LlamaShape {
   int64_t qkvWidth() const { return (heads + 2 * kvHeads) * headDim; }
 };
 
-// Name and dimensions of each weight, in the order of the weights file. Layer weights are named "<layer>.<name>".
+// Name and dimensions of each weight, in the order of the weights file. Layer weights are named
+// "<layer>.<name>".
 struct WeightSpec {
   std::string name;
   std::vector<int64_t> dims;

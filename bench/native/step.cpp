@@ -16,7 +16,8 @@ std::vector<float> rotaryTable(int64_t headDim) {
   std::vector<float> table(static_cast<size_t>(kMaxPositions * headDim));
   for (int64_t p = 0; p < kMaxPositions; ++p)
     for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / headDim);
+      const double angle =
+          static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / headDim);
       table[p * headDim + i] = static_cast<float>(std::cos(angle));
       table[p * headDim + half + i] = static_cast<float>(std::sin(angle));
     }
@@ -36,7 +37,8 @@ Steps::Steps(const LlamaShape& shape, int layers, int32_t pages, int64_t maxRows
   fillDeviceBf16(pool_.as<>(), bytes / 2, 5, 1);
   cosSin_ = upload(rotaryTable(shape.headDim));
   // batchIndices, positions, qIndptr, kvIndptr, lastPageLen (maxRows + 1 each), then the page list.
-  tables_ = DeviceBuffer((static_cast<size_t>(maxRows + 1) * 5 + static_cast<size_t>(pages)) * sizeof(int32_t));
+  tables_ =
+      DeviceBuffer((static_cast<size_t>(maxRows + 1) * 5 + static_cast<size_t>(pages)) * sizeof(int32_t));
   floats_ = DeviceBuffer(kFloatBytes);
   ints_ = DeviceBuffer(kIntBytes);
   CUDA_CHECK(cudaMallocHost(&intsHost_, kIntBytes));
@@ -55,7 +57,9 @@ Steps::Steps(const LlamaShape& shape, int layers, int32_t pages, int64_t maxRows
   state_.workspace = {floats_.as<>(), kFloatBytes, ints_.as<>(), intsHost_, kIntBytes};
 }
 
-Steps::~Steps() { cudaFreeHost(intsHost_); }
+Steps::~Steps() {
+  cudaFreeHost(intsHost_);
+}
 
 void Steps::reserve(Sequence& sequence, int32_t tokens) {
   while (static_cast<int32_t>(sequence.pages.size()) * kPageSize < tokens) {
@@ -71,7 +75,8 @@ int Steps::addSequence(int32_t cached) {
   return static_cast<int>(sequences_.size()) - 1;
 }
 
-void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::AttentionPath path, bool cudaGraph) {
+void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::AttentionPath path,
+                    bool cudaGraph) {
   std::vector<int32_t> batchIndices, positions, qIndptr{0}, kvIndptr{0}, lastPageLen, kvIndices;
   for (const StepItem& item : items) {
     Sequence& sequence = sequences_[static_cast<size_t>(item.sequence)];
@@ -82,7 +87,8 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
       positions.push_back(sequence.cached + i);
     }
     qIndptr.push_back(static_cast<int32_t>(batchIndices.size()));
-    kvIndices.insert(kvIndices.end(), sequence.pages.begin(), sequence.pages.begin() + (total + kPageSize - 1) / kPageSize);
+    kvIndices.insert(kvIndices.end(), sequence.pages.begin(),
+                     sequence.pages.begin() + (total + kPageSize - 1) / kPageSize);
     kvIndptr.push_back(static_cast<int32_t>(kvIndices.size()));
     lastPageLen.push_back((total - 1) % kPageSize + 1);
   }
@@ -92,7 +98,8 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
     positions.push_back(0);
     if (!oneRowEach) continue;
     // The decode kernel takes row i for sequence i; the prefill kernel gives a sequence without rows no work.
-    qIndptr.push_back(path == nt::AttentionPath::kDecode ? static_cast<int32_t>(batchIndices.size()) : qIndptr.back());
+    qIndptr.push_back(path == nt::AttentionPath::kDecode ? static_cast<int32_t>(batchIndices.size())
+                                                         : qIndptr.back());
     kvIndptr.push_back(kvIndptr.back());
     lastPageLen.push_back(1);
   }
@@ -102,7 +109,8 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
   state_.path = path;
   CUDA_CHECK(cudaStreamSynchronize(stream_));  // the pinned plan buffer may still be on its way
   const auto put = [&](const int32_t* device, const std::vector<int32_t>& host) {
-    CUDA_CHECK(cudaMemcpy(const_cast<int32_t*>(device), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
+    CUDA_CHECK(
+        cudaMemcpy(const_cast<int32_t*>(device), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
   };
   put(state_.batchIndices, batchIndices);
   put(state_.positions, positions);
@@ -111,7 +119,8 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
   put(state_.lastPageLen, lastPageLen);
   put(state_.kvIndices, kvIndices);
 
-  const auto* kernels = nt::kernels::findAttentionKernels(nt::DType::kBF16, static_cast<uint32_t>(shape_.headDim));
+  const auto* kernels =
+      nt::kernels::findAttentionKernels(nt::DType::kBF16, static_cast<uint32_t>(shape_.headDim));
   REQUIRE(kernels != nullptr);
   const nt::kernels::PlanArgs args{qIndptr.data(),
                                    kvIndptr.data(),

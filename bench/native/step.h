@@ -26,9 +26,10 @@ class Steps {
   nt::StepState& state() { return state_; }
   // Adds a sequence with `cached` tokens whose keys and values are whatever the pool holds.
   int addSequence(int32_t cached);
-  // Sets the state up for the items, padded to `paddedRows` (0: no padding). A decode step has one row an item, and one
-  // padding sequence without pages a padding row.
-  void prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::AttentionPath path, bool cudaGraph);
+  // Sets the state up for the items, padded to `paddedRows` (0: no padding). A decode step has one row an
+  // item, and one padding sequence without pages a padding row.
+  void prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::AttentionPath path,
+               bool cudaGraph);
   void commit(const std::vector<StepItem>& items);
   double planUs() const { return planUs_; }
 

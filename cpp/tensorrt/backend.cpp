@@ -265,7 +265,10 @@ class TensorRtBackend final : public Backend {
       } else {
         // Part of the step may be on its way: its buffers are not free before that is done.
         const cudaError_t drained = cudaDeviceSynchronize();
-        if (flight.status.code() == "ERR_CUDA" || drained != cudaSuccess) note(flight.status);
+        // Whatever stopped the step, a lost device is what its sequences must hear of: they can move
+        // elsewhere.
+        if (drained != cudaSuccess) flight.status = toStatus(drained, "The step");
+        if (flight.status.code() == "ERR_CUDA") note(flight.status);
         release(buffers);
       }
     }

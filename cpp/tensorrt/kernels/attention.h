@@ -1,16 +1,21 @@
 // Attention over a paged KV cache: rotary embedding + append, and attention of query rows over pages.
 //
-// Two families sit behind one table. FlashInfer's kernels (16-bit types; head size 64, 128 or 256 as built) plan a step on the
-// host and run it on each layer. The plain kernels (any head size that is a multiple of 32, up to 256; float32 too) need no plan:
-// they are the verification path and the fallback for head sizes FlashInfer does not have.
+// Two families sit behind one table. FlashInfer's kernels (16-bit types; head size 64, 128 or 256 as built)
+// plan a step on the host and run it on each layer. The plain kernels (any head size that is a multiple of
+// 32, up to 256; float32 too) need no plan: they are the verification path and the fallback for head sizes
+// FlashInfer does not have.
 //
-// Layout of the cache (NHD): element (page, token, head, d) of K lies at page * pageStride + token * tokenStride
-// + head * headStride + d from `k`, and likewise for V. K and V may share a page: `v` then starts half a page after `k`.
+// Layout of the cache (NHD): element (page, token, head, d) of K lies at page * pageStride + token *
+// tokenStride
+// + head * headStride + d from `k`, and likewise for V. K and V may share a page: `v` then starts half a page
+// after `k`.
 //
-// The pool must never hold NaN or infinity where pages are in use, their unwritten tails included: FlashInfer reads whole pages and
-// gives what lies beyond the length a weight of zero. Clearing the pool once, when it is allocated, is enough.
+// The pool must never hold NaN or infinity where pages are in use, their unwritten tails included: FlashInfer
+// reads whole pages and gives what lies beyond the length a weight of zero. Clearing the pool once, when it
+// is allocated, is enough.
 //
-// No function here throws, and none synchronises. Every pointer is a device pointer unless its comment says "host".
+// No function here throws, and none synchronises. Every pointer is a device pointer unless its comment says
+// "host".
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,9 +31,9 @@ namespace nt::kernels {
 struct PagedKv {
   void* k = nullptr;
   void* v = nullptr;
-  int64_t pageStride = 0;   // elements
-  int64_t tokenStride = 0;  // elements
-  int64_t headStride = 0;   // elements
+  int64_t pageStride = 0;                // elements
+  int64_t tokenStride = 0;               // elements
+  int64_t headStride = 0;                // elements
   const int32_t* indices = nullptr;      // [indptr[batch]] page numbers, a sequence's pages in order
   const int32_t* indptr = nullptr;       // [batch + 1] into indices
   const int32_t* lastPageLen = nullptr;  // [batch] 1..pageSize; ignored where a sequence has no page
@@ -37,7 +42,8 @@ struct PagedKv {
   uint32_t pageSize = 0;
 };
 
-// Scratch of FlashInfer's split-KV scheme. One set serves all layers of a step: they run one after another on one stream.
+// Scratch of FlashInfer's split-KV scheme. One set serves all layers of a step: they run one after another on
+// one stream.
 struct Workspace {
   void* floats = nullptr;  // partial outputs and their log-sum-exps
   size_t floatBytes = 0;
@@ -46,7 +52,8 @@ struct Workspace {
   size_t intBytes = 0;
 };
 
-// A step's schedule: offsets into the workspace and the launch shape. Plain data; what it holds is FlashInfer's affair.
+// A step's schedule: offsets into the workspace and the launch shape. Plain data; what it holds is
+// FlashInfer's affair.
 struct Plan {
   std::array<int64_t, 16> values{};
   int32_t count = 0;
@@ -61,27 +68,29 @@ struct PlanArgs {
   uint32_t kvHeads = 0;
   uint32_t pageSize = 0;
   int32_t window = 0;  // as in AttentionArgs
-  // Shapes the launch by (rows, batch) alone, so that one captured graph serves every later plan of the same pair.
+  // Shapes the launch by (rows, batch) alone, so that one captured graph serves every later plan of the same
+  // pair.
   bool cudaGraph = false;
 };
 
 struct RopeAppendArgs {
-  const void* q = nullptr;   // [rows, heads, headDim], rows `rowStride` apart
-  const void* k = nullptr;   // [rows, kvHeads, headDim], likewise
-  const void* v = nullptr;   // [rows, kvHeads, headDim], likewise
-  int64_t rowStride = 0;     // elements
-  void* qOut = nullptr;      // [rows, heads, headDim] packed; rows that are padding are left as they were
-  PagedKv kv;                // written at (batchIndices[row], positions[row])
+  const void* q = nullptr;  // [rows, heads, headDim], rows `rowStride` apart
+  const void* k = nullptr;  // [rows, kvHeads, headDim], likewise
+  const void* v = nullptr;  // [rows, kvHeads, headDim], likewise
+  int64_t rowStride = 0;    // elements
+  void* qOut = nullptr;     // [rows, heads, headDim] packed; rows that are padding are left as they were
+  PagedKv kv;               // written at (batchIndices[row], positions[row])
   const int32_t* batchIndices = nullptr;  // [rows] sequence of the row, negative for padding
   const int32_t* positions = nullptr;     // [rows] 0-based position in the sequence
-  const float* cosSin = nullptr;          // [maxPosition, headDim]: headDim / 2 cosines, then headDim / 2 sines
+  const float* cosSin = nullptr;  // [maxPosition, headDim]: headDim / 2 cosines, then headDim / 2 sines
   uint32_t rows = 0;
   uint32_t heads = 0;
 };
 
 struct AttentionArgs {
   const void* q = nullptr;  // [rows, heads, headDim] packed, rotated
-  // [rows, heads, headDim] packed. Rows of padding: FlashInfer's prefill leaves them as they were, the others write finite values.
+  // [rows, heads, headDim] packed. Rows of padding: FlashInfer's prefill leaves them as they were, the others
+  // write finite values.
   void* out = nullptr;
   // Attention is causal: a sequence's rows are its last tokens, and all their keys are in the cache already.
   const int32_t* qIndptr = nullptr;       // [batch + 1] rows of each sequence
@@ -94,8 +103,9 @@ struct AttentionArgs {
   int32_t window = 0;  // a row sees its own position and the window - 1 before it; 0 = all
 };
 
-// The kernels for one element type and head size. All functions return the first CUDA error, cudaErrorInvalidConfiguration where
-// FlashInfer refuses the shape, or cudaErrorInvalidValue for arguments outside what is documented above.
+// The kernels for one element type and head size. All functions return the first CUDA error,
+// cudaErrorInvalidConfiguration where FlashInfer refuses the shape, or cudaErrorInvalidValue for arguments
+// outside what is documented above.
 struct AttentionKernels {
   using PlanFn = cudaError_t (*)(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
   using RunFn = cudaError_t (*)(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
@@ -104,15 +114,15 @@ struct AttentionKernels {
   // One row a sequence, on CUDA cores: row i is sequence i.
   PlanFn planDecode;
   RunFn runDecode;
-  // Any number of rows a sequence, on tensor cores. Where each sequence has one row, tiles of 16 query heads: the decode
-  // path of large groups.
+  // Any number of rows a sequence, on tensor cores. Where each sequence has one row, tiles of 16 query heads:
+  // the decode path of large groups.
   PlanFn planPrefill;
   RunFn runPrefill;
   bool needsPlan;
 };
 
-// The kernels for a type and head size, or nullptr where no family covers the pair. FlashInfer's come first; `plain` asks for
-// the plain family regardless.
+// The kernels for a type and head size, or nullptr where no family covers the pair. FlashInfer's come first;
+// `plain` asks for the plain family regardless.
 const AttentionKernels* findAttentionKernels(DType type, uint32_t headDim, bool plain = false) noexcept;
 
 }  // namespace nt::kernels

@@ -1,7 +1,7 @@
 // FlashInfer's decode kernel: one query row a sequence, on CUDA cores, with the KV cache split among blocks.
-#include "tensorrt/kernels/fi_unit.cuh"
-
 #include <flashinfer/attention/decode.cuh>
+
+#include "tensorrt/kernels/fi_unit.cuh"
 
 namespace nt::kernels::fi {
 
@@ -30,11 +30,11 @@ cudaError_t Decode<Type, HeadDim>::plan(const Workspace& ws, const PlanArgs& arg
     cudaError_t status = cudaErrorInvalidConfiguration;
     DISPATCH_GQA_GROUP_SIZE(args.heads / args.kvHeads, GROUP_SIZE, {
       auto estimate =
-          flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<GROUP_SIZE, HeadDim, kNoPositions, PlanVariant,
-                                                                          Params>;
+          flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<GROUP_SIZE, HeadDim, kNoPositions,
+                                                                          PlanVariant, Params>;
       status = flashinfer::DecodePlan<HeadDim, kNoPositions, PlanVariant, Params>(
-          ws.floats, ws.floatBytes, ws.ints, ws.intsHost, ws.intBytes, info, mutablePointer(args.kvIndptr), args.batch,
-          args.heads, args.pageSize, args.cudaGraph, stream, estimate);
+          ws.floats, ws.floatBytes, ws.ints, ws.intsHost, ws.intBytes, info, mutablePointer(args.kvIndptr),
+          args.batch, args.heads, args.pageSize, args.cudaGraph, stream, estimate);
     });
     if (status == cudaSuccess) pack(info, plan);
     return status;

@@ -1,7 +1,7 @@
 // FlashInfer's FA2 prefill kernel over pages, causal: any number of query rows a sequence, on tensor cores.
-#include "tensorrt/kernels/fi_unit.cuh"
-
 #include <flashinfer/attention/prefill.cuh>
+
+#include "tensorrt/kernels/fi_unit.cuh"
 
 namespace nt::kernels::fi {
 
@@ -10,7 +10,8 @@ namespace {
 using Params = flashinfer::BatchPrefillPagedParams<Element, Element, Element, int32_t>;
 
 template <bool Window>
-cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, float* partialLse, cudaStream_t stream) {
+cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, float* partialLse,
+                   cudaStream_t stream) {
   cudaError_t status = cudaErrorInvalidConfiguration;
   DISPATCH_CTA_TILE_Q(ctaTileQ, CTA_TILE_Q, {
     status = flashinfer::BatchPrefillWithPagedKVCacheDispatched<
@@ -27,15 +28,18 @@ template <DType Type, uint32_t HeadDim>
 cudaError_t Prefill<Type, HeadDim>::plan(const Workspace& ws, const PlanArgs& args, Plan* plan,
                                          cudaStream_t stream) noexcept {
   if (args.kvHeads == 0 || args.batch == 0) return cudaErrorInvalidValue;
-  // Without a graph the merge of partial outputs runs over as many rows as the plan says, and only real rows have any.
+  // Without a graph the merge of partial outputs runs over as many rows as the plan says, and only real rows
+  // have any.
   const uint32_t rows = args.cudaGraph ? args.rows : static_cast<uint32_t>(args.qIndptr[args.batch]);
-  if (rows < static_cast<uint32_t>(args.qIndptr[args.batch]) || rows < args.batch) return cudaErrorInvalidValue;
+  if (rows < static_cast<uint32_t>(args.qIndptr[args.batch]) || rows < args.batch)
+    return cudaErrorInvalidValue;
   return guarded([&] {
     flashinfer::PrefillPlanInfo info;
     const cudaError_t status = flashinfer::PrefillPlan<int32_t>(
         ws.floats, ws.floatBytes, ws.ints, ws.intsHost, ws.intBytes, info, mutablePointer(args.qIndptr),
-        mutablePointer(args.kvIndptr), rows, args.batch, args.heads, args.kvHeads, HeadDim, HeadDim, args.pageSize,
-        args.cudaGraph, /*sizeof_dtype_o=*/sizeof(Element), windowLeft(args.window), /*fixed_split_size=*/-1,
+        mutablePointer(args.kvIndptr), rows, args.batch, args.heads, args.kvHeads, HeadDim, HeadDim,
+        args.pageSize, args.cudaGraph, /*sizeof_dtype_o=*/sizeof(Element), windowLeft(args.window),
+        /*fixed_split_size=*/-1,
         /*disable_split_kv=*/false, /*num_colocated_ctas=*/0,
         // 0: where rows == batch the planner sees by itself that each sequence has one row.
         /*uniform_q_len=*/0, stream, sizeof(Element));

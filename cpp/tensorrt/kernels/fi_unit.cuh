@@ -1,8 +1,10 @@
-// Common part of the FlashInfer units. One unit is compiled for one element type (NT_T, NT_DTYPE) and head size (NT_HEAD_DIM).
+// Common part of the FlashInfer units. One unit is compiled for one element type (NT_T, NT_DTYPE) and head
+// size (NT_HEAD_DIM).
 //
-// FlashInfer's dispatch macros are expanded where its launchers are written, so they are narrowed here, before any of its other
-// headers: this takes a unit from minutes to seconds. They must be the same in all units. Some launchers dispatch on the head
-// size but are templates of the element type alone, and the linker keeps one of their definitions for the whole module.
+// FlashInfer's dispatch macros are expanded where its launchers are written, so they are narrowed here,
+// before any of its other headers: this takes a unit from minutes to seconds. They must be the same in all
+// units. Some launchers dispatch on the head size but are templates of the element type alone, and the linker
+// keeps one of their definitions for the whole module.
 #pragma once
 
 #include <flashinfer/utils.cuh>
@@ -22,24 +24,24 @@
       FLASHINFER_ERROR("head size not compiled in"); \
   }
 
-#define NT_GROUP_CASE(value, GROUP_SIZE, ...)  \
-  case value: {                                \
-    constexpr size_t GROUP_SIZE = value;       \
-    __VA_ARGS__                                \
+#define NT_GROUP_CASE(value, GROUP_SIZE, ...) \
+  case value: {                               \
+    constexpr size_t GROUP_SIZE = value;      \
+    __VA_ARGS__                               \
   } break;
 #undef DISPATCH_GQA_GROUP_SIZE
-#define DISPATCH_GQA_GROUP_SIZE(value, GROUP_SIZE, ...)          \
-  switch (value) {                                               \
-    NT_GROUP_CASE(1, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(2, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(3, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(4, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(5, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(6, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(7, GROUP_SIZE, __VA_ARGS__)                    \
-    NT_GROUP_CASE(8, GROUP_SIZE, __VA_ARGS__)                    \
-    default:                                                     \
-      FLASHINFER_ERROR("query group size not compiled in");      \
+#define DISPATCH_GQA_GROUP_SIZE(value, GROUP_SIZE, ...)     \
+  switch (value) {                                          \
+    NT_GROUP_CASE(1, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(2, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(3, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(4, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(5, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(6, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(7, GROUP_SIZE, __VA_ARGS__)               \
+    NT_GROUP_CASE(8, GROUP_SIZE, __VA_ARGS__)               \
+    default:                                                \
+      FLASHINFER_ERROR("query group size not compiled in"); \
   }
 
 #undef DISPATCH_CTA_TILE_Q
@@ -122,7 +124,9 @@ Info unpack(const Plan& plan) {
 }
 
 // FlashInfer counts the keys left of the row's own; negative means all.
-int32_t windowLeft(int32_t window) { return window > 0 ? window - 1 : -1; }
+int32_t windowLeft(int32_t window) {
+  return window > 0 ? window - 1 : -1;
+}
 
 template <class Params>
 Params attentionParams(const AttentionArgs& args) {

@@ -1,4 +1,5 @@
-// What the FlashInfer units define: each .cu instantiates its template for the (type, head size) it is compiled for.
+// What the FlashInfer units define: each .cu instantiates its template for the (type, head size) it is
+// compiled for.
 #pragma once
 
 #include "tensorrt/kernels/attention.h"

@@ -1,10 +1,10 @@
-// One block of four warps serves one (row, query head). Each warp walks every fourth key of the row with a running softmax; the
-// four partial results are merged in shared memory. Arithmetic is float32 whatever the storage type. It reads K and V once per
-// query head rather than once per group: simple and exact, not fast.
-#include "tensorrt/kernels/plain_attention.h"
-
+// One block of four warps serves one (row, query head). Each warp walks every fourth key of the row with a
+// running softmax; the four partial results are merged in shared memory. Arithmetic is float32 whatever the
+// storage type. It reads K and V once per query head rather than once per group: simple and exact, not fast.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "tensorrt/kernels/plain_attention.h"
 
 namespace nt::kernels {
 
@@ -16,12 +16,24 @@ constexpr uint32_t kMaxHeadDim = 256;
 constexpr uint32_t kMaxPerLane = kMaxHeadDim / kWarp;
 constexpr uint32_t kFull = 0xffffffffU;
 
-__device__ float load(const float* p) { return *p; }
-__device__ float load(const __half* p) { return __half2float(*p); }
-__device__ float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
-__device__ void store(float* p, float x) { *p = x; }
-__device__ void store(__half* p, float x) { *p = __float2half_rn(x); }
-__device__ void store(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
+__device__ float load(const float* p) {
+  return *p;
+}
+__device__ float load(const __half* p) {
+  return __half2float(*p);
+}
+__device__ float load(const __nv_bfloat16* p) {
+  return __bfloat162float(*p);
+}
+__device__ void store(float* p, float x) {
+  *p = x;
+}
+__device__ void store(__half* p, float x) {
+  *p = __float2half_rn(x);
+}
+__device__ void store(__nv_bfloat16* p, float x) {
+  *p = __float2bfloat16_rn(x);
+}
 
 // Offset of (position, head) of one sequence from the pool's first element.
 __device__ int64_t cacheOffset(const PagedKv& kv, int32_t sequence, uint32_t position, uint32_t head) {
@@ -152,7 +164,9 @@ __global__ void attentionKernel(AttentionArgs args, uint32_t headDim) {
   }
 }
 
-cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept { return cudaSuccess; }
+cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept {
+  return cudaSuccess;
+}
 
 template <class T, uint32_t HeadDim>
 cudaError_t ropeAppend(const RopeAppendArgs& args, cudaStream_t stream) noexcept {
@@ -178,15 +192,24 @@ constexpr AttentionKernels kPlain = {
 template <class T>
 const AttentionKernels* find(uint32_t headDim) noexcept {
   switch (headDim) {
-    case 32: return &kPlain<T, 32>;
-    case 64: return &kPlain<T, 64>;
-    case 96: return &kPlain<T, 96>;
-    case 128: return &kPlain<T, 128>;
-    case 160: return &kPlain<T, 160>;
-    case 192: return &kPlain<T, 192>;
-    case 224: return &kPlain<T, 224>;
-    case 256: return &kPlain<T, 256>;
-    default: return nullptr;
+    case 32:
+      return &kPlain<T, 32>;
+    case 64:
+      return &kPlain<T, 64>;
+    case 96:
+      return &kPlain<T, 96>;
+    case 128:
+      return &kPlain<T, 128>;
+    case 160:
+      return &kPlain<T, 160>;
+    case 192:
+      return &kPlain<T, 192>;
+    case 224:
+      return &kPlain<T, 224>;
+    case 256:
+      return &kPlain<T, 256>;
+    default:
+      return nullptr;
   }
 }
 
@@ -194,9 +217,12 @@ const AttentionKernels* find(uint32_t headDim) noexcept {
 
 const AttentionKernels* findPlainAttention(DType type, uint32_t headDim) noexcept {
   switch (type) {
-    case DType::kF32: return find<float>(headDim);
-    case DType::kF16: return find<__half>(headDim);
-    case DType::kBF16: return find<__nv_bfloat16>(headDim);
+    case DType::kF32:
+      return find<float>(headDim);
+    case DType::kF16:
+      return find<__half>(headDim);
+    case DType::kBF16:
+      return find<__nv_bfloat16>(headDim);
   }
   return nullptr;
 }

@@ -1,4 +1,5 @@
-// Plain CUDA kernels for rotary embedding + append and for paged attention: float32, or any head size FlashInfer lacks.
+// Plain CUDA kernels for rotary embedding + append and for paged attention: float32, or any head size
+// FlashInfer lacks.
 #pragma once
 
 #include "tensorrt/kernels/attention.h"

@@ -35,8 +35,8 @@ std::optional<DType> toDType(DataType type) noexcept {
 }
 
 bool valid(const PagedAttentionParams& p) noexcept {
-  return p.layer >= kLayerFromState && p.heads > 0 && p.kvHeads > 0 && p.heads % p.kvHeads == 0 && p.headDim > 0 &&
-         p.scale > 0 && p.rope >= 0 && p.window >= 0;
+  return p.layer >= kLayerFromState && p.heads > 0 && p.kvHeads > 0 && p.heads % p.kvHeads == 0 &&
+         p.headDim > 0 && p.scale > 0 && p.rope >= 0 && p.window >= 0;
 }
 
 class PagedAttention final : public IPluginV3,
@@ -85,12 +85,13 @@ class PagedAttention final : public IPluginV3,
     return desc.format == TensorFormat::kLINEAR && toDType(desc.type).has_value() &&
            desc.type == tensors[0].desc.type;
   }
-  int32_t getOutputDataTypes(DataType* outputs, int32_t, const DataType* inputs, int32_t) const noexcept override {
+  int32_t getOutputDataTypes(DataType* outputs, int32_t, const DataType* inputs,
+                             int32_t) const noexcept override {
     outputs[0] = inputs[0];
     return 0;
   }
-  int32_t getOutputShapes(const DimsExprs* inputs, int32_t, const DimsExprs*, int32_t, DimsExprs* outputs, int32_t,
-                          IExprBuilder& builder) noexcept override {
+  int32_t getOutputShapes(const DimsExprs* inputs, int32_t, const DimsExprs*, int32_t, DimsExprs* outputs,
+                          int32_t, IExprBuilder& builder) noexcept override {
     outputs[0].nbDims = 2;
     outputs[0].d[0] = inputs[0].d[0];
     outputs[0].d[1] = builder.constant(outputWidth());
@@ -107,7 +108,8 @@ class PagedAttention final : public IPluginV3,
   const char* getTimingCacheID() noexcept override { return kName; }
 
   // Runtime
-  int32_t onShapeChange(const PluginTensorDesc*, int32_t, const PluginTensorDesc*, int32_t) noexcept override {
+  int32_t onShapeChange(const PluginTensorDesc*, int32_t, const PluginTensorDesc*,
+                        int32_t) noexcept override {
     return 0;
   }
   IPluginV3* attachToContext(IPluginResourceContext*) noexcept override {
@@ -136,8 +138,9 @@ class PagedAttention final : public IPluginV3,
   PluginFieldCollection collection_{};
 };
 
-int32_t PagedAttention::enqueue(const PluginTensorDesc* inputDesc, const PluginTensorDesc*, const void* const* inputs,
-                                void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
+int32_t PagedAttention::enqueue(const PluginTensorDesc* inputDesc, const PluginTensorDesc*,
+                                const void* const* inputs, void* const* outputs, void* workspace,
+                                cudaStream_t stream) noexcept {
   const auto rows = static_cast<uint32_t>(inputDesc[0].dims.d[0]);
   if (rows == 0) return 0;
   const auto type = toDType(inputDesc[0].type);
@@ -237,9 +240,15 @@ class PagedAttentionCreator final : public IPluginCreatorV3One {
 
 }  // namespace
 
-StepStateScope::StepStateScope(StepState* state) noexcept : previous_(currentState) { currentState = state; }
-StepStateScope::~StepStateScope() { currentState = previous_; }
-StepState* StepStateScope::current() noexcept { return currentState; }
+StepStateScope::StepStateScope(StepState* state) noexcept : previous_(currentState) {
+  currentState = state;
+}
+StepStateScope::~StepStateScope() {
+  currentState = previous_;
+}
+StepState* StepStateScope::current() noexcept {
+  return currentState;
+}
 
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept {
   return valid(params) ? new (std::nothrow) PagedAttention(params) : nullptr;

@@ -2,8 +2,8 @@
 //
 // input  0: qkv [rows, (heads + 2 * kvHeads) * headDim], float32, float16 or bfloat16
 // output 0: [rows, heads * headDim], the same type
-// Everything else comes from the StepState of the execution context (step_state.h). Without one, as when the builder times
-// plugins, enqueue zeroes its output.
+// Everything else comes from the StepState of the execution context (step_state.h). Without one, as when the
+// builder times plugins, enqueue zeroes its output.
 #pragma once
 
 #include <NvInfer.h>
@@ -26,17 +26,18 @@ struct PagedAttentionParams {
 
 // Of enqueue, beside CUDA's own error codes: TensorRT reports them through the logger as "status N".
 enum PluginError : int32_t {
-  kPluginRowsMismatch = -1,   // the graph's rows are not the state's
-  kPluginUnknownLayer = -2,   // the layer or the rope is outside what the state has
-  kPluginNoKernel = -3,       // no kernel covers the type and head size
+  kPluginRowsMismatch = -1,  // the graph's rows are not the state's
+  kPluginUnknownLayer = -2,  // the layer or the rope is outside what the state has
+  kPluginNoKernel = -3,      // no kernel covers the type and head size
 };
 
-// A plugin for INetworkDefinition::addPluginV3, which clones it: the caller deletes its own. nullptr when out of memory or where
-// the parameters make no layer (heads not a multiple of kvHeads, a size that is not positive).
+// A plugin for INetworkDefinition::addPluginV3, which clones it: the caller deletes its own. nullptr when out
+// of memory or where the parameters make no layer (heads not a multiple of kvHeads, a size that is not
+// positive).
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept;
 
-// Makes the plugin known to the library's one registry, so that engines which hold it can be deserialised. Later calls return
-// what the first did. The creator lives as long as the process.
+// Makes the plugin known to the library's one registry, so that engines which hold it can be deserialised.
+// Later calls return what the first did. The creator lives as long as the process.
 bool registerPagedAttention(nvinfer1::IPluginRegistry& registry) noexcept;
 
 }  // namespace nt

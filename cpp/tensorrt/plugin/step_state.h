@@ -1,8 +1,10 @@
-// What the attention layers of a step need and the TensorRT graph does not carry: the cache, the step's tables, the plan.
+// What the attention layers of a step need and the TensorRT graph does not carry: the cache, the step's
+// tables, the plan.
 //
-// TensorRT neither copies nor bounds the pool (it may exceed 2^31 elements), and the batch is no dimension of the graph. The
-// owner of an execution context makes the state, sets it for the thread while it creates the context (StepStateScope), and fills
-// it before each enqueue. Contexts that run on one stream may share one state.
+// TensorRT neither copies nor bounds the pool (it may exceed 2^31 elements), and the batch is no dimension of
+// the graph. The owner of an execution context makes the state, sets it for the thread while it creates the
+// context (StepStateScope), and fills it before each enqueue. Contexts that run on one stream may share one
+// state.
 #pragma once
 
 #include <cstdint>
@@ -43,11 +45,13 @@ struct StepState {
   // Takes the plain kernels even where FlashInfer has the shape. To be set before contexts are created.
   bool plainKernels = false;
 
-  // The layer of an engine that holds one layer for all (its plugin says kLayerFromState); read at each enqueue.
+  // The layer of an engine that holds one layer for all (its plugin says kLayerFromState); read at each
+  // enqueue.
   int32_t layer = 0;
 
-  // Living plugin instances that took this state over. TensorRT attaches one for each attention layer and optimization profile
-  // when a context is created: (layers x profiles) is what the owner must find. The state must outlive its contexts.
+  // Living plugin instances that took this state over. TensorRT attaches one for each attention layer and
+  // optimization profile when a context is created: (layers x profiles) is what the owner must find. The
+  // state must outlive its contexts.
   int32_t attached = 0;
 };
 
