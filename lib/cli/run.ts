@@ -27,7 +27,9 @@ async function run(words: string[], options: RunOptions): Promise<void> {
   const interrupt = new Interrupt()
   const json = options.json === true
   try {
-    const prompt = words.length === 1 && words[0] === '-' ? await readStdin(interrupt.signal) : words.join(' ') || DEFAULT_PROMPT
+    const fromStdin = words.length === 1 && words[0] === '-'
+    const given = words.length === 0 ? DEFAULT_PROMPT : words.join(' ')
+    const prompt = fromStdin ? await readStdin(interrupt.signal) : given
     const llm = await loadModel(options, interrupt.signal)
     try {
       const input: GenerateOptions =

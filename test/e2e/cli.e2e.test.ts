@@ -112,6 +112,8 @@ describe('run', () => {
     expect(raw.text).toMatch(/^ time, there was a/)
     // Beginning of text, and three words; no turns of a chat.
     expect(raw).toMatchObject({ finishReason: 'length', usage: { promptTokens: 4, completionTokens: 8 } })
+    // An empty text is no missing one: the model begins by itself.
+    expect((await json<RunReport>(['run', ...PLAIN, '--raw', '-n', '2', '--json', ''])).usage.promptTokens).toBe(1)
     const refused = await cli(['run', ...PLAIN, '--raw', '--system', 'Be brief.', '--json', 'Once'])
     expect(refused.code).toBe(1)
     expect((JSON.parse(refused.stdout) as Failure).error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT', hint: 'leave out --raw' })
