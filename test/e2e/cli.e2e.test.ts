@@ -223,14 +223,16 @@ describe('an early end', () => {
   })
 
   it.each([
-    ['a stream', LONG],
-    ['a report', ['doctor']],
-    ['a help text', ['bench', '--help']],
-    ['a bench report', ['bench', '-b', 'cpu', '-r', '2', '-i', '8', '-o', '4']],
-  ])('the reader of %s goes away', async (_, args) => {
+    ['a stream goes away', 'head -c 5', LONG],
+    ['a stream was never there', 'true', LONG],
+    ['a report was never there', 'true', ['doctor']],
+    ['a help text was never there', 'true', ['bench', '--help']],
+    ['a bench report was never there', 'true', ['bench', '-b', 'cpu', '-r', '2', '-i', '8', '-o', '4']],
+    ['a chat was never there', 'true', ['chat', ...PLAIN]],
+  ])('the reader of %s', async (_, reader, args) => {
     const outcome = await new Promise<{ code: number | null; signal: string | null; stderr: string }>((resolve) => {
       // As a shell would, with the exit code of the first program.
-      const script = '"$0" "$@" | head -c 5 >/dev/null; exit ${PIPESTATUS[0]}'
+      const script = `echo Hello! | "$0" "$@" | ${reader} >/dev/null; exit \${PIPESTATUS[1]}`
       const child = spawn('bash', ['-c', script, process.execPath, main, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
       let stderr = ''
       child.stderr.on('data', (piece: Buffer) => (stderr += piece.toString()))
