@@ -18,8 +18,8 @@ export class StepTimer {
     executor.start((result) => this.#waiting.shift()(result))
   }
 
-  /** @returns a promise of when the result came, in milliseconds */
-  async #submit(rows) {
+  /** @param rows `{ slot, tokens, cached, pages }`. @returns a promise of when the result came, in milliseconds */
+  async submit(rows) {
     const pages = rows.flatMap((row) => row.pages)
     const tokens = rows.flatMap((row) => row.tokens)
     const sequences = rows.flatMap(({ slot, tokens: { length }, cached, pages: list }) => [slot, length, cached, list.length, SAMPLE])
@@ -36,7 +36,7 @@ export class StepTimer {
     const times = []
     let behind
     for (let i = 0; i < count + warmup; i++) {
-      const ahead = this.#submit(rowsOf(i))
+      const ahead = this.submit(rowsOf(i))
       if (behind !== undefined) times.push(await behind)
       behind = ahead
     }
@@ -44,8 +44,13 @@ export class StepTimer {
     return Number(((times.at(-1) - times[warmup]) / (times.length - 1 - warmup)).toPrecision(4))
   }
 
-  #open(slot, prompt) {
+  /** A greedy slot. */
+  open(slot, prompt) {
     this.#executor.openSlot({ slot, prompt: Int32Array.from(prompt), output: new Int32Array(0), sampling: GREEDY })
+  }
+
+  close(slot) {
+    this.#executor.closeSlot(slot)
   }
 
   /** Milliseconds of a decode step of `rows` sequences, each with `context` tokens of its own, and a few more. */
@@ -55,21 +60,21 @@ export class StepTimer {
     const pages = slots.map((slot) => Array.from({ length: perSequence }, (_, i) => slot * perSequence + i))
     for (const slot of slots) {
       const tokens = makePrompt(context)
-      this.#open(slot, tokens)
-      await this.#submit([{ slot, tokens, cached: 0, pages: pages[slot] }])
+      this.open(slot, tokens)
+      await this.submit([{ slot, tokens, cached: 0, pages: pages[slot] }])
     }
     const step = (i) => slots.map((slot) => ({ slot, tokens: [LAST_SAMPLED_TOKEN], cached: context + i, pages: pages[slot] }))
     const ms = await this.#time(count, step)
-    for (const slot of slots) this.#executor.closeSlot(slot)
+    for (const slot of slots) this.close(slot)
     return ms
   }
 
   /** Milliseconds of a step that runs a prompt and samples a token. */
   async prefill(tokens, count = 10) {
-    this.#open(0, tokens)
+    this.open(0, tokens)
     const pages = Array.from({ length: Math.ceil(tokens.length / PAGE) }, (_, i) => i)
     const ms = await this.#time(count, () => [{ slot: 0, tokens, cached: 0, pages }])
-    this.#executor.closeSlot(0)
+    this.close(0)
     return ms
   }
 }
