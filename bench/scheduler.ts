@@ -2,18 +2,19 @@
  * What a step costs on the scheduler's side: complete() of the last step, plan() and packing of the next one, with an
  * executor that does nothing. 256 sequences run at all times, new requests replace those that finish.
  *
- *     npx tsx bench/scheduler.ts [requests]
+ *     npm run bench:scheduler -- [requests]
  *
- * Prints JSON. Times are microseconds per step; `windows` shows whether they grow with the number of requests served.
+ * Measures the compiled library. Prints JSON, and keeps it in docs/benchmarks/scheduler.json. Times are microseconds per step; `windows` shows whether they grow with the number of requests served.
  */
-import {
-  type GenerationRequest,
-  Scheduler,
-  type StepResult,
-  STEP_HEADER_INTS,
-  STEP_SEQUENCE_INTS,
-  StepFlag,
-} from '../lib/scheduler'
+import { writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import type { GenerationRequest, StepResult } from '../lib/scheduler'
+import { describeMachine } from './machine'
+
+const { Scheduler, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag } = createRequire(__filename)(
+  '../dist/scheduler',
+) as typeof import('../lib/scheduler')
 
 const RUNNING = 256
 const REQUESTS = Number(process.argv[2] ?? 100_000)
@@ -110,20 +111,19 @@ while (windows.length < windowEnds.length) {
 }
 
 const stats = scheduler.stats()
-console.log(
-  JSON.stringify(
-    {
-      benchmark: 'scheduler',
-      node: process.version,
-      arch: process.arch,
-      running: RUNNING,
-      meanSequencesPerStep: Math.round((rowSum / all.length) * 10) / 10,
-      ...summary(all),
-      windows,
-      preemptions: stats.preemptions,
-      prefixHitRate: Math.round((stats.prefixHitTokens / stats.prefixQueryTokens) * 1000) / 1000,
-    },
-    null,
-    2,
-  ),
+const report = JSON.stringify(
+  {
+    command: 'npm run bench:scheduler',
+    machine: describeMachine(),
+    running: RUNNING,
+    meanSequencesPerStep: Math.round((rowSum / all.length) * 10) / 10,
+    ...summary(all),
+    windows,
+    preemptions: stats.preemptions,
+    prefixHitRate: Math.round((stats.prefixHitTokens / stats.prefixQueryTokens) * 1000) / 1000,
+  },
+  null,
+  2,
 )
+writeFileSync(join(__dirname, '..', 'docs', 'benchmarks', 'scheduler.json'), `${report}\n`)
+console.log(report)

@@ -12,13 +12,15 @@ const times = (value) => `${value.toFixed(1)}x`
 const count = (value) => Math.round(value).toLocaleString('en-US')
 const middle = (values) => values.toSorted((a, b) => a - b)[Math.floor((values.length - 1) / 2)]
 
-function batchingRows({ throughputRatio, ttftP50Ratio, rounds, size, requests }) {
-  const rate = (kind) => count(middle(rounds.map((round) => round[kind].outputTokensPerSecond)))
-  const ttft = (kind) => count(middle(rounds.map((round) => round[kind].ttftMs.p50)))
-  const what = `${requests} requests of mixed length, up to ${size} at once`
+function batchingRows({ saturatedThroughputRatio, steadyTtftP50Ratio, steadyTtftP99Ratio, steadyLatencyP99Ratio, rounds, size, requests }) {
+  const of = (load, kind, pick) => count(middle(rounds.map((round) => pick(round[load][kind]))))
+  const row = (name, load, pick, ratio) => [name, `continuous batching ${of(load, 'continuous', pick)}`, `static ${of(load, 'static', pick)}`, times(ratio)]
+  const steady = 'arriving at 80% of what static batching carries'
   return [
-    [`${what}: output tokens/s`, `continuous batching ${rate('continuous')}`, `static ${rate('static')}`, times(throughputRatio)],
-    [`the same: median time to the first token, ms`, `continuous batching ${ttft('continuous')}`, `static ${ttft('static')}`, times(ttftP50Ratio)],
+    row(`${requests} requests of mixed length, up to ${size} at once: output tokens/s`, 'saturated', (r) => r.outputTokensPerSecond, saturatedThroughputRatio),
+    row(`${steady}: time to the first token, ms, P50`, 'steady', (r) => r.ttftMs.p50, steadyTtftP50Ratio),
+    row('the same, P99', 'steady', (r) => r.ttftMs.p99, steadyTtftP99Ratio),
+    row('the same: whole request, ms, P99', 'steady', (r) => r.latencyMs.p99, steadyLatencyP99Ratio),
   ]
 }
 
