@@ -69,6 +69,9 @@ export function renderTable(folder) {
     '| --- | --- | --- | --- |',
     ...rows.map((row) => `| ${row.join(' | ')} |`),
     '',
+    'On a CPU the cost of a step grows almost in proportion to its rows. So continuous batching buys early first tokens here, and long',
+    'requests share the processor with more others; throughput is what it buys on a GPU.',
+    '',
     'The reports are in `docs/benchmarks`; `npm run bench` makes them anew.',
   ]
   return `${START}\n${lines.join('\n')}\n${END}`
