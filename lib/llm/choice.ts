@@ -1,5 +1,5 @@
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
-import { Detokenizer, StopMatcher, type Tokenizer } from '../text'
+import { Detokenizer, StopMatcher, type StopSet, type Tokenizer } from '../text'
 import {
   type FinishReason,
   type GenerationChoice,
@@ -14,7 +14,7 @@ export interface ChoiceOptions {
   skipSpecialTokens: boolean
   /** The output continues the prompt's text, instead of starting a text of its own. */
   continuation: boolean
-  stops: readonly string[]
+  stops: StopSet
   includeStop: boolean
   minTokens: number
   logprobs: boolean
@@ -103,12 +103,7 @@ export class Choice {
   }
 
   private addText(text: string): void {
-    // A stop string can only begin where it may end the output.
-    if (this.tokens.length <= this.options.minTokens) {
-      this.newText += text
-      return
-    }
-    const matched = this.matcher.push(text)
+    const matched = this.matcher.push(text, this.tokens.length > this.options.minTokens)
     this.newText += matched.text
     if (matched.stop !== undefined && this.finishReason === undefined) {
       this.stop = matched.stop

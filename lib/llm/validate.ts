@@ -1,6 +1,6 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
 import { TensorRTError } from '../errors'
-import { StopMatcher } from '../text'
+import { StopSet } from '../text'
 import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
 import type { BackendChoice, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
 
@@ -111,7 +111,7 @@ export interface CheckedRequest {
   sampling: CheckedSampling
   n: number
   maxTokens: number | undefined
-  stops: readonly string[]
+  stops: StopSet
   stopTokenIds: Int32Array
   ignoreEos: boolean
   includeStop: boolean
@@ -217,13 +217,13 @@ export function toTokenArray(name: string, tokens: ArrayLike<number>, vocabSize:
   return copy
 }
 
-function checkStops(stop: unknown): readonly string[] {
-  const stops: unknown = stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop
+const NO_STOPS = new StopSet([])
+
+function checkStops(stop: unknown): StopSet {
+  if (stop === undefined) return NO_STOPS
+  const stops: unknown = typeof stop === 'string' ? [stop] : stop
   if (!Array.isArray(stops)) throw invalidArgument('stop', 'a string or an array of strings', stop)
-  // A matcher checks them at its construction. The copy is what the request keeps.
-  const copy = [...(stops as string[])]
-  new StopMatcher(copy)
-  return copy
+  return new StopSet(stops as string[])
 }
 
 function checkStopTokens(tokens: unknown, vocabSize: number): Int32Array {

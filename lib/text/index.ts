@@ -8,5 +8,6 @@ export {
   StopMatcher,
   type StopMatcherOptions,
   type StopResult,
+  StopSet,
 } from './stop_strings'
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type SpecialTokenName } from './tokenizer'

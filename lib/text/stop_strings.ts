@@ -15,79 +15,65 @@ export interface StopResult {
 export const MAX_STOP_STRINGS = 64
 export const MAX_STOP_LENGTH = 1024
 
-/** A state of the automaton: the longest suffix of the text so far that begins a stop string. */
-interface State {
-  /** Length of that suffix, in UTF-16 units. */
-  readonly depth: number
-  readonly next: Map<number, State>
-  fail: State | undefined
-  /** The longest stop string that ends here. */
-  stop: string | undefined
+/** A stop string with its failure function (Knuth, Morris and Pratt). */
+class StopPattern {
+  /** `[length]`; at i the length of the longest proper prefix that the first i + 1 units end with. */
+  private readonly borders: Uint16Array
+
+  constructor(readonly text: string) {
+    this.borders = new Uint16Array(text.length)
+    for (let i = 1; i < text.length; i++) this.borders[i] = this.next(this.borders[i - 1]!, text.charCodeAt(i))
+  }
+
+  /** @param depth units of the string that the text so far ends with, fewer than all. @returns the same after `unit` */
+  next(depth: number, unit: number): number {
+    while (depth > 0 && this.text.charCodeAt(depth) !== unit) depth = this.borders[depth - 1]!
+    return this.text.charCodeAt(depth) === unit ? depth + 1 : 0
+  }
+
+  /** Depth after the whole string, for a search that goes on. */
+  get border(): number {
+    return this.borders[this.text.length - 1]!
+  }
 }
 
-function buildAutomaton(stops: readonly string[]): State {
-  const root: State = { depth: 0, next: new Map(), fail: undefined, stop: undefined }
-  for (const stop of stops) {
-    let state = root
-    for (let i = 0; i < stop.length; i++) {
-      const unit = stop.charCodeAt(i)
-      let child = state.next.get(unit)
-      if (!child) {
-        child = { depth: i + 1, next: new Map(), fail: undefined, stop: undefined }
-        state.next.set(unit, child)
-      }
-      state = child
-    }
-    state.stop = stop
-  }
-  // Breadth first, so that a state's shorter suffix is complete before the state is.
-  const queue: State[] = [root]
-  for (const state of queue) {
-    for (const [unit, child] of state.next) {
-      child.fail = state === root ? root : step(state.fail!, unit)
-      child.stop ??= child.fail.stop
-      queue.push(child)
-    }
-  }
-  return root
-}
-
-function step(from: State, unit: number): State {
-  let state: State | undefined = from
-  while (state) {
-    const child = state.next.get(unit)
-    if (child) return child
-    if (!state.fail) return state
-    state = state.fail
-  }
-  return from
-}
-
-/**
- * Finds stop strings in text that arrives in pieces (Aho and Corasick's automaton, constant time a character). The stop
- * string that is complete first wins, and of those that end together the longest, so the result does not depend on how
- * the text was cut. Only the longest end of the text that could still become a stop string is held back.
- */
-export class StopMatcher {
-  private readonly root: State | undefined
-  private readonly includeStop: boolean
-  private state: State | undefined
-  private held = ''
-  private found: string | undefined
+/** Stop strings, checked and ready for search. Nothing in it changes, so all outputs of a request share one. */
+export class StopSet {
+  /** @internal */
+  readonly patterns: readonly StopPattern[]
 
   /** @throws ERR_INVALID_ARGUMENT for an empty, over-long or ill-formed stop string, or too many of them */
-  constructor(stops: readonly string[], options: StopMatcherOptions = {}) {
+  constructor(stops: readonly string[]) {
     if (!Array.isArray(stops) || stops.length > MAX_STOP_STRINGS) {
       throw new TensorRTError('ERR_INVALID_ARGUMENT', `"stop" must be an array of at most ${MAX_STOP_STRINGS} strings`)
     }
-    for (const stop of stops as unknown[]) {
+    // And not map(), which would pass over holes.
+    this.patterns = Array.from(stops as unknown[], (stop) => {
       if (typeof stop !== 'string' || stop === '' || stop.length > MAX_STOP_LENGTH || /\p{Surrogate}/u.test(stop)) {
         const expected = `a well-formed string of 1 to ${MAX_STOP_LENGTH} UTF-16 units`
-        throw new TensorRTError('ERR_INVALID_ARGUMENT', `Each stop string must be ${expected}`)
+        throw new TensorRTError('ERR_INVALID_ARGUMENT', `Each stop string ("stop") must be ${expected}`)
       }
-    }
-    this.root = stops.length === 0 ? undefined : buildAutomaton(stops)
-    this.state = this.root
+      return new StopPattern(stop)
+    })
+  }
+}
+
+/**
+ * Finds stop strings in text that arrives in pieces, in linear time. The stop string that is complete first wins, and of
+ * those that end together the longest, so the result does not depend on how the text was cut. Only the longest end of
+ * the text that could still become a stop string is held back.
+ */
+export class StopMatcher {
+  private readonly patterns: readonly StopPattern[]
+  /** Of each pattern, how much of it the text so far ends with. */
+  private readonly depths: Uint16Array
+  private readonly includeStop: boolean
+  private held = ''
+  private found: string | undefined
+
+  constructor(stops: StopSet, options: StopMatcherOptions = {}) {
+    this.patterns = stops.patterns
+    this.depths = new Uint16Array(this.patterns.length)
     this.includeStop = options.includeStop ?? false
   }
 
@@ -96,22 +82,25 @@ export class StopMatcher {
     return this.found
   }
 
-  /** Takes more text. After a stop string was found, text is dropped. */
-  push(text: string): StopResult {
+  /**
+   * Takes more text. After a stop string was found, text is dropped.
+   * @param mayEnd false: a stop string that is complete within this text does not count; one that begins in it does
+   */
+  push(text: string, mayEnd = true): StopResult {
     if (this.found !== undefined) return { text: '', stop: this.found }
-    if (!this.root || !this.state) return { text, stop: undefined }
-    let state = this.state
+    if (this.patterns.length === 0) return { text, stop: undefined }
     for (let i = 0; i < text.length; i++) {
-      state = step(state, text.charCodeAt(i))
-      if (state.stop === undefined) continue
-      this.found = state.stop
+      const stop = this.advance(text.charCodeAt(i))
+      if (stop === undefined || !mayEnd) continue
+      this.found = stop
       const all = this.held + text.slice(0, i + 1)
       this.held = ''
-      return { text: this.includeStop ? all : all.slice(0, all.length - state.stop.length), stop: state.stop }
+      return { text: this.includeStop ? all : all.slice(0, all.length - stop.length), stop }
     }
-    this.state = state
+    let depth = 0
+    for (const own of this.depths) if (own > depth) depth = own
     const all = this.held + text
-    const safe = all.length - state.depth
+    const safe = all.length - depth
     this.held = all.slice(safe)
     return { text: all.slice(0, safe), stop: undefined }
   }
@@ -120,7 +109,21 @@ export class StopMatcher {
   flush(): string {
     const text = this.held
     this.held = ''
-    this.state = this.root
+    this.depths.fill(0)
     return text
+  }
+
+  /** @returns the longest stop string that ends with this unit */
+  private advance(unit: number): string | undefined {
+    const { patterns, depths } = this
+    let stop: string | undefined
+    for (let i = 0; i < patterns.length; i++) {
+      const pattern = patterns[i]!
+      const depth = pattern.next(depths[i]!, unit)
+      const whole = depth === pattern.text.length
+      depths[i] = whole ? pattern.border : depth
+      if (whole && (stop === undefined || pattern.text.length > stop.length)) stop = pattern.text
+    }
+    return stop
   }
 }

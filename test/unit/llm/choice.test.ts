@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Choice, type ChoiceOptions } from '../../../lib/llm/choice'
+import { StopSet } from '../../../lib/text'
 import { storyTokenizer } from '../text/fixtures'
 
 const tokenizer = storyTokenizer()
@@ -12,7 +13,7 @@ function choice(options: Partial<ChoiceOptions> = {}): Choice {
     tokenizer,
     skipSpecialTokens: true,
     continuation: true,
-    stops: [],
+    stops: new StopSet([]),
     includeStop: false,
     minTokens: 0,
     logprobs: false,
@@ -65,7 +66,7 @@ describe('a choice', () => {
 
   it('ends at a stop string, with the tokens up to it', () => {
     const tokens = encode('Once upon a time there was a fox')
-    const subject = choice({ stops: ['time'] })
+    const subject = choice({ stops: new StopSet(['time']) })
     const ended = tokens.findIndex((token) => subject.push(token, null, null))
     expect(tokenizer.decode(tokens.slice(0, ended + 1))).toMatch(/time$/)
     expect(subject.result()).toMatchObject({
@@ -77,13 +78,13 @@ describe('a choice', () => {
   })
 
   it('says stop where the last token allowed completes a stop string', () => {
-    const subject = run(choice({ stops: ['fox'] }), encode('a brave fox'), 'length')
+    const subject = run(choice({ stops: new StopSet(['fox']) }), encode('a brave fox'), 'length')
     expect(subject.result()).toMatchObject({ text: 'a brave ', finishReason: 'stop', stop: 'fox' })
   })
 
   it('finds a stop string that only the flush of half a character completes', () => {
     const bytes = encode('東').slice(0, 1)
-    expect(run(choice({ stops: ['\ufffd'] }), bytes).result()).toMatchObject({
+    expect(run(choice({ stops: new StopSet(['\ufffd']) }), bytes).result()).toMatchObject({
       text: '',
       finishReason: 'stop',
       stop: '\ufffd',
@@ -92,7 +93,7 @@ describe('a choice', () => {
   })
 
   it('gives back what was held for a stop string that did not come', () => {
-    const subject = choice({ stops: ['fox hunt'] })
+    const subject = choice({ stops: new StopSet(['fox hunt']) })
     for (const token of encode('a fox')) subject.push(token, null, null)
     expect(subject.take()!.text).toBe('a ')
     subject.end('length')
@@ -103,7 +104,7 @@ describe('a choice', () => {
     const [fox, ...rest] = encode(' fox')
     expect(rest).toEqual([])
     for (const minTokens of [0, 1, 2, 7]) {
-      const subject = choice({ stops: ['fox'], minTokens })
+      const subject = choice({ stops: new StopSet(['fox']), minTokens })
       while (!subject.push(fox!, null, null));
       expect(subject.result()).toMatchObject({
         text: `${' fox'.repeat(minTokens)} `,
@@ -112,6 +113,14 @@ describe('a choice', () => {
       })
       expect(subject.tokens).toHaveLength(minTokens + 1)
     }
+  })
+
+  it('heeds a stop string that begins before minTokens and ends after', () => {
+    const subject = choice({ stops: new StopSet(['fox fo']), minTokens: 2 })
+    const [fox] = encode(' fox')
+    while (!subject.push(fox!, null, null));
+    // The one that begins at the first token is complete too early, and the one that begins at the second is not.
+    expect(subject.result()).toMatchObject({ text: ' fox ', tokens: [fox, fox, fox], stop: 'fox fo' })
   })
 
   it('has no text without a tokenizer', () => {
@@ -130,7 +139,7 @@ describe('a choice', () => {
     }
     fc.assert(
       fc.property(fc.array(fc.boolean(), { minLength: tokens.length, maxLength: tokens.length }), (takes) => {
-        const subject = choice({ logprobs: true, stops: ['all night'] })
+        const subject = choice({ logprobs: true, stops: new StopSet(['all night']) })
         const chunks = tokens.flatMap((token, i) => {
           subject.push(token, { ...row, token }, i === tokens.length - 1 ? 'length' : null)
           const chunk = takes[i] ? subject.take() : undefined

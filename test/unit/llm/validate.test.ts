@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import '../matchers'
+import { StopSet } from '../../../lib/text'
 import { checkCloseOptions, checkEngineOptions, checkLoadOptions, checkRequestOptions } from '../../../lib/llm/validate'
 
 const VOCAB = 100
@@ -11,7 +12,7 @@ describe('request options', () => {
     expect(check({})).toMatchObject({
       n: 1,
       maxTokens: undefined,
-      stops: [],
+      stops: new StopSet([]),
       ignoreEos: false,
       includeStop: false,
       skipSpecialTokens: true,

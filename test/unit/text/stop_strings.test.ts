@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { MAX_STOP_LENGTH, MAX_STOP_STRINGS, StopMatcher } from '../../../lib/text'
+import { MAX_STOP_LENGTH, MAX_STOP_STRINGS, StopMatcher, StopSet } from '../../../lib/text'
 
 /** The first position at which some stop string ends, and the longest that ends there. */
 function naive(text: string, stops: readonly string[]): { stop: string; end: number } | undefined {
@@ -30,7 +30,7 @@ describe('StopMatcher', () => {
         fc.array(piece),
         fc.boolean(),
         (stops, pieces, includeStop) => {
-          const matcher = new StopMatcher(stops, { includeStop })
+          const matcher = new StopMatcher(new StopSet(stops), { includeStop })
           const whole = pieces.join('')
           const expected = naive(whole, stops)
           let emitted = ''
@@ -53,7 +53,7 @@ describe('StopMatcher', () => {
   })
 
   it('finds a stop string that spans pieces, and drops what follows', () => {
-    const matcher = new StopMatcher(['<|end|>', '\n\n'])
+    const matcher = new StopMatcher(new StopSet(['<|end|>', '\n\n']))
     expect(matcher.push('Hello <|e')).toEqual({ text: 'Hello ', stop: undefined })
     expect(matcher.push('nd')).toEqual({ text: '', stop: undefined })
     expect(matcher.push('|> more')).toEqual({ text: '', stop: '<|end|>' })
@@ -62,24 +62,40 @@ describe('StopMatcher', () => {
   })
 
   it('releases what was held when it turns out to be no stop string', () => {
-    const matcher = new StopMatcher(['abcd'])
+    const matcher = new StopMatcher(new StopSet(['abcd']))
     expect(matcher.push('ababc').text).toBe('ab')
     expect(matcher.push('x').text).toBe('abcx')
     expect(matcher.push('abc').text).toBe('')
     expect(matcher.flush()).toBe('abc')
   })
 
+  it('ignores a stop string that is complete too early, and heeds one that ends later', () => {
+    const matcher = new StopMatcher(new StopSet(['fox', 'x f']))
+    expect(matcher.push('a fox', false)).toEqual({ text: 'a fo', stop: undefined })
+    expect(matcher.push(' ', false)).toEqual({ text: '', stop: undefined })
+    expect(matcher.push('fox')).toEqual({ text: '', stop: 'x f' })
+  })
+
+  it('costs little for the largest set, however many outputs share it', () => {
+    const stops = Array.from({ length: MAX_STOP_STRINGS }, (_, i) => String.fromCodePoint(0x4e00 + i).repeat(MAX_STOP_LENGTH))
+    const start = performance.now()
+    const set = new StopSet(stops)
+    const matchers = Array.from({ length: 1024 }, () => new StopMatcher(set))
+    for (const matcher of matchers) matcher.push('text')
+    expect(performance.now() - start).toBeLessThan(1000)
+  })
+
   it('prefers the stop string complete first, then the longest', () => {
-    expect(new StopMatcher(['abc', 'b']).push('zabc')).toEqual({ text: 'za', stop: 'b' })
-    expect(new StopMatcher(['bc', 'abc', 'c']).push('zabc')).toEqual({ text: 'z', stop: 'abc' })
+    expect(new StopMatcher(new StopSet(['abc', 'b'])).push('zabc')).toEqual({ text: 'za', stop: 'b' })
+    expect(new StopMatcher(new StopSet(['bc', 'abc', 'c'])).push('zabc')).toEqual({ text: 'z', stop: 'abc' })
   })
 
   it('passes everything on without stop strings', () => {
-    expect(new StopMatcher([]).push('text')).toEqual({ text: 'text', stop: undefined })
+    expect(new StopMatcher(new StopSet([])).push('text')).toEqual({ text: 'text', stop: undefined })
   })
 
   it('stays linear on text made to fall back again and again', () => {
-    const matcher = new StopMatcher([`${'a'.repeat(MAX_STOP_LENGTH - 1)}b`])
+    const matcher = new StopMatcher(new StopSet([`${'a'.repeat(MAX_STOP_LENGTH - 1)}b`]))
     const text = `${'a'.repeat(MAX_STOP_LENGTH - 1)}c`.repeat(500)
     const start = performance.now()
     expect(matcher.push(text).text).toBe(text)
@@ -94,6 +110,6 @@ describe('StopMatcher', () => {
     ['too many', Array.from({ length: MAX_STOP_STRINGS + 1 }, (_, i) => `s${i}`)],
     ['no array', 'stop' as never],
   ])('refuses %s', (_name, stops) => {
-    expect(() => new StopMatcher(stops)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
+    expect(() => new StopSet(stops)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
   })
 })
