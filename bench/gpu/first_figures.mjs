@@ -61,8 +61,11 @@ function work(config) {
   return {
     layers,
     weightBytes: 2 * (matrices + (config.tie_word_embeddings ? 0 : vocab * hidden)),
-    /** Least milliseconds of a decode step: every matrix and all keys and values read once. */
-    decodeMs: (rows, context) => ((2 * matrices + rows * context * kvToken) / (limits.readGBs * 1e9)) * 1e3,
+    /** Least milliseconds of a decode step: every matrix read once, or multiplied where that takes longer, and all keys and values read. */
+    decodeMs: (rows, context) => {
+      const multiplied = (2 * matrices * rows) / (limits.matmulTFLOPs * 1e12)
+      return (Math.max((2 * matrices) / (limits.readGBs * 1e9), multiplied) + (rows * context * kvToken) / (limits.readGBs * 1e9)) * 1e3
+    },
     /** Least milliseconds to run a prompt: matrices for each token, the head for one, causal attention; or to read every matrix. */
     prefillMs: (tokens) => {
       const flops = 2 * (layers * layer * tokens + vocab * hidden) + layers * 2 * heads * head * tokens * tokens

@@ -2,7 +2,7 @@
  * Runs a few steps of an engine, each once after a warm-up, for a profiler to watch; then turns the profiler's list of kernels into a table
  * per step. Without CUDA graphs, so that every kernel is a launch of its own.
  *
- *   ncu --clock-control none --metrics gpu__time_duration.sum --csv --log-file KERNELS.csv \
+ *   ncu --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv --log-file KERNELS.csv \
  *     node bench/gpu/profile_steps.mjs run MODEL_FOLDER ENGINE_FOLDER STEPS.json
  *   node bench/gpu/profile_steps.mjs table KERNELS.csv STEPS.json REPORT.json
  */
@@ -75,7 +75,8 @@ function table(csv, stepsFile, out) {
   steps.forEach((label, i) => {
     if (label === '') return
     const sums = new Map()
-    const own = kernels.slice(starts[i], starts[i + 1])
+    // Slots that are opened behind a step are not its work.
+    const own = kernels.slice(starts[i], starts[i + 1]).filter((kernel) => !kernel.name.includes('openKernel'))
     const total = own.reduce((sum, { us }) => sum + us, 0)
     for (const { name: kernel, us } of own) {
       const sum = sums.get(kernel) ?? { kernel, launches: 0, us: 0 }

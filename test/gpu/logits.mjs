@@ -2,8 +2,8 @@
  * The demo model's numbers against transformers in float32: logits, log-probabilities, greedy texts. FP32 within 1e-3; 16-bit by
  * log-probability: mean difference below 1e-2, largest below 0.1, and greedy equal up to the first near tie.
  *
- * BF16 cannot promise the largest: with every sum exact and nothing but its roundings, 4 of these 3037 tokens are off by more than 0.1,
- * one by 0.13 (bf16_yardstick.py). So up to 1 token in 500 may be, and none by twice as much as there.
+ * BF16 cannot promise the largest. With exact sums and nothing but its roundings, 4 of these 3037 tokens are off by more than 0.1, one by
+ * 0.13, and of another order of sums others would be (bf16_yardstick.py). So 1 token in 200 may be, and none by more than twice as much.
  */
 import assert from 'node:assert/strict'
 import { fullLogits, prompts } from './support/goldens.mjs'
@@ -18,7 +18,7 @@ const NEAR_TIE = 0.1
 const MEAN_LIMIT = 1e-2
 const MAX_LIMIT = 0.1
 const BF16_MAX_LIMIT = 0.26
-const BF16_SHARE_ABOVE = 1 / 500
+const BF16_SHARE_ABOVE = 1 / 200
 
 /** Raw logits after each prompt, one step a prompt. */
 async function promptLogits(precision) {
