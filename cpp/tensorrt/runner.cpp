@@ -23,6 +23,7 @@ kernels::SlotParams toParams(const SamplingParams& sampling) {
   params.minTokens = sampling.minTokens;
   params.bannedCount = static_cast<int32_t>(sampling.bannedTokens.size());
   std::copy(sampling.bannedTokens.begin(), sampling.bannedTokens.end(), params.banned);
+  std::sort(params.banned, params.banned + params.bannedCount);
   params.penalised =
       sampling.repetitionPenalty != 1 || sampling.presencePenalty != 0 || sampling.frequencyPenalty != 0;
   return params;

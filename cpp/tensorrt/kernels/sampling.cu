@@ -11,6 +11,7 @@ namespace nt::kernels {
 namespace {
 
 constexpr int kThreads = 1024;
+constexpr int kOpenThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr uint32_t kAll = 0xffffffffU;
@@ -25,12 +26,28 @@ __device__ uint32_t orderOf(float x) {
   return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
+static_assert(sizeof(SlotParams) % 4 == 0);  // it is copied by words
+
 struct Best {
   float value;
   int32_t id;
 };
 __device__ Best better(Best a, Best b) {
   return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+}
+
+__device__ bool isBanned(const SlotParams& params, int32_t id) {
+  int32_t low = 0;
+  int32_t high = params.bannedCount;
+  while (low < high) {
+    const int32_t middle = (low + high) / 2;
+    if (params.banned[middle] < id) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low < params.bannedCount && params.banned[low] == id;
 }
 
 struct Shared {
@@ -69,12 +86,7 @@ struct Row {
         }
       }
     }
-    if (banned) {
-      for (int32_t b = 0; b < params->bannedCount; ++b) {
-        if (params->banned[b] == i) x = -INFINITY;
-      }
-    }
-    return x;
+    return banned && isBanned(*params, i) ? -INFINITY : x;
   }
 };
 
@@ -292,7 +304,6 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
   const int32_t slot = args.slots[entry];
   if (slot < 0) return;
   const SlotTable& table = args.table;
-  static_assert(sizeof(SlotParams) % 4 == 0);
   for (size_t i = threadIdx.x; i < sizeof(SlotParams) / 4; i += kThreads) {
     reinterpret_cast<uint32_t*>(&params)[i] = reinterpret_cast<const uint32_t*>(table.params + slot)[i];
   }
@@ -333,10 +344,12 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
   if (counts != nullptr) ++counts[token];
 }
 
-__global__ void openKernel(SlotTable table, int32_t slot, SlotParams params, int32_t lastToken,
-                           int32_t outputCount) {
+__global__ void openKernel(SlotTable table, int32_t slot, const __grid_constant__ SlotParams params,
+                           int32_t lastToken, int32_t outputCount) {
+  const auto* from = reinterpret_cast<const uint32_t*>(&params);
+  auto* to = reinterpret_cast<uint32_t*>(table.params + slot);
+  for (size_t i = threadIdx.x; i < sizeof(SlotParams) / 4; i += blockDim.x) to[i] = from[i];
   if (threadIdx.x != 0) return;
-  table.params[slot] = params;
   table.lastTokens[slot] = lastToken;
   table.outputCounts[slot] = outputCount;
 }
@@ -355,7 +368,7 @@ __global__ void countKernel(uint32_t* counts, const int32_t* tokens, int32_t pro
 
 cudaError_t openSlot(const SlotTable& table, int32_t slot, const SlotParams& params, int32_t lastToken,
                      int32_t outputCount, cudaStream_t stream) noexcept {
-  openKernel<<<1, kWarp, 0, stream>>>(table, slot, params, lastToken, outputCount);
+  openKernel<<<1, kOpenThreads, 0, stream>>>(table, slot, params, lastToken, outputCount);
   return cudaGetLastError();
 }
 

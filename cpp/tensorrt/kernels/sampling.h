@@ -15,8 +15,10 @@
 
 namespace nt::kernels {
 
-inline constexpr int32_t kMaxBannedTokens = 128;
-inline constexpr int32_t kMaxTopLogprobs = 64;
+// What a request may ask for at the API, and no less: a slot that is refused ends the backend. 1024 stop tokens
+// of its own, and the model's end-of-sequence tokens.
+inline constexpr int32_t kMaxBannedTokens = 1280;
+inline constexpr int32_t kMaxTopLogprobs = 256;
 
 struct SlotParams {
   float temperature = 0;
@@ -32,7 +34,7 @@ struct SlotParams {
   int32_t bannedCount = 0;
   int32_t penalised = 0;  // counts are kept
   uint64_t seed = 0;
-  int32_t banned[kMaxBannedTokens] = {};
+  int32_t banned[kMaxBannedTokens] = {};  // ascending
 };
 
 // The slots' state, in device memory.
