@@ -3,7 +3,8 @@ import { TensorRTError } from '../errors'
 /** The value in a message: short, one line, never a huge dump. */
 export function describeValue(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 40 ? `${value.slice(0, 37)}...` : value)
-  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value == null) {
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value === 'number' || typeof value === 'boolean' || value == null) {
     return String(value)
   }
   if (typeof value === 'symbol' || typeof value === 'function') return `a ${typeof value}`
@@ -92,7 +93,7 @@ export class ArgumentReader {
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
     throw invalidArgument(
       name,
-      max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`,
+      `an integer from ${min} to ${max === Number.MAX_SAFE_INTEGER ? '2^53 - 1' : max}`,
       value,
     )
   }
@@ -152,7 +153,9 @@ export class ArgumentReader {
     const signal = value as Partial<AbortSignal> | null | undefined
     if (
       value === undefined ||
-      (typeof signal?.aborted === 'boolean' && typeof signal.addEventListener === 'function')
+      (typeof signal?.aborted === 'boolean' &&
+        typeof signal.addEventListener === 'function' &&
+        typeof signal.removeEventListener === 'function')
     ) {
       return value as AbortSignal | undefined
     }

@@ -1,5 +1,6 @@
 import { TensorRTError } from '../errors'
 import type { Executor } from '../scheduler'
+import { checkExecutor } from './validate'
 
 /** An executor that stands by, or what makes one when it is needed. */
 export type FallbackSource = Executor | (() => Promise<Executor>)
@@ -25,9 +26,7 @@ export class Fallback {
     this.source = undefined
     if (source === undefined) throw new TensorRTError('ERR_INTERNAL', 'There is no executor to fall back to')
     const executor = typeof source === 'function' ? await source() : source
-    if (typeof executor?.submit !== 'function') {
-      throw new TensorRTError('ERR_INVALID_ARGUMENT', 'What "failover" returned is no Executor')
-    }
+    checkExecutor('failover()', executor)
     if (executor.info.vocabSize === vocabSize) return executor
     closeQuietly(executor)
     throw new TensorRTError(

@@ -1,5 +1,6 @@
 import { AbortError, TensorRTError } from '../errors'
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
+import { followSignal } from './abort_signals'
 import { Choice, type ChoiceOptions } from './choice'
 import { type GenerationChunk, type GenerationResult, type TokenLogprob, toTokenLogprob } from './result'
 
@@ -62,13 +63,7 @@ export class GenerationState {
 
   /** Ties the request to a signal until it settles. */
   follow(signal: AbortSignal): void {
-    const abort = (): void => this.abort(new AbortError(signal.reason))
-    if (signal.aborted) {
-      abort()
-      return
-    }
-    signal.addEventListener('abort', abort, { once: true })
-    this.onSettled = () => signal.removeEventListener('abort', abort)
+    this.onSettled = followSignal(signal, () => this.abort(new AbortError(signal.reason)))
   }
 
   addPromptLogprobs(rows: readonly LogprobRow[]): void {

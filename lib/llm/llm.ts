@@ -1,10 +1,11 @@
 import { AbortError, TensorRTError } from '../errors'
 import type { Executor, ExecutorInfo } from '../scheduler'
 import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
-import { invalidArgument } from './argument_reader'
+import { followSignal } from './abort_signals'
+import { ArgumentReader, invalidArgument } from './argument_reader'
 import { createBackend } from './backend'
 import { EngineLoop, type Failover } from './engine_loop'
-import type { FallbackSource } from './fallback'
+import { closeQuietly, type FallbackSource } from './fallback'
 import { type Generation, GenerationHandle, GenerationState } from './generation'
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { readModelFolder } from './model_folder'
@@ -14,7 +15,9 @@ import { type LLMStats, collectStats } from './stats'
 import {
   type CheckedEngineOptions,
   checkCloseOptions,
+  CHAT_OPTIONS,
   checkEngineOptions,
+  checkExecutor,
   checkLoadOptions,
   checkRequestOptions,
   toTokenArray,
@@ -137,8 +140,8 @@ export class LLM {
           warnings,
         })
       } catch (error) {
-        await executor.close()
-        if (typeof fallback === 'object') await fallback.close()
+        await closeQuietly(executor)
+        if (typeof fallback === 'object') await closeQuietly(fallback)
         throw error
       }
     })()
@@ -154,7 +157,7 @@ export class LLM {
     const own = ['tokenizer', 'chatTemplate', 'eosTokenIds', 'failover', 'onWarning']
     const engine = checkEngineOptions(options, own, 'LLM.fromExecutor()')
     const { tokenizer, chatTemplate, failover, onWarning } = options
-    if (typeof executor?.submit !== 'function') throw invalidArgument('executor', 'an Executor', executor)
+    checkExecutor('executor', executor)
     if (tokenizer !== undefined && !(tokenizer instanceof Tokenizer)) {
       throw invalidArgument('tokenizer', 'a Tokenizer', tokenizer)
     }
@@ -225,36 +228,43 @@ export class LLM {
 
   /**
    * Token ids of a text.
-   * @throws ERR_INVALID_ARGUMENT where `text` is no string, or the LLM has no tokenizer
+   * @throws ERR_INVALID_ARGUMENT where `text` is no string, an option is wrong, or the LLM has no tokenizer
    */
   tokenize(
     text: string,
     options: { addSpecialTokens?: boolean | undefined; allowSpecial?: boolean | undefined } = {},
   ): number[] {
-    return requireTokenizer(this.#context.tokenizer).encode(text, options)
+    const reader = new ArgumentReader(options, ['addSpecialTokens', 'allowSpecial'], 'tokenize()')
+    return requireTokenizer(this.#context.tokenizer).encode(text, {
+      addSpecialTokens: reader.boolean('addSpecialTokens'),
+      allowSpecial: reader.boolean('allowSpecial'),
+    })
   }
 
   /**
    * Text of token ids.
-   * @throws ERR_INVALID_TOKEN, ERR_INVALID_ARGUMENT where the LLM has no tokenizer
+   * @throws ERR_INVALID_TOKEN; ERR_INVALID_ARGUMENT where `tokens` is no array, an option is wrong, or the LLM has no
+   * tokenizer
    */
   detokenize(tokens: ArrayLike<number>, options: { skipSpecialTokens?: boolean | undefined } = {}): string {
     const tokenizer = requireTokenizer(this.#context.tokenizer)
-    if (typeof tokens !== 'object' || tokens === null || typeof tokens.length !== 'number') {
-      throw invalidArgument('tokens', 'an array of token ids', tokens)
-    }
-    return tokenizer.decode(toTokenArray('tokens', tokens, this.info.vocabSize), options)
+    const reader = new ArgumentReader(options, ['skipSpecialTokens'], 'detokenize()')
+    const skipSpecialTokens = reader.boolean('skipSpecialTokens')
+    return tokenizer.decode(toTokenArray('tokens', tokens, this.info.vocabSize), { skipSpecialTokens })
   }
 
   /**
    * The prompt that `generate({ messages })` makes of a chat, as text and as tokens.
-   * @throws ERR_INVALID_ARGUMENT for bad messages, ERR_CHAT_TEMPLATE where there is no template, or it fails
+   * @throws ERR_INVALID_ARGUMENT for bad messages and options, ERR_CHAT_TEMPLATE where there is no template, or it fails
    */
   applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ChatInputOptions & { allowSpecial?: boolean | undefined } = {},
   ): { text: string; tokens: number[] } {
     const { tokenizer, chatTemplate = new ChatTemplate(undefined) } = this.#context
+    const reader = new ArgumentReader(options, CHAT_OPTIONS, 'applyChatTemplate()')
+    reader.boolean('addGenerationPrompt')
+    reader.boolean('allowSpecial')
     const { text, ids } = encodeChat(requireTokenizer(tokenizer), chatTemplate, messages, options)
     return { text, tokens: ids }
   }
@@ -368,10 +378,9 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
 
 /** The LLM, or an AbortError as soon as the signal says so; an LLM that arrives later is closed. */
 async function orAbort(loading: Promise<LLM>, signal: AbortSignal): Promise<LLM> {
-  let abort: (() => void) | undefined
+  let unfollow: (() => void) | undefined
   const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(new AbortError(signal.reason))
-    signal.addEventListener('abort', abort, { once: true })
+    unfollow = followSignal(signal, () => reject(new AbortError(signal.reason)))
   })
   try {
     return await Promise.race([loading, aborted])
@@ -379,6 +388,6 @@ async function orAbort(loading: Promise<LLM>, signal: AbortSignal): Promise<LLM>
     loading.then((llm) => llm.close()).catch(() => {})
     throw error
   } finally {
-    signal.removeEventListener('abort', abort!)
+    unfollow!()
   }
 }

@@ -33,7 +33,7 @@ export function encodePrompt(source: PromptSource, context: RequestContext): Int
     if (tokens.length <= maxTokens) return toTokenArray('tokens', tokens, vocabSize)
     throw new TensorRTError(
       'ERR_PROMPT_TOO_LONG',
-      `The prompt has ${tokens.length} tokens; with at least one token of output at most ${maxTokens} fit`,
+      `The prompt has ${tokens.length} tokens, the context ${maxTokens}, and the output needs at least one`,
       { hint: 'shorten the prompt' },
     )
   }

@@ -1,8 +1,9 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
 import { TensorRTError } from '../errors'
+import type { Executor, ExecutorInfo } from '../scheduler'
 import { StopSet } from '../text'
 import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
-import type { BackendChoice, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
+import type { BackendChoice, ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
 
 export const MAX_CHOICES = 1024
 export const MAX_LOGPROBS = 256
@@ -52,6 +53,16 @@ const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
   'templateArgs',
   'addGenerationPrompt',
 ] as const)
+
+const CHAT_INPUT_OPTIONS = allKeys<ChatInputOptions>()([
+  'tools',
+  'documents',
+  'templateArgs',
+  'addGenerationPrompt',
+] as const)
+
+/** Of `applyChatTemplate`. */
+export const CHAT_OPTIONS: readonly string[] = [...CHAT_INPUT_OPTIONS, 'allowSpecial']
 
 const ENGINE_OPTIONS = allKeys<EngineOptions>()([
   'prefixCache',
@@ -178,7 +189,7 @@ function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSo
       }
     }
   }
-  only('messages', ['tools', 'documents', 'templateArgs', 'addGenerationPrompt'])
+  only('messages', CHAT_INPUT_OPTIONS)
   only('prompt', ['addSpecialTokens'])
   reader.boolean('addGenerationPrompt')
   const addSpecialTokens = reader.boolean('addSpecialTokens') ?? true
@@ -200,8 +211,13 @@ function isTokenList(value: unknown): value is ArrayLike<number> {
   return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))
 }
 
-/** Copies token ids. @throws ERR_INVALID_TOKEN naming the first that is no integer in [0, vocabSize) */
+/**
+ * Copies token ids.
+ * @throws ERR_INVALID_ARGUMENT for what is no array, ERR_INVALID_TOKEN naming the first that is no integer in
+ * [0, vocabSize)
+ */
 export function toTokenArray(name: string, tokens: ArrayLike<number>, vocabSize: number): Int32Array {
+  if (!isTokenList(tokens)) throw invalidArgument(name, 'an array of token ids', tokens)
   const copy = new Int32Array(tokens.length)
   for (let i = 0; i < copy.length; i++) {
     const token: unknown = tokens[i]
@@ -269,6 +285,23 @@ function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
 /** The engine's part of an options object that has further fields, `more`. @throws ERR_INVALID_ARGUMENT */
 export function checkEngineOptions(options: unknown, more: readonly string[], what: string): CheckedEngineOptions {
   return readEngineOptions(new ArgumentReader(options, [...ENGINE_OPTIONS, ...more], what))
+}
+
+const EXECUTOR_METHODS = ['start', 'openSlot', 'closeSlot', 'submit', 'close'] as const
+const EXECUTOR_SIZES = ['vocabSize', 'maxPositions', 'pageSize', 'numPages', 'maxSlots', 'maxStepTokens'] as const
+
+/** @throws ERR_INVALID_ARGUMENT for what has not the shape of an {@link Executor} */
+export function checkExecutor(name: string, value: unknown): asserts value is Executor {
+  const executor = value as Partial<Executor> | null | undefined
+  for (const method of EXECUTOR_METHODS) {
+    if (typeof executor?.[method] !== 'function') throw invalidArgument(name, `an Executor with ${method}()`, value)
+  }
+  const info = (executor!.info ?? {}) as Partial<ExecutorInfo>
+  for (const size of EXECUTOR_SIZES) {
+    const given = info[size] as unknown
+    if (Number.isInteger(given) && (given as number) >= 1 && (given as number) <= INT32_MAX) continue
+    throw invalidArgument(`${name}.info.${size}`, `an integer from 1 to ${INT32_MAX}`, given)
+  }
 }
 
 export interface CheckedLoadOptions extends CheckedEngineOptions {

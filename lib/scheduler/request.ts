@@ -75,7 +75,7 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
   if (room < 0 || (room === 0 && maxTokens !== 0)) {
     throw new TensorRTError(
       'ERR_PROMPT_TOO_LONG',
-      `The prompt has ${prompt.length} tokens; with at least one token of output at most ${limits.maxPositions} fit`,
+      `The prompt has ${prompt.length} tokens, the context ${limits.maxPositions}, and the output needs at least one`,
       { hint: 'shorten the prompt' },
     )
   }

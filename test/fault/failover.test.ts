@@ -372,7 +372,7 @@ describe('when there is no other any more', () => {
   it.each<[string, () => Promise<Executor>, RegExp]>([
     ['cannot be loaded', () => Promise.reject(new TensorRTError('ERR_OUT_OF_MEMORY', 'no memory left')), /no memory left/],
     ['throws at once', () => { throw new Error('not here') }, /not here/],
-    ['is none', () => Promise.resolve(undefined as never), /no Executor/],
+    ['is none', () => Promise.resolve(undefined as never), /must be an Executor/],
   ])('one that %s: everything rejects, with both causes', async (_, failover, message) => {
     const { llm, first } = await serve(10, { failover })
     const outcomes = await Promise.allSettled(requests.map((request) => llm.generate(request).result()))

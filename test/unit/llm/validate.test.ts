@@ -53,11 +53,17 @@ describe('request options', () => {
     ['ignoreEos', [true, false], [1, 'yes']],
     ['includeStop', [true], [0]],
     ['skipSpecialTokens', [false], ['no']],
-    ['stop', ['x', [], ['a', 'b']], ['', [''], [7], { a: 1 }, Array.from({ length: 65 }, () => 'x'), '\ud800']],
+    ['stop', ['x', [], ['a', 'b']], ['', [''], [7], { a: 1 }, Array.from({ length: 65 }, () => 'x'), Array.from({ length: 1 }), '\ud800']],
     ['signal', [new AbortController().signal], [new AbortController(), {}, null]],
   ])('%s is checked', (name, good, bad) => {
     for (const value of good) expect(() => check({ [name]: value }), String(value)).not.toThrow()
     for (const value of bad) expect(() => check({ [name]: value }), String(value)).toThrowCode('ERR_INVALID_ARGUMENT')
+  })
+
+  it('a list of stop strings that is far too long is not copied', () => {
+    const stop: string[] = []
+    stop.length = 2 ** 32 - 1
+    expect(() => check({ stop })).toThrowCode('ERR_INVALID_ARGUMENT', /at most 64 strings/)
   })
 
   it('errors name the field, what is expected and what was given', () => {
@@ -69,6 +75,8 @@ describe('request options', () => {
       'ERR_INVALID_ARGUMENT',
       /"n" must be an integer from 1 to 1024, not 2147483648/,
     )
+    expect(() => check({ seed: 2 ** 53 })).toThrowCode('ERR_INVALID_ARGUMENT', /from 0 to 2\^53 - 1, not 9007199254740992/)
+    expect(() => check({ seed: 5n })).toThrowCode('ERR_INVALID_ARGUMENT', /not 5n$/)
     expect(() => check({ seed: { a: 1 } })).toThrowCode('ERR_INVALID_ARGUMENT', /not an object of Object$/)
   })
 
