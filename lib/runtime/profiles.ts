@@ -15,12 +15,20 @@ export const DEFAULT_MAX_STEP_TOKENS = 8192
 /** Most rows whose logits are computed at one time. */
 const MAX_HEAD_ROWS = 256
 
-/** `[rows that end a profile, OPT]`; decode steps are padded to the first three. */
+/**
+ * `[rows that end a profile, OPT]`. A kernel picked for twice the rows costs up to half as much again, and a profile only seconds
+ * of building; decode buckets end profiles up to 256 rows.
+ */
 const STEPS: readonly (readonly [max: number, opt: number])[] = [
   [8, 8],
+  [16, 16],
+  [32, 32],
   [64, 64],
+  [128, 128],
   [256, 256],
-  [2048, 1024],
+  [512, 512],
+  [1024, 1024],
+  [2048, 2048],
   [8192, 4096],
 ]
 

@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { buildLLMEngine, type BuildProgress, LLM, type LLMWarning } from '../../../lib'
 import { loadAddon } from '../../../lib/native'
-import { sha256File } from '../../../lib/runtime'
+import { defaultHeadProfiles, defaultProfiles, sha256File } from '../../../lib/runtime'
 import '../matchers'
 import { compileStandIn, demoModel, failure, root, temporaryFolder, useModule } from './fixtures'
 
@@ -42,7 +42,7 @@ describe('buildLLMEngine', () => {
         files: [{ name: 'model.safetensors', bytes: 6892304, sha256: await sha256File(join(demoModel, 'model.safetensors')) }],
       },
       build: { optimizationLevel: -1, parts: [{ name: 'layer', planBytes: 3, seconds: 0.5 }, { name: 'head' }] },
-      profiles: { layer: [{ max: 8 }, { max: 64 }, { max: 256 }, { min: 257, max: 512 }], head: [{}, {}, { max: 256 }] },
+      profiles: { layer: defaultProfiles(512), head: defaultHeadProfiles(512) },
     })
     expect(readFileSync(join(path, 'plan'), 'utf8')).toMatch(/^plan of type 2 for \d+ bytes of graph 1-8-8 9-64-64 65-256-256 257-512-512$/)
     expect(readdirSync(path)).toEqual(expect.arrayContaining(['config.json', 'tokenizer.json', 'graph.json']))
@@ -204,7 +204,7 @@ describe('command line', () => {
     const path = newPath()
     const built = await run(['build', demoModel, '-o', path, '--precision', 'fp16', '--max-step-tokens', '64', '--json'])
     expect(built).toMatchObject({ code: 0, stderr: '' })
-    expect(JSON.parse(built.stdout)).toMatchObject({ path, manifest: { precision: 'fp16', profiles: { layer: [{ max: 8 }, { max: 64 }] } } })
+    expect(JSON.parse(built.stdout)).toMatchObject({ path, manifest: { precision: 'fp16', profiles: { layer: defaultProfiles(64) } } })
     expect(await run(['build', demoModel, '-o', path])).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') as string })
 
     const report = await run(['doctor', path, '--json'])

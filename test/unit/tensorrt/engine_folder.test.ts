@@ -219,13 +219,11 @@ describe('profiles', () => {
   })
 
   it('give decode steps kernels of their own', () => {
-    expect(defaultProfiles(8192)).toEqual([
-      { min: 1, opt: 8, max: 8 },
-      { min: 9, opt: 64, max: 64 },
-      { min: 65, opt: 256, max: 256 },
-      { min: 257, opt: 1024, max: 2048 },
-      { min: 2049, opt: 4096, max: 8192 },
-    ])
+    const profiles = defaultProfiles(8192)
+    expect(profiles.map(({ max }) => max)).toEqual([8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192])
+    for (const { opt, max } of profiles.slice(0, -1)) expect(opt).toBe(max)
+    expect(profiles.at(-1)).toEqual({ min: 2049, opt: 4096, max: 8192 })
+    expect(defaultProfiles(100).at(-1)).toEqual({ min: 65, opt: 100, max: 100 })
   })
 
   it.each([
