@@ -256,7 +256,6 @@ class TensorRtBackend final : public Backend {
         flight.status = runner_->run(command.step, *buffers);
       } catch (const std::bad_alloc&) {
         flight.status = outOfMemory();
-        flight.retryable = true;
       } catch (const std::exception& error) {
         flight.status = {"ERR_INTERNAL", std::string("The step failed: ") + error.what() + "."};
       }
@@ -264,11 +263,12 @@ class TensorRtBackend final : public Backend {
         flight.buffers = buffers;
       } else {
         // Part of the step may be on its way: its buffers are not free before that is done.
-        const cudaError_t drained = cudaDeviceSynchronize();
+        Status drained = runner_->drain();
         // Whatever stopped the step, a lost device is what its sequences must hear of: they can move
         // elsewhere.
-        if (drained != cudaSuccess) flight.status = toStatus(drained, "The step");
+        if (!drained) flight.status = std::move(drained);
         if (flight.status.code() == "ERR_CUDA") note(flight.status);
+        flight.retryable = flight.status.code() == "ERR_OUT_OF_MEMORY";
         release(buffers);
       }
     }

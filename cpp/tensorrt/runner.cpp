@@ -112,6 +112,10 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   return toStatus(cudaEventRecord(buffers.done.get(), stream_.get()), "Finishing a step");
 }
 
+Status Runner::drain() const {
+  return toStatus(cudaStreamSynchronize(stream_.get()), "The step");
+}
+
 Status Runner::reserveLogits(StepBuffers& buffers) const {
   buffers.logitRows = 0;
   const auto rows = std::count_if(buffers.entries.begin(), buffers.entries.end(),

@@ -58,6 +58,9 @@ class Runner {
   // checked against info().
   Status run(const StepBatch& step, StepBuffers& buffers);
   static StepResults resultsOf(const StepBuffers& buffers) noexcept;
+  // Waits until nothing that was enqueued is left. The stream alone: a wait for the whole device would end a
+  // capture of another Runner.
+  Status drain() const;
 
  private:
   // Layers that share heads and window share a plan; each plan has a part of the workspace.

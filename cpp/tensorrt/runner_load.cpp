@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
 
 #include "core/graph.h"
 #include "core/safetensors.h"
@@ -80,14 +81,20 @@ Status allocateInto(DeviceBuffer& buffer, uint64_t bytes, const std::string& wha
 }  // namespace
 
 Expected<std::unique_ptr<Runner>> Runner::create(const TensorRtOptions& options) {
+  // One load at a time: two would size their pools by the same free memory, and what one does to the device
+  // could end a capture of the other.
+  static std::mutex loading;
+  const std::lock_guard lock(loading);
   std::unique_ptr<Runner> runner(new Runner);
   if (Status status = runner->load(options); !status) return status;
   return runner;
 }
 
 Runner::~Runner() {
+  // Without a stream the load ended before it touched the device: setting one would make a context there.
+  if (stream_.get() == nullptr) return;
   cudaSetDevice(device_);
-  if (stream_.get() != nullptr) cudaStreamSynchronize(stream_.get());
+  cudaStreamSynchronize(stream_.get());
 }
 
 Status Runner::load(const TensorRtOptions& options) {
@@ -132,8 +139,11 @@ Status Runner::load(const TensorRtOptions& options) {
   if (Status status = allocatePool(options, *graph); !status) return status;
   Expected<StepBuffers> buffers = createBuffers();
   if (!buffers) return buffers.status();
-  if (Status status = warmUp(*buffers); !status) return status;
-  return options.cudaGraphs ? captureGraphs(*buffers) : Status();
+  Status status = warmUp(*buffers);
+  if (status && options.cudaGraphs) status = captureGraphs(*buffers);
+  // The device may still read the buffers.
+  if (!status) (void)drain();
+  return status;
 }
 
 Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, const Partition& parts,
@@ -214,7 +224,9 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   int64_t activations = 0;
   for (const auto& engine : engines_) activations = std::max(activations, engine->activationBytes());
   const TableLayout largest(rowCapacity_, sequenceCapacity, rowCapacity_ + sequenceCapacity);
-  const uint64_t tableBytes = (largest.kvIndices + static_cast<uint64_t>(maxPagesListed_)) * sizeof(int32_t);
+  // A capture lists a page for each sequence of its bucket, which may be more than there are slots.
+  const auto pagesListed = static_cast<uint64_t>(std::max(maxPagesListed_, sequenceCapacity));
+  const uint64_t tableBytes = (largest.kvIndices + pagesListed) * sizeof(int32_t);
   const uint64_t planBytes = attention_->needsPlan ? kPlanBytes * plans_.size() : 0;
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes =
@@ -288,7 +300,7 @@ Status Runner::allocatePool(const TensorRtOptions& options, const Graph& graph) 
     const uint64_t usable = free > kReserveBytes ? free - kReserveBytes : 0;
     const auto share =
         static_cast<uint64_t>(static_cast<double>(usable) * static_cast<double>(options.kvCacheFraction));
-    // More than all slots at their longest could never be used.
+    // All slots at their longest; what is beyond would hold nothing but cached prefixes.
     pages = std::min<int64_t>(static_cast<int64_t>(share / pageBytes), maxPagesListed_);
     if (pages < 1) {
       return {

@@ -21,6 +21,8 @@ class Uploader {
  public:
   Uploader(const WeightFiles& files, DType dtype, cudaStream_t stream)
       : files_(files), dtype_(dtype), stream_(stream) {}
+  // Also after an error, when a copy may still read a stage.
+  ~Uploader() { cudaStreamSynchronize(stream_); }
 
   Status open() {
     for (Stage& stage : stages_) {
