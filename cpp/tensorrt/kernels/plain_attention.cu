@@ -1,10 +1,9 @@
 // One block of four warps serves one (row, query head). Each warp walks every fourth key of the row with a
 // running softmax; the four partial results are merged in shared memory. Arithmetic is float32 whatever the
 // storage type. It reads K and V once per query head rather than once per group: simple and exact, not fast.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "tensorrt/kernels/plain_attention.h"
+
+#include "tensorrt/kernels/element.cuh"
 
 namespace nt::kernels {
 
@@ -15,25 +14,6 @@ constexpr uint32_t kWarps = 4;
 constexpr uint32_t kMaxHeadDim = 256;
 constexpr uint32_t kMaxPerLane = kMaxHeadDim / kWarp;
 constexpr uint32_t kFull = 0xffffffffU;
-
-__device__ float load(const float* p) {
-  return *p;
-}
-__device__ float load(const __half* p) {
-  return __half2float(*p);
-}
-__device__ float load(const __nv_bfloat16* p) {
-  return __bfloat162float(*p);
-}
-__device__ void store(float* p, float x) {
-  *p = x;
-}
-__device__ void store(__half* p, float x) {
-  *p = __float2half_rn(x);
-}
-__device__ void store(__nv_bfloat16* p, float x) {
-  *p = __float2bfloat16_rn(x);
-}
 
 // Offset of (position, head) of one sequence from the pool's first element.
 __device__ int64_t cacheOffset(const PagedKv& kv, int32_t sequence, uint32_t position, uint32_t head) {
