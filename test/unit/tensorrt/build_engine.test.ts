@@ -44,7 +44,9 @@ describe('buildLLMEngine', () => {
       build: { optimizationLevel: -1, parts: [{ name: 'layer', planBytes: 3, seconds: 0.5 }, { name: 'head' }] },
       profiles: { layer: defaultProfiles(512), head: defaultHeadProfiles(512) },
     })
-    expect(readFileSync(join(path, 'plan'), 'utf8')).toMatch(/^plan of type 2 for \d+ bytes of graph 1-8-8 9-64-64 65-256-256 257-512-512$/)
+    expect(readFileSync(join(path, 'plan'), 'utf8')).toMatch(
+      /^plan of type 2 for \d+ bytes of graph 1-8-8 9-16-16 17-32-32 33-64-64 65-128-128 129-256-256 257-512-512$/,
+    )
     expect(readdirSync(path)).toEqual(expect.arrayContaining(['config.json', 'tokenizer.json', 'graph.json']))
     expect(seen.length).toBeGreaterThan(0)
     expect(seen[0]).toMatchObject({ parts: 2, phase: 'stand-in phase', steps: 3 })
