@@ -33,7 +33,10 @@ Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
 // A reader that goes away (`| head`) is no failure: what is written after that goes nowhere. Commands that work for long stop then.
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error
+    if (error.code === 'EPIPE') return
+    if (stream === process.stdout) process.stderr.write(`node-tensorrt: The output cannot be written: ${error.message}\n`)
+    // There is nobody left to tell, and nothing that is worth going on for.
+    process.exit(1)
   })
 }
 

@@ -172,8 +172,9 @@ export class GenerationState {
     const iterator: AsyncIterableIterator<GenerationChunk> = {
       next: () => this.next(),
       return: () => {
-        this.abort(new AbortError(undefined, 'The consumer left the stream'))
+        // The consumer knows: calls of next() that still wait are done, and no failures that nobody may listen to.
         this.errorDelivered = true
+        this.abort(new AbortError(undefined, 'The consumer left the stream'))
         return Promise.resolve({ value: undefined, done: true })
       },
       [Symbol.asyncIterator]: () => iterator,

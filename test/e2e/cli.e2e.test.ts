@@ -1,6 +1,6 @@
 /** The command line as its users meet it: real processes, real pipes, real signals. */
-import { spawn } from 'node:child_process'
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { closeSync, cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -245,6 +245,14 @@ describe('an early end', () => {
     expect(outcome.signal).toBeNull()
     expect([0, 130]).toContain(outcome.code)
     expect(outcome.stderr).not.toMatch(/EPIPE|Error|at /)
+  })
+
+  it.skipIf(!existsSync('/dev/full')).each([['run', LONG], ['doctor', ['doctor', '--json']]])('a full disk: %s', (_, args) => {
+    const full = openSync('/dev/full', 'w')
+    const { status, stderr } = spawnSync(process.execPath, [main, ...args], { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' })
+    closeSync(full)
+    expect(status).toBe(1)
+    expect(stderr).toMatch(/^node-tensorrt: The output cannot be written: ENOSPC[^\n]*\n$/)
   })
 })
 
