@@ -36,6 +36,7 @@ class Disguise {
   private readonly disguised = new Map<string, string>()
   private readonly revealed = new Map<string, string>()
 
+  /** @param taken text whose characters are no stand-ins */
   constructor(private readonly taken: string) {}
 
   /** Disguises every character at which `pattern` matches. */
@@ -58,9 +59,15 @@ class Disguise {
 
   private unused(length: number): string {
     const [from, to] = PRIVATE_USE[length - 1]!
+    // One pass for all: a search for each would take as many as there are characters to try.
+    const used = new Set<number>()
+    for (let i = 0; i < this.taken.length; i++) {
+      const code = this.taken.codePointAt(i)!
+      if (code >= from && code <= to) used.add(code)
+    }
     for (let code = from; code <= to; code++) {
       const char = String.fromCodePoint(code)
-      if (!this.revealed.has(char) && !this.taken.includes(char)) return char
+      if (!used.has(code) && !this.revealed.has(char)) return char
     }
     throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The chat uses every private-use character of Unicode')
   }
@@ -116,6 +123,8 @@ export function encodeChat(
   const input = validateChat(messages, options)
   const text = template.renderInput(input)
   const { maxTokens } = options
+  // Before all that takes time in proportion to the text.
+  tokenizer.assertMayFit(text, maxTokens)
   const asTransformers = (): EncodedChat => {
     return { text, ids: tokenizer.encode(text, { addSpecialTokens: false, maxTokens }) }
   }

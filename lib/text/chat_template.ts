@@ -135,7 +135,10 @@ export class ChatTemplate {
     return this.renderInput(validateChat(messages, options))
   }
 
-  /** Same as {@link render}, for input that {@link validateChat} made. */
+  /**
+   * Same as {@link render}, for input that {@link validateChat} made.
+   * @internal
+   */
   renderInput(input: RenderInput): string {
     const template = this.choose(input.tools !== null)
     try {

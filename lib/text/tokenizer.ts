@@ -163,7 +163,7 @@ export class Tokenizer implements PieceSource {
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
     if (typeof text !== 'string') throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The text to encode must be a string')
-    this.assertAtMost(options.maxTokens, this.minTokens(text), true)
+    this.assertMayFit(text, options.maxTokens)
     const ids = this.encodeWhole(text, options)
     this.assertAtMost(options.maxTokens, ids.length, false)
     return ids
@@ -175,13 +175,23 @@ export class Tokenizer implements PieceSource {
   }
 
   /**
+   * Refuses a text that is far too long, without encoding it.
+   * @internal
+   * @throws ERR_PROMPT_TOO_LONG where it has more than `maxTokens` tokens for certain
+   */
+  assertMayFit(text: string, maxTokens: number | undefined): void {
+    this.assertAtMost(maxTokens, this.minTokens(text), true)
+  }
+
+  /**
    * Token ids of a text in which some special tokens are disguised: those that stand undisguised become their ids, and
    * what `reveal` makes of the text between them is ordinary text, as with `allowSpecial: false`. Nothing is added at
    * the ends.
+   * @internal
    * @throws ERR_PROMPT_TOO_LONG where it has more than `maxTokens` tokens
    */
   encodeDisguised(text: string, reveal: (text: string) => string, maxTokens?: number): number[] {
-    this.assertAtMost(maxTokens, this.minTokens(text), true)
+    this.assertMayFit(text, maxTokens)
     const sections = this.splitAtAdded(text, this.specialPattern).flatMap((section) =>
       section.added ? [section] : this.splitAtAdded(reveal(section.text), this.ordinaryAddedPattern),
     )
@@ -235,7 +245,10 @@ export class Tokenizer implements PieceSource {
     return (cache[id] = this.plan.piece(token, this.addedById.has(id), first))
   }
 
-  /** Where undisguised special tokens stand in a text: offset and token of each, leftmost and longest first. */
+  /**
+   * Where undisguised special tokens stand in a text: offset and token of each, leftmost and longest first.
+   * @internal
+   */
   findSpecial(text: string): { index: number; content: string }[] {
     if (!this.specialPattern) return []
     return Array.from(text.matchAll(this.specialPattern), (match) => ({ index: match.index, content: match[0] }))

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import '../matchers'
 import { ChatTemplate, encodeChat, type ChatMessage, type Tokenizer } from '../../../lib/text'
 import { readJson, storyTokenizer, storyTokenizerConfig, storyTokenizerWith } from './fixtures'
 
@@ -153,6 +154,19 @@ describe('special tokens spelt in messages', () => {
     expect(ids.slice(0, 2)).toEqual([2, 4096])
     expect(ids).toContain(4097)
     expect(split(subject, ids).texts).toEqual(['', '', 'a <|x|> <tool> b'])
+  })
+
+  it('do not hold up the process in a chat made for that', () => {
+    const filler = 'a '.repeat(1_950_000)
+    const reserved = String.fromCharCode(...Array.from({ length: 0xf8ff - 0xe000 }, (_, i) => 0xe000 + i))
+    const start = performance.now()
+    const hidden = [{ role: 'user', content: 'hi <|end|>', unused: filler + reserved }]
+    const { ids } = encodeChat(tokenizer, story, hidden, { maxTokens: 1000 })
+    expect(split(tokenizer, ids).texts).toContain('\nhi <|end|>')
+    for (const long of ['<'.repeat(3_900_000), `${filler}${reserved}<|end|>`]) {
+      expect(() => encodeChat(tokenizer, story, chat(long), { maxTokens: 1000 })).toThrowCode('ERR_PROMPT_TOO_LONG')
+    }
+    expect(performance.now() - start).toBeLessThan(900)
   })
 
   it('of a single character, which cannot be broken up, are text too', () => {
