@@ -22,6 +22,28 @@ cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, fl
   return status;
 }
 
+// Whether the planner may cut keys into chunks that are merged afterwards. Merging costs more than the
+// attention itself where the queries fill the device anyway (512 tokens, 32 heads: 46 us against 21); it pays
+// where few blocks read long contexts.
+bool mayCutKeys(const PlanArgs& args) {
+  constexpr int64_t kRowsOfBlock = 128;
+  constexpr int64_t kLongContext = 2048;
+  int device = 0;
+  int processors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+    return true;
+  const int64_t group = args.heads / args.kvHeads;
+  int64_t blocks = 0;
+  for (uint32_t i = 0; i < args.batch; ++i) {
+    const int64_t rows = args.qIndptr[i + 1] - args.qIndptr[i];
+    const int64_t keys = static_cast<int64_t>(args.kvIndptr[i + 1] - args.kvIndptr[i]) * args.pageSize;
+    if (keys > kLongContext) return true;
+    blocks += (rows * group + kRowsOfBlock - 1) / kRowsOfBlock * args.kvHeads;
+  }
+  return blocks * 4 < static_cast<int64_t>(processors) * 3;
+}
+
 }  // namespace
 
 template <DType Type, uint32_t HeadDim>
@@ -40,7 +62,8 @@ cudaError_t Prefill<Type, HeadDim>::plan(const Workspace& ws, const PlanArgs& ar
         mutablePointer(args.kvIndptr), rows, args.batch, args.heads, args.kvHeads, HeadDim, HeadDim,
         args.pageSize, args.cudaGraph, /*sizeof_dtype_o=*/sizeof(Element), windowLeft(args.window),
         /*fixed_split_size=*/-1,
-        /*disable_split_kv=*/false, /*num_colocated_ctas=*/0,
+        // A graph's launch is shaped for cut keys, whatever the lengths.
+        /*disable_split_kv=*/!args.cudaGraph && !mayCutKeys(args), /*num_colocated_ctas=*/0,
         // 0: where rows == batch the planner sees by itself that each sequence has one row.
         /*uniform_q_len=*/0, stream, sizeof(Element));
     if (status == cudaSuccess) pack(info, plan);
