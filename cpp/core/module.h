@@ -73,7 +73,7 @@ struct BuildOptions {
 };
 
 struct BuildResult {
-  std::vector<char> plan;         // what BackendOptions::plan takes
+  std::vector<char> plan;         // what TensorRtOptions::plan takes
   std::vector<char> timingCache;  // for the next build
   int32_t libraryVersion = 0;
   int32_t computeMajor = 0;

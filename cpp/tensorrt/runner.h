@@ -22,7 +22,7 @@ struct StepBuffers {
   PinnedBuffer tables;   // see step_tables.h
   PinnedBuffer plans;    // FlashInfer's, one part per attention plan
   PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see
-                         // Runner::results
+                         // Runner::resultsOf
   PinnedBuffer logits;   // raw rows, in the engine's type
   Event done;
 

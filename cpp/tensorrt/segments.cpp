@@ -156,12 +156,6 @@ class Borders {
 
 }  // namespace
 
-int64_t WeightInput::elements() const noexcept {
-  int64_t count = 1;
-  for (const int64_t n : shape) count *= n;
-  return count;
-}
-
 Expected<Partition> partition(const Graph& graph) {
   Partition result;
   const auto is = [&]<class Op>(size_t i, const Op*) {

@@ -17,7 +17,6 @@ struct WeightInput {
   std::vector<std::string> names;
   std::vector<int64_t> shape;  // of the network's input; one dimension in the checkpoint becomes [1, n]
 
-  int64_t elements() const noexcept;
   bool operator==(const WeightInput&) const = default;
 };
 

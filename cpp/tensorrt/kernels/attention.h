@@ -1,6 +1,6 @@
 // Attention over a paged KV cache: rotary embedding + append, and attention of query rows over pages.
 //
-// Two families sit behind one table. FlashInfer's kernels (16-bit types; head size 64, 128 or 256 as built)
+// Two families sit behind one table. FlashInfer's kernels (16-bit types; head size 64 or 128)
 // plan a step on the host and run it on each layer. The plain kernels (any head size that is a multiple of
 // 32, up to 256; float32 too) need no plan: they are the verification path and the fallback for head sizes
 // FlashInfer does not have.

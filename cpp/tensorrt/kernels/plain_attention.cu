@@ -1,9 +1,8 @@
 // One block of four warps serves one (row, query head). Each warp walks every fourth key of the row with a
 // running softmax; the four partial results are merged in shared memory. Arithmetic is float32 whatever the
 // storage type. It reads K and V once per query head rather than once per group: simple and exact, not fast.
-#include "tensorrt/kernels/plain_attention.h"
-
 #include "tensorrt/kernels/element.cuh"
+#include "tensorrt/kernels/plain_attention.h"
 
 namespace nt::kernels {
 

@@ -15,8 +15,8 @@
 
 namespace nt::kernels {
 
-// What a request may ask for at the API, and no less: a slot that is refused ends the backend. 1024 stop tokens
-// of its own, and the model's end-of-sequence tokens.
+// What a request may ask for at the API, and no less: a slot that is refused ends the backend. 1024 stop
+// tokens of its own, and the model's end-of-sequence tokens.
 inline constexpr int32_t kMaxBannedTokens = 1280;
 inline constexpr int32_t kMaxTopLogprobs = 256;
 
