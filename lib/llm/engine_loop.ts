@@ -145,6 +145,15 @@ export class EngineLoop {
     this.schedulePump()
   }
 
+  /**
+   * See {@link Scheduler.assertTakes}.
+   * @throws ERR_QUEUE_FULL, ERR_DISPOSED when closed, ERR_BACKEND_DEAD when the executor has died
+   */
+  assertTakes(n: number): void {
+    if (this.ended !== undefined) throw this.ended
+    this.scheduler.assertTakes(n)
+  }
+
   /** Ends a request without telling its state: the state is who asks. */
   abort(id: RequestId): void {
     if (!this.active.has(id)) return

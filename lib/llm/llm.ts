@@ -214,6 +214,8 @@ export class LLM {
       if (this.#closing !== undefined) throw disposed()
       const checked = checkRequestOptions(options, this.info.vocabSize)
       if (checked.signal?.aborted === true) throw new AbortError(checked.signal.reason)
+      // A service that is overloaded must not spend its time on text that it refuses.
+      loop.assertTakes(checked.n)
       const prompt = encodePrompt(checked.source, this.#context)
       const id = this.#nextId++
       const { request, plan } = buildRequest(id, checked, prompt, this.#context, state.startedAt)

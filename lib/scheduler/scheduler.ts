@@ -120,20 +120,12 @@ export class Scheduler {
    * ERR_DISPOSED (draining). Nothing has changed then.
    */
   add(request: GenerationRequest, now: number): readonly Sequence[] {
-    if (this.draining) throw new TensorRTError('ERR_DISPOSED', 'No new requests are taken: the scheduler is draining')
+    this.assertOpen()
     if (this.groups.has(request.id))
       throw new TensorRTError('ERR_INVALID_ARGUMENT', `A request with the id ${request.id} is live`)
     const maxTokens = checkRequest(request, this.limits)
     const n = request.n ?? 1
-    if (this.waiting.size + n > this.maxQueue) {
-      throw new TensorRTError(
-        'ERR_QUEUE_FULL',
-        `${this.waiting.size} sequences wait, ${n} more exceed the limit of ${this.maxQueue}`,
-        {
-          hint: 'retry later, or raise maxQueue',
-        },
-      )
-    }
+    this.assertRoom(n)
     const order = this.arrivals
     // The first letter keeps private salts apart from those that callers choose.
     const salt = this.prefixCache ? `s${request.cacheSalt ?? ''}` : n > 1 ? `p${order}` : null
@@ -151,6 +143,28 @@ export class Scheduler {
       this.setTimer(seq)
     }
     return sequences
+  }
+
+  private assertOpen(): void {
+    if (this.draining) throw new TensorRTError('ERR_DISPOSED', 'No new requests are taken: the scheduler is draining')
+  }
+
+  private assertRoom(n: number): void {
+    const { size } = this.waiting
+    if (size + n <= this.maxQueue) return
+    throw new TensorRTError('ERR_QUEUE_FULL', `${size} sequences wait, ${n} more exceed the limit of ${this.maxQueue}`, {
+      hint: 'retry later, or raise maxQueue',
+    })
+  }
+
+  /**
+   * Whether {@link add} would take a request of `n` sequences now, whatever it asks for: refusing one must not cost the
+   * time of preparing it.
+   * @throws ERR_DISPOSED, ERR_QUEUE_FULL
+   */
+  assertTakes(n: number): void {
+    this.assertOpen()
+    this.assertRoom(n)
   }
 
   /**

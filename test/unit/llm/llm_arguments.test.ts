@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import '../matchers'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { ChatTemplate, LLM } from '../../../lib'
@@ -42,6 +42,20 @@ describe('calls about text', () => {
     const ids = llm.tokenize('Hello', { addSpecialTokens: false, allowSpecial: undefined })
     expect(llm.detokenize(Float64Array.from(ids), { skipSpecialTokens: true })).toBe('Hello')
     expect(llm.applyChatTemplate(chat, { addGenerationPrompt: false, allowSpecial: true })).toMatchObject({ text: 'Hello', tokens: ids })
+  })
+})
+
+describe('a queue that is full', () => {
+  it('refuses without encoding', async () => {
+    const tokenizer = storyTokenizer()
+    const full = LLM.fromExecutor(new HashExecutor({ vocabSize: 4096 }), { tokenizer, maxQueue: 2 })
+    const encode = vi.spyOn(tokenizer, 'encode')
+    const results = Array.from({ length: 5 }, () => full.generate({ prompt: 'Once', maxTokens: 2 }).result())
+    const outcomes = await Promise.allSettled(results)
+    expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected', 'rejected'])
+    expect(outcomes[4]).toMatchObject({ reason: { code: 'ERR_QUEUE_FULL' } })
+    expect(encode).toHaveBeenCalledTimes(2)
+    await full.close()
   })
 })
 
