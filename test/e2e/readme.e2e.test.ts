@@ -120,17 +120,23 @@ describe('the table of measurements', () => {
     expect(renderTable(folder)).toContain('No figures yet')
     const common = { device: 'A Processor', model: 'tiny-storyteller', machine: { date: '2026-01-02T03:04:05Z', memoryGiB: 8, node: 'v20.20.2' } }
     const rounds = [1000, 3000, 2000].map((rate) => ({
-      continuous: { outputTokensPerSecond: rate, ttftMs: { p50: 11 } },
-      static: { outputTokensPerSecond: rate / 2, ttftMs: { p50: 99 } },
+      saturated: { continuous: { outputTokensPerSecond: rate }, static: { outputTokensPerSecond: rate / 2 } },
+      steady: {
+        continuous: { ttftMs: { p50: 11, p99: 21 }, latencyMs: { p99: 310 } },
+        static: { ttftMs: { p50: 99, p99: 210 }, latencyMs: { p99: 620 } },
+      },
     }))
-    const batching = { ...common, size: 32, requests: 400, throughputRatio: 2, ttftP50Ratio: 9.04, rounds }
+    const ratios = { saturatedThroughputRatio: 2, steadyTtftP50Ratio: 9.04, steadyTtftP99Ratio: 10, steadyLatencyP99Ratio: 1.96 }
+    const batching = { ...common, size: 32, requests: 400, ...ratios, rounds }
     writeFileSync(join(folder, 'cpu-batching.json'), JSON.stringify(batching))
     const result = { requests: 16, newTokens: 128, tokensPerSecond: { 'node-tensorrt': 6000, float32: 600, bfloat16: 700 }, ratioToTransformers: { float32: 10, bfloat16: 8.55 } }
     writeFileSync(join(folder, 'cpu-transformers.json'), JSON.stringify({ ...common, results: [result] }))
     const table = renderTable(folder)
     expect(table).toContain('A Processor, 8 GiB, Node 20.20.2, 2026-01-02')
     expect(table).toContain('output tokens/s | continuous batching 2,000 | static 1,000 | 2.0x |')
-    expect(table).toContain('first token, ms | continuous batching 11 | static 99 | 9.0x |')
+    expect(table).toContain('first token, ms, P50 | continuous batching 11 | static 99 | 9.0x |')
+    expect(table).toContain('the same, P99 | continuous batching 21 | static 210 | 10.0x |')
+    expect(table).toContain('whole request, ms, P99 | continuous batching 310 | static 620 | 2.0x |')
     // The faster peer is the yardstick.
     expect(table).toMatch(/16 requests .* \| node-tensorrt 6,000 \| transformers, bfloat16: 700 \| 8\.[56]x \|/)
     const [start, , end] = [table.split('\n')[0]!, '', table.split('\n').at(-1)!]
