@@ -16,12 +16,13 @@
 
 #include "core/backend.h"
 #include "core/dtype.h"
+#include "core/runtime.h"
 #include "core/status.h"
 
 namespace nt {
 
 // To be raised with every change to this file or to anything it includes.
-inline constexpr uint32_t kModuleAbi = 1 << 8 | kBackendAbi;
+inline constexpr uint32_t kModuleAbi = 2 << 8 | kBackendAbi;
 inline constexpr const char* kModuleEntryPoint = "nt_tensorrt_module";
 
 struct GpuFacts {
@@ -130,6 +131,23 @@ class TensorRtModule {
   // Blocks while weights load. Errors: those of ModuleFacts; ERR_ENGINE_INVALID, ERR_ENGINE_INCOMPATIBLE
   // (both sides named), those of the CPU backend for graph and weights, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA.
   virtual Expected<std::unique_ptr<Backend>> createBackend(const TensorRtOptions& options) noexcept = 0;
+
+  // The runtime of generic engines on a device. Blocks: a second where the driver wakes up. Errors: those of
+  // ModuleFacts, ERR_INVALID_ARGUMENT for a device that is not there, ERR_CUDA.
+  virtual Expected<std::shared_ptr<runtime::Runtime>> createRuntime(
+      const runtime::RuntimeOptions& options) noexcept = 0;
+
+  // Lets go of an object on a thread of the module's, since freeing device memory may block. `done` is called
+  // once the object is gone: where commands or others still hold it, when the last of them lets go.
+  virtual void release(std::shared_ptr<runtime::Object> object, std::function<void()> done) noexcept = 0;
+
+  // Lines of TensorRT's log go to every sink that was added, until it is removed: no call reaches it after
+  // removeLogSink has returned.
+  virtual void addLogSink(runtime::LogSink* sink) noexcept = 0;
+  virtual void removeLogSink(runtime::LogSink* sink) noexcept = 0;
+
+  // Verification only.
+  virtual void injectFaults(const runtime::Faults& faults) noexcept = 0;
 
  protected:
   ~TensorRtModule() = default;  // lives as long as the process

@@ -77,6 +77,9 @@ nvinfer1::ILogger& tensorRtLogger() noexcept {
   return instance();
 }
 
+void addLogSink(runtime::LogSink*) noexcept {}
+void removeLogSink(runtime::LogSink*) noexcept {}
+
 LogScope::LogScope() noexcept : start_(instance().count()) {}
 
 std::string LogScope::text() const {

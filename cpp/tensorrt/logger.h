@@ -6,10 +6,16 @@
 #include <cstdint>
 #include <string>
 
+#include "core/runtime.h"
+
 namespace nt {
 
 // Lives for ever: TensorRT keeps the logger of the first factory call for the whole process.
 nvinfer1::ILogger& tensorRtLogger() noexcept;
+
+// See TensorRtModule.
+void addLogSink(runtime::LogSink* sink) noexcept;
+void removeLogSink(runtime::LogSink* sink) noexcept;
 
 // Collects the warnings and errors that TensorRT logs during the scope. Lines of other threads count too (a
 // builder has threads of its own), so two builds at once see each other's.

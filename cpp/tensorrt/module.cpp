@@ -8,6 +8,10 @@
 #include "tensorrt/builder.h"
 #include "tensorrt/driver.h"
 #include "tensorrt/library.h"
+#include "tensorrt/logger.h"
+#include "tensorrt/runtime/faults.h"
+#include "tensorrt/runtime/reaper.h"
+#include "tensorrt/runtime/runtime.h"
 
 namespace nt {
 
@@ -47,6 +51,20 @@ class Module final : public TensorRtModule {
   Expected<std::unique_ptr<Backend>> createBackend(const TensorRtOptions& options) noexcept override {
     return guarded([&] { return createTensorRtBackend(options); });
   }
+
+  Expected<std::shared_ptr<runtime::Runtime>> createRuntime(
+      const runtime::RuntimeOptions& options) noexcept override {
+    return guarded([&] { return runtime::createRuntime(options); });
+  }
+
+  void release(std::shared_ptr<runtime::Object> object, std::function<void()> done) noexcept override {
+    runtime::releaseLater(std::move(object), std::move(done));
+  }
+
+  void addLogSink(runtime::LogSink* sink) noexcept override { nt::addLogSink(sink); }
+  void removeLogSink(runtime::LogSink* sink) noexcept override { nt::removeLogSink(sink); }
+
+  void injectFaults(const runtime::Faults& faults) noexcept override { runtime::injectFaults(faults); }
 };
 
 }  // namespace

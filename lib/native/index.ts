@@ -1,4 +1,5 @@
 export type * from './addon'
+export type * from './runtime_addon'
 export { CpuBackend, type CpuBackendOptions, NativeExecutor } from './backend'
 export { ADDON_PATH_VARIABLE, loadAddon, type LoadedAddon } from './load'
 export {

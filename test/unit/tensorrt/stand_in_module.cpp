@@ -67,6 +67,15 @@ class StandIn final : public nt::TensorRtModule {
           << "; tokens=" << options.maxStepTokens << "; graphs=" << options.cudaGraphs;
     return Status("ERR_CUDA", asked.str());
   }
+
+  nt::Expected<std::shared_ptr<nt::runtime::Runtime>> createRuntime(
+      const nt::runtime::RuntimeOptions&) noexcept override {
+    return Status("ERR_NO_GPU", "the stand-in runs nothing");
+  }
+  void release(std::shared_ptr<nt::runtime::Object>, std::function<void()> done) noexcept override { done(); }
+  void addLogSink(nt::runtime::LogSink*) noexcept override {}
+  void removeLogSink(nt::runtime::LogSink*) noexcept override {}
+  void injectFaults(const nt::runtime::Faults&) noexcept override {}
 };
 
 }  // namespace
