@@ -4,6 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { AbortError, TensorRTError } from '../errors'
 import { buildPlan, type NativeBuildProgress, type Precision, probeTensorRT, problemError } from '../native'
 import {
+  ArgumentReader,
   checkProfiles,
   DEFAULT_MAX_STEP_TOKENS,
   defaultHeadProfiles,
@@ -12,6 +13,7 @@ import {
   type EngineManifest,
   formatCudaVersion,
   formatLibraryVersion,
+  invalidArgument,
   packProfiles,
   requireUsable,
   requireWritable,
@@ -21,7 +23,6 @@ import {
   writeEngineFolder,
 } from '../runtime'
 import { version } from '../version'
-import { ArgumentReader, invalidArgument } from './argument_reader'
 import { readModelFolder } from './model_folder'
 
 /** What a model folder has beside weights; copied as far as it is there. */

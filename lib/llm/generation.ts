@@ -1,6 +1,6 @@
 import { AbortError, TensorRTError } from '../errors'
+import { followSignal } from '../runtime'
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
-import { followSignal } from './abort_signals'
 import { Choice, type ChoiceOptions } from './choice'
 import { type GenerationChunk, type GenerationResult, type TokenLogprob, toTokenLogprob } from './result'
 

@@ -1,8 +1,8 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
 import { TensorRTError } from '../errors'
 import type { Executor, ExecutorInfo } from '../scheduler'
+import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
-import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
 import type { BackendChoice, ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
 
 export const MAX_CHOICES = 1024

@@ -1,3 +1,5 @@
+export { followSignal } from './abort_signals'
+export { ArgumentReader, closest, describeValue, invalidArgument } from './argument_reader'
 export {
   type EngineFolder,
   isEngineFolder,

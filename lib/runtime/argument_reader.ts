@@ -46,7 +46,8 @@ const ALIASES: Readonly<Record<string, string>> = {
   abortsignal: 'signal',
 }
 
-function closest(name: string, known: readonly string[]): string | undefined {
+/** The known name that `name` was probably meant to be; undefined where none is near. */
+export function closest(name: string, known: readonly string[]): string | undefined {
   const plain = name.replace(/[_-]/g, '').toLowerCase().slice(0, 40)
   const alias = ALIASES[plain]
   if (alias !== undefined && known.includes(alias)) return alias

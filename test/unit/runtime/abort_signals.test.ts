@@ -2,7 +2,7 @@ import { getEventListeners } from 'node:events'
 import { describe, expect, it } from 'vitest'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { LLM } from '../../../lib'
-import { followSignal } from '../../../lib/llm/abort_signals'
+import { followSignal } from '../../../lib/runtime/abort_signals'
 
 const listeners = (signal: AbortSignal): number => getEventListeners(signal, 'abort').length
 
