@@ -10,6 +10,7 @@
 #include "core/graph.h"
 #include "tensorrt/cuda.h"
 #include "tensorrt/driver.h"
+#include "tensorrt/error_recorder.h"
 #include "tensorrt/kernels/attention.h"
 #include "tensorrt/library.h"
 #include "tensorrt/logger.h"
@@ -71,10 +72,7 @@ class ModelBuilder {
 
   Expected<PlanEngine> build(const SegmentShape& shape, int32_t part, int32_t parts) {
     const LogScope log;
-    const auto fail = [&](Status status) {
-      const std::string said = log.text();
-      return said.empty() ? status : Status(status.code(), status.message() + ": " + said, status.hint());
-    };
+    const auto fail = [&](Status status) { return withLog(std::move(status), log); };
     const auto flags = 1U << static_cast<uint32_t>(NetworkDefinitionCreationFlag::kSTRONGLY_TYPED);
     const std::unique_ptr<INetworkDefinition> network(builder_.createNetworkV2(flags));
     const std::unique_ptr<IBuilderConfig> config(builder_.createBuilderConfig());
@@ -108,11 +106,8 @@ class ModelBuilder {
     }
     const std::unique_ptr<IHostMemory> plan(builder_.buildSerializedNetwork(*network, *config));
     if (listener_ != nullptr && listener_->isCancelled()) return cancelled();
-    if (plan == nullptr) {
-      if (Status status = takeCudaError("TensorRT's build of '" + shape.name + "'"); !status)
-        return fail(status);
-      return fail({"ERR_BUILD_FAILED", "TensorRT could not build '" + shape.name + "'"});
-    }
+    if (plan == nullptr)
+      return failure("ERR_BUILD_FAILED", "TensorRT could not build '" + shape.name + "'", log);
     const std::unique_ptr<IHostMemory> timings(cache->serialize());
     if (timings != nullptr) {
       const auto* begin = static_cast<const char*>(timings->data());
@@ -158,8 +153,13 @@ Expected<BuildResult> buildModel(const BuildOptions& options, BuildListener* lis
   if (!parts) return parts.status();
 
   if (Status status = toStatus(cudaSetDevice(options.device), "cudaSetDevice"); !status) return status;
+  Expected<BuildScope> scope =
+      BuildScope::enter([&] { return listener != nullptr && listener->isCancelled(); });
+  if (!scope) return scope.status();
+  ErrorRecorder recorder;  // outlives the builder
   Expected<std::unique_ptr<IBuilder>> builder = (*library)->createBuilder();
   if (!builder) return builder.status();
+  (*builder)->setErrorRecorder(&recorder);
 
   BuildResult result;
   result.libraryVersion = (*library)->version();

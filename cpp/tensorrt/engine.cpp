@@ -12,17 +12,6 @@ namespace {
 
 using namespace nvinfer1;
 
-Status withLog(Status status, const LogScope& log) {
-  const std::string said = log.text();
-  return said.empty() ? status : Status(status.code(), status.message() + ": " + said, status.hint());
-}
-
-// TensorRT returns false or nullptr and logs why; where CUDA is the reason, its error is there too.
-Status failure(const char* code, const std::string& what, const LogScope& log) {
-  if (Status status = takeCudaError(what); !status) return withLog(std::move(status), log);
-  return withLog({code, what}, log);
-}
-
 bool matches(const Dims& dims, const std::vector<int64_t>& shape) {
   return dims.nbDims == static_cast<int32_t>(shape.size()) && std::equal(shape.begin(), shape.end(), dims.d);
 }

@@ -23,8 +23,11 @@ namespace {
 constexpr int32_t kMajor = 10;
 constexpr int32_t kOldestVersion = 100600;
 constexpr const char* kFileName = "libnvinfer.so.10";
+constexpr const char* kLeanFileName = "libnvinfer_lean.so.10";
+constexpr const char* kBuilderFactory = "createInferBuilder_INTERNAL";
 constexpr const char* kResourceName = "libnvinfer_builder_resource.so.";
-constexpr std::array kOtherMajors = {"libnvinfer.so.11", "libnvinfer.so.9", "libnvinfer.so.8"};
+constexpr std::array kOtherMajors = {"libnvinfer.so.11",      "libnvinfer.so.9",      "libnvinfer.so.8",
+                                     "libnvinfer_lean.so.11", "libnvinfer_lean.so.9", "libnvinfer_lean.so.8"};
 constexpr const char* kInstallHint =
     "Install TensorRT 10 for CUDA 12 or 13, or set TENSORRT_LIB_DIR to the folder that holds "
     "libnvinfer.so.10";
@@ -60,11 +63,14 @@ struct Place {
   std::string file;
 };
 
-// The places to look, by the first of: the option, TENSORRT_LIB_DIR, the search path. A place that was named
+// The place to look, by the first of: the option, TENSORRT_LIB_DIR, the search path. A place that was named
 // and fails is an error: falling through to another library than the one asked for would be worse than none.
 Place placeOf(const std::string& option) {
   const auto named = [](std::string name, const std::string& path) -> Place {
-    if (isFolder(path) || !isFile(path)) return {std::move(name), path + "/", kFileName};
+    if (isFolder(path) || !isFile(path)) {
+      const bool leanAlone = !isFile(path + "/" + kFileName) && isFile(path + "/" + kLeanFileName);
+      return {std::move(name), path + "/", leanAlone ? kLeanFileName : kFileName};
+    }
     return {std::move(name), folderOf(path), path.substr(folderOf(path).size())};
   };
   if (!option.empty()) return named("the option", option);
@@ -98,8 +104,13 @@ std::string otherMajor(const Place& place) {
   return "";
 }
 
+// Guards what follows, and the loading of builder resources.
 std::mutex openMutex;
-const Library* opened = nullptr;
+// In the order of opening. They live as long as the process.
+std::vector<const Library*>& openLibraries() {
+  static auto* libraries = new std::vector<const Library*>;
+  return *libraries;
+}
 
 }  // namespace
 
@@ -111,12 +122,14 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
     facts->libraryVersion = library.version_;
     facts->builderResource = library.findBuilderResource(&facts->builderResourcePath);
   };
-  if (opened != nullptr) {
-    report(*opened);
-    return opened;
-  }
-
   const Place place = placeOf(option);
+  if (place.folder.empty()) {
+    for (const Library* library : openLibraries()) {
+      if (library->isLean()) continue;
+      report(*library);
+      return library;
+    }
+  }
   const std::string file = place.folder + place.file;
   void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
@@ -133,6 +146,12 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
     dlclose(handle);
     return status;
   };
+  for (const Library* library : openLibraries()) {
+    if (library->handle_ != handle) continue;
+    dlclose(handle);  // counted once
+    report(*library);
+    return library;
+  }
   const auto getVersion = reinterpret_cast<int32_t (*)() noexcept>(dlsym(handle, "getInferLibVersion"));
   if (getVersion == nullptr) {
     return fail({"ERR_TENSORRT_NOT_FOUND", path + " is not TensorRT's library: it has no getInferLibVersion",
@@ -146,23 +165,37 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
     }
     return fail(versionMismatch("TensorRT " + formatVersion(version), path));
   }
-  const auto getRegistry =
-      reinterpret_cast<nvinfer1::IPluginRegistry* (*)() noexcept>(dlsym(handle, "getPluginRegistry"));
-  nvinfer1::IPluginRegistry* registry = getRegistry == nullptr ? nullptr : getRegistry();
-  if (registry == nullptr || !registerPagedAttention(*registry)) {
-    return fail(
-        {"ERR_INTERNAL", "TensorRT " + formatVersion(version) + " did not take the attention plugin"});
+  const bool lean = dlsym(handle, kBuilderFactory) == nullptr;
+  if (!lean) {
+    const auto getRegistry =
+        reinterpret_cast<nvinfer1::IPluginRegistry* (*)() noexcept>(dlsym(handle, "getPluginRegistry"));
+    nvinfer1::IPluginRegistry* registry = getRegistry == nullptr ? nullptr : getRegistry();
+    if (registry == nullptr || !registerPagedAttention(*registry)) {
+      return fail(
+          {"ERR_INTERNAL", "TensorRT " + formatVersion(version) + " did not take the attention plugin"});
+    }
   }
-  opened = new Library(handle, version, path);
-  report(*opened);
-  return opened;
+  const Library* library = new Library(handle, version, path, lean);
+  openLibraries().push_back(library);
+  report(*library);
+  return library;
 }
 
 std::string Library::versionText() const {
   return formatVersion(version_);
 }
 
+Status Library::requireFull(const std::string& what) const {
+  if (!lean_) return {};
+  return {"ERR_TENSORRT_NOT_FOUND",
+          what + " needs all of TensorRT, and " + path_ +
+              " is its lean runtime, which runs "
+              "version-compatible engines only",
+          kInstallHint};
+}
+
 Status Library::findBuilderResource(std::string* found) const {
+  if (Status status = requireFull("Building engines"); !status) return status;
   const std::string name = kResourceName + versionText();
   const std::string beside = folderOf(path_) + name;
   if (isFile(beside)) {
@@ -196,16 +229,16 @@ Status Library::loadBuilderResource() const {
           "Start the process with LD_LIBRARY_PATH set to that folder"};
 }
 
-template <class T>
-Expected<std::unique_ptr<T>> Library::create(const char* factory) const {
-  const auto make = reinterpret_cast<void* (*)(void*, int32_t)>(dlsym(handle_, factory));
+template <class T, class... Args>
+Expected<std::unique_ptr<T>> Library::create(const char* factory, Args... args) const {
+  const auto make = reinterpret_cast<void* (*)(Args..., void*, int32_t)>(dlsym(handle_, factory));
   if (make == nullptr) return Status("ERR_VERSION_MISMATCH", path_ + " has no " + factory, kInstallHint);
   const LogScope log;
   std::string why;
   // The factories are declared noexcept and throw all the same.
   try {
     // The library's own version: it refuses the headers' newer one.
-    if (auto* made = static_cast<T*>(make(&tensorRtLogger(), version_)); made != nullptr)
+    if (auto* made = static_cast<T*>(make(args..., &tensorRtLogger(), version_)); made != nullptr)
       return std::unique_ptr<T>(made);
   } catch (const std::exception& error) {
     why = error.what();
@@ -220,11 +253,15 @@ Expected<std::unique_ptr<T>> Library::create(const char* factory) const {
 
 Expected<std::unique_ptr<nvinfer1::IBuilder>> Library::createBuilder() const {
   if (Status status = loadBuilderResource(); !status) return status;
-  return create<nvinfer1::IBuilder>("createInferBuilder_INTERNAL");
+  return create<nvinfer1::IBuilder>(kBuilderFactory);
 }
 
 Expected<std::unique_ptr<nvinfer1::IRuntime>> Library::createRuntime() const {
   return create<nvinfer1::IRuntime>("createInferRuntime_INTERNAL");
+}
+
+Expected<std::unique_ptr<nvinfer1::IRefitter>> Library::createRefitter(nvinfer1::ICudaEngine& engine) const {
+  return create<nvinfer1::IRefitter>("createInferRefitter_INTERNAL", static_cast<void*>(&engine));
 }
 
 }  // namespace nt

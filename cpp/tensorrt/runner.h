@@ -83,7 +83,8 @@ class Runner {
   Status makeRopeTables(const Graph& graph);
   Status warmUp(StepBuffers& buffers);
   Status captureGraphs(StepBuffers& buffers);
-  Status capture(int32_t bucket, StepBuffers& buffers);
+  // `invalidated`: it failed because of what another thread did, and may be tried again.
+  Status capture(int32_t bucket, StepBuffers& buffers, bool& invalidated);
 
   Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,
                        bool cudaGraph);

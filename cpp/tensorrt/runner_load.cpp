@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <mutex>
+#include <thread>
 
 #include "core/graph.h"
 #include "core/safetensors.h"
@@ -27,6 +29,8 @@ constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96
 // Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are
 // (docs/performance.md).
 constexpr int32_t kMaxDecodeGroup = 2;
+// Of a capture that another thread ended, after 10, 20, 40, ... ms.
+constexpr int32_t kCaptureRetries = 6;
 
 // The smallest bucket that holds `count`, or the largest.
 int32_t bucketFor(int32_t count) {
@@ -100,7 +104,9 @@ Runner::~Runner() {
 Status Runner::load(const TensorRtOptions& options) {
   const Expected<GpuFacts> gpu = requireDevice(options.device);
   if (!gpu) return gpu.status();
-  if (Status status = Library::open(options.libraryPath).status(); !status) return status;
+  const Expected<const Library*> library = Library::open(options.libraryPath);
+  if (!library) return library.status();
+  if (Status status = (*library)->requireFull("A language model's engine"); !status) return status;
   if (Status status = checkOptions(options); !status) return status;
   const Expected<Graph> graph = parseGraph(options.graph);
   if (!graph) return graph.status();
@@ -363,13 +369,20 @@ Status Runner::captureGraphs(StepBuffers& buffers) {
   const int32_t most = std::min(info_.maxSlots, info_.maxStepTokens);
   for (const int32_t bucket : kBuckets) {
     if (bucket > engineRows || bucket > rowCapacity_) break;
-    if (Status status = capture(bucket, buffers); !status) return status;
+    bool invalidated = false;
+    Status status = capture(bucket, buffers, invalidated);
+    for (int32_t again = 0; invalidated && again < kCaptureRetries; ++again) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10 << again));
+      status = capture(bucket, buffers, invalidated);
+    }
+    if (!status) return status;
     if (bucket >= most) break;
   }
   return {};
 }
 
-Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
+Status Runner::capture(int32_t bucket, StepBuffers& buffers, bool& invalidated) {
+  invalidated = false;
   const TableLayout layout(bucket, bucket, bucket);
   const size_t ints = fillWarmUp(layout, info_.pageSize, buffers.tables.as<int32_t>());
   setState(layout, decodePath_);
@@ -390,6 +403,9 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers) {
   const Status enqueued = enqueueModel(layout, nullptr, true);
   cudaGraph_t graph = nullptr;
   cudaError_t error = cudaStreamEndCapture(stream_.get(), &graph);
+  // Another thread waited for the whole device: a build does.
+  invalidated = error == cudaErrorStreamCaptureInvalidated;
+  if (invalidated) cudaGetLastError();
   if (!enqueued) {
     if (graph != nullptr) cudaGraphDestroy(graph);
     return enqueued;

@@ -256,8 +256,7 @@ nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) no
 
 bool registerPagedAttention(nvinfer1::IPluginRegistry& registry) noexcept {
   static PagedAttentionCreator creator;
-  static const bool registered = registry.registerCreator(creator, kNamespace);
-  return registered;
+  return registry.registerCreator(creator, kNamespace);
 }
 
 }  // namespace nt

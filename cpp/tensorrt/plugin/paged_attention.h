@@ -36,8 +36,8 @@ enum PluginError : int32_t {
 // positive).
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept;
 
-// Makes the plugin known to the library's one registry, so that engines which hold it can be deserialised.
-// Later calls return what the first did. The creator lives as long as the process.
+// Makes the plugin known to a library's one registry, so that engines which hold it can be deserialised. Once
+// a library. The creator lives as long as the process.
 bool registerPagedAttention(nvinfer1::IPluginRegistry& registry) noexcept;
 
 }  // namespace nt
