@@ -1,10 +1,16 @@
 #include "tensorrt/cuda.h"
 
-#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 
+#include "tensorrt/spin.h"
+
 namespace nt {
+
+namespace {
+constexpr int kPausesPerQuery = 16;
+}  // namespace
 
 Status toStatus(cudaError_t error, const std::string& what) {
   if (error == cudaSuccess) return {};
@@ -22,6 +28,7 @@ Status takeCudaError(const std::string& what) {
 
 std::string bytesText(uint64_t bytes) {
   std::array<char, 32> text{};
+  if (bytes < 1U << 20) return std::to_string(bytes) + " bytes";
   const double gib = static_cast<double>(bytes) / (1U << 30);
   if (gib >= 1) {
     std::snprintf(text.data(), text.size(), "%.1f GiB", gib);
@@ -31,30 +38,16 @@ std::string bytesText(uint64_t bytes) {
   return text.data();
 }
 
-Expected<DeviceBuffer> DeviceBuffer::allocate(uint64_t bytes, const std::string& what) {
-  DeviceBuffer buffer;
-  const cudaError_t error = cudaMalloc(&buffer.data_, std::max<uint64_t>(bytes, 1));
-  if (error != cudaSuccess) {
-    buffer.data_ = nullptr;
-    return toStatus(error, what + " of " + bytesText(bytes));
-  }
-  buffer.bytes_ = bytes;
-  return buffer;
-}
-
-Expected<PinnedBuffer> PinnedBuffer::allocate(uint64_t bytes, const std::string& what) {
-  PinnedBuffer buffer;
-  const cudaError_t error = cudaMallocHost(&buffer.data_, std::max<uint64_t>(bytes, 1));
-  if (error != cudaSuccess) {
-    buffer.data_ = nullptr;
-    if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
-      return Status("ERR_OUT_OF_MEMORY", what + " of " + bytesText(bytes) + ": no pinned host memory");
-    }
-    return toStatus(error, what);
-  }
-  buffer.bytes_ = bytes;
-  return buffer;
+cudaError_t awaitEvent(cudaEvent_t event, int32_t spinUs) noexcept {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point end = Clock::now() + std::chrono::microseconds(spinUs);
+  do {
+    const cudaError_t state = cudaEventQuery(event);
+    if (state != cudaErrorNotReady) return state;
+    // A query takes a lock that launches want too: leave them room.
+    spinPause(kPausesPerQuery);
+  } while (Clock::now() < end);
+  return cudaEventSynchronize(event);
 }
 
 }  // namespace nt
