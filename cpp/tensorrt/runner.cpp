@@ -198,8 +198,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
     state_.layer = static_cast<int32_t>(i);
     state_.plan = plans_[layer.plan].plan;
     state_.workspace.ints = ints_.as<char>() + layer.plan * state_.workspace.intBytes;
-    if (Status status = layer.engine->enqueue(layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(),
-                                              weights_.segments()[i], stream_.get(), dedicated);
+    if (Status status = enqueueSegment(i, layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(), dedicated);
         !status) {
       return status;
     }
@@ -215,6 +214,13 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
   return {};
 }
 
+Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {
+  const Layer& layer = layers_[index];
+  const std::vector<void*>& weights = weights_.segments()[index];
+  return layer.runsFew(rows) ? layer.fewRows->enqueue(rows, x, y, weights, state_, stream_.get())
+                             : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
+}
+
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,
                            bool dedicated) {
   const auto at = static_cast<size_t>(first);
@@ -222,8 +228,7 @@ Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t cou
                                                 int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
                                                 gathered_.as<>(), stream_.get());
   if (Status status = toStatus(error, "Gathering rows"); !status) return status;
-  if (Status status = layers_.back().engine->enqueue(count, gathered_.as<>(), logits_.as<>(),
-                                                     weights_.segments().back(), stream_.get(), dedicated);
+  if (Status status = enqueueSegment(layers_.size() - 1, count, gathered_.as<>(), logits_.as<>(), dedicated);
       !status) {
     return status;
   }

@@ -11,6 +11,7 @@
 #include "core/module.h"
 #include "tensorrt/cuda.h"
 #include "tensorrt/engine.h"
+#include "tensorrt/few_rows.h"
 #include "tensorrt/kernels/sampling.h"
 #include "tensorrt/step_tables.h"
 #include "tensorrt/weights.h"
@@ -71,7 +72,11 @@ class Runner {
   };
   struct Layer {
     SegmentEngine* engine = nullptr;
+    const FewRowsSegment* fewRows = nullptr;  // null where the kernels do not cover the segment
     size_t plan = 0;
+
+    // Which of the two runs a step of so many rows.
+    bool runsFew(int32_t rows) const noexcept { return fewRows != nullptr && rows <= fewRows->maxRows(); }
   };
 
   Runner() = default;
@@ -94,6 +99,7 @@ class Runner {
   // Embedding, layers, head and sampling, on the engines' dedicated contexts or the others; `buffers`, where
   // given, receives the results chunk by chunk.
   Status enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated);
+  Status enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated);
   Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool dedicated);
   Status copyResults(StepBuffers& buffers, int32_t first, int32_t count);
   int32_t* table(size_t offset) const noexcept { return tables_.as<int32_t>() + offset; }
@@ -115,7 +121,7 @@ class Runner {
   Stream stream_;
   DeviceWeights weights_;
   DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, results_,
-      slots_, history_;
+      slots_, history_, fewRowsScratch_;
   PinnedBuffer historyHost_;
   Event historySent_;
   std::vector<const float*> ropeTables_;
@@ -123,9 +129,10 @@ class Runner {
   StepState state_;
   std::vector<AttentionPlan> plans_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::vector<std::unique_ptr<SegmentEngine>> engines_;  // by shape
-  std::vector<Layer> layers_;                            // by segment, the head last
-  std::map<int32_t, GraphExec> graphs_;                  // by number of sequences
+  std::vector<std::unique_ptr<SegmentEngine>> engines_;   // by shape
+  std::vector<std::unique_ptr<FewRowsSegment>> fewRows_;  // likewise; null where there is none
+  std::vector<Layer> layers_;                             // by segment, the head last
+  std::map<int32_t, GraphExec> graphs_;                   // by number of sequences
 };
 
 }  // namespace nt

@@ -194,10 +194,13 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
                                         state_, stream_.get());
     if (!engine) return engine.status();
     engines_.push_back(*std::move(engine));
+    fewRows_.push_back(options.plainKernels ? nullptr : FewRowsSegment::create(shape, dtype_));
   }
+  // Programmatic dependent launch came with compute capability 9.0.
+  state_.overlap = !options.plainKernels && gpu.computeMajor >= 9;
 
   for (const Segment& segment : parts.segments) {
-    Layer layer{engines_[segment.shape].get(), 0};
+    Layer layer{engines_[segment.shape].get(), fewRows_[segment.shape].get(), 0};
     for (const Node& node : parts.shapes[segment.shape].nodes) {
       const auto* op = std::get_if<AttentionOp>(&node.op);
       if (op == nullptr) continue;
@@ -237,6 +240,10 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes =
       slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) + vocab * sizeof(uint32_t));
+  uint64_t fewRowsBytes = 0;
+  for (const auto& segment : fewRows_) {
+    if (segment != nullptr) fewRowsBytes = std::max(fewRowsBytes, segment->scratchBytes());
+  }
   const uint64_t historyBytes = static_cast<uint64_t>(graph.maxPositions) * sizeof(int32_t);
   for (Status status :
        {allocateInto(activations_, static_cast<uint64_t>(activations), "The activations"),
@@ -248,10 +255,14 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
         allocateInto(ints_, planBytes, "The attention plans"),
         allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
         allocateInto(results_, resultBytes, "The results"), allocateInto(slots_, slotBytes, "The slots"),
-        allocateInto(history_, historyBytes, "A slot's tokens")}) {
+        allocateInto(history_, historyBytes, "A slot's tokens"),
+        allocateInto(fewRowsScratch_, fewRowsBytes, "The activations of few rows")}) {
     if (!status) return status;
   }
   for (const auto& engine : engines_) engine->setActivationMemory(activations_.as<>(), activations);
+  for (const auto& segment : fewRows_) {
+    if (segment != nullptr) segment->setScratch(fewRowsScratch_.as<>());
+  }
   auto history = PinnedBuffer::allocate(historyBytes, "A slot's tokens");
   if (!history) return history.status();
   historyHost_ = *std::move(history);
@@ -388,8 +399,9 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers, bool& invalidated) 
   setState(layout, decodePath_);
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, decodePath_, true); !status) return status;
-  for (const auto& engine : engines_) {
-    if (Status status = engine->dedicate(bucket, stream_.get()); !status) return status;
+  for (size_t i = 0; i < engines_.size(); ++i) {
+    if (fewRows_[i] != nullptr && bucket <= fewRows_[i]->maxRows()) continue;
+    if (Status status = engines_[i]->dedicate(bucket, stream_.get()); !status) return status;
   }
   // TensorRT settles a new shape at its first enqueue, which must not be captured.
   if (Status status = enqueueModel(layout, nullptr, true); !status) return status;

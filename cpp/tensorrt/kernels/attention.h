@@ -85,6 +85,9 @@ struct RopeAppendArgs {
   const float* cosSin = nullptr;  // [maxPosition, headDim]: headDim / 2 cosines, then headDim / 2 sines
   uint32_t rows = 0;
   uint32_t heads = 0;
+  // Starts while the kernel before it in the stream ends (programmatic dependent launch; compute
+  // capability 9.0 and later). FlashInfer's kernels wait before they read; the plain ones ignore it.
+  bool overlap = false;
 };
 
 struct AttentionArgs {
@@ -99,8 +102,9 @@ struct AttentionArgs {
   PagedKv kv;
   uint32_t rows = 0;
   uint32_t heads = 0;
-  float scale = 0;     // multiplies q.k before the softmax
-  int32_t window = 0;  // a row sees its own position and the window - 1 before it; 0 = all
+  float scale = 0;       // multiplies q.k before the softmax
+  int32_t window = 0;    // a row sees its own position and the window - 1 before it; 0 = all
+  bool overlap = false;  // as in RopeAppendArgs
 };
 
 // The kernels for one element type and head size. All functions return the first CUDA error,

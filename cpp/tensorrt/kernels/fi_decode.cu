@@ -14,9 +14,9 @@ constexpr auto kNoPositions = flashinfer::PosEncodingMode::kNone;
 using PlanVariant = Variant<false>;
 
 template <bool Window>
-cudaError_t launch(Params params, Element* partial, float* partialLse, cudaStream_t stream) {
+cudaError_t launch(Params params, Element* partial, float* partialLse, bool overlap, cudaStream_t stream) {
   return flashinfer::BatchDecodeWithPagedKVCacheDispatched<NT_HEAD_DIM, kNoPositions, Variant<Window>>(
-      params, partial, partialLse, /*enable_pdl=*/false, stream);
+      params, partial, partialLse, overlap, stream);
 }
 
 }  // namespace
@@ -61,8 +61,8 @@ cudaError_t Decode<Type, HeadDim>::run(const Workspace& ws, const Plan& plan, co
       if (info.enable_cuda_graph)
         params.block_valid_mask = GetPtrFromBaseOffset<bool>(ws.ints, info.block_valid_mask_offset);
     }
-    return args.window > 0 ? launch<true>(params, partial, partialLse, stream)
-                           : launch<false>(params, partial, partialLse, stream);
+    return args.window > 0 ? launch<true>(params, partial, partialLse, args.overlap, stream)
+                           : launch<false>(params, partial, partialLse, args.overlap, stream);
   });
 }
 

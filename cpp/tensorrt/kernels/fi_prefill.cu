@@ -10,14 +10,14 @@ namespace {
 using Params = flashinfer::BatchPrefillPagedParams<Element, Element, Element, int32_t>;
 
 template <bool Window>
-cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, float* partialLse,
+cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, float* partialLse, bool overlap,
                    cudaStream_t stream) {
   cudaError_t status = cudaErrorInvalidConfiguration;
   DISPATCH_CTA_TILE_Q(ctaTileQ, CTA_TILE_Q, {
     status = flashinfer::BatchPrefillWithPagedKVCacheDispatched<
         /*SAME_KV_STRIDES=*/true, CTA_TILE_Q, NT_HEAD_DIM, NT_HEAD_DIM, flashinfer::PosEncodingMode::kNone,
         /*USE_FP16_QK_REDUCTION=*/false, flashinfer::MaskMode::kCausal, Variant<Window>, Params>(
-        params, partial, partialLse, /*enable_pdl=*/false, stream);
+        params, partial, partialLse, overlap, stream);
   });
   return status;
 }
@@ -100,8 +100,8 @@ cudaError_t Prefill<Type, HeadDim>::run(const Workspace& ws, const Plan& plan, c
       params.block_valid_mask = GetPtrFromBaseOffset<bool>(ws.ints, info.block_valid_mask_offset);
     }
     const auto tile = static_cast<uint32_t>(info.cta_tile_q);
-    return args.window > 0 ? launch<true>(tile, params, partial, partialLse, stream)
-                           : launch<false>(tile, params, partial, partialLse, stream);
+    return args.window > 0 ? launch<true>(tile, params, partial, partialLse, args.overlap, stream)
+                           : launch<false>(tile, params, partial, partialLse, args.overlap, stream);
   });
 }
 

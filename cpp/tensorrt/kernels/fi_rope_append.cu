@@ -21,8 +21,7 @@ cudaError_t RopeAppend<Type, HeadDim>::run(const RopeAppendArgs& args, cudaStrea
         mutablePointer(args.positions), args.rows, args.heads, args.kv.kvHeads, /*rope_dim=*/HeadDim,
         /*no_rope_dim=*/0, row, HeadDim, 0, 0, /*q_rope_out_stride=*/args.heads * HeadDim, HeadDim, 0, 0,
         /*k_rope_in_stride=*/row, HeadDim, 0, 0, /*v_in_stride=*/row, HeadDim, 1.0F, 1.0F,
-        /*interleave=*/false,
-        /*enable_pdl=*/false, stream);
+        /*interleave=*/false, args.overlap, stream);
   });
 }
 

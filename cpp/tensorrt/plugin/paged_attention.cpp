@@ -149,58 +149,7 @@ int32_t PagedAttention::enqueue(const PluginTensorDesc* inputDesc, const PluginT
   if (state_ == nullptr)
     return cudaMemsetAsync(outputs[0], 0, static_cast<size_t>(rows * outputWidth() * elementBytes), stream);
 
-  const StepState& step = *state_;
-  const int32_t layer = params_.layer == kLayerFromState ? step.layer : params_.layer;
-  if (rows != step.rows) return kPluginRowsMismatch;
-  if (layer < 0 || layer >= step.layers || params_.rope >= step.ropes) return kPluginUnknownLayer;
-  const auto headDim = static_cast<uint32_t>(params_.headDim);
-  const kernels::AttentionKernels* kernels = kernels::findAttentionKernels(*type, headDim, step.plainKernels);
-  if (kernels == nullptr) return kPluginNoKernel;
-
-  const int64_t heads = params_.heads;
-  const int64_t kvHeads = params_.kvHeads;
-  kernels::PagedKv kv;
-  auto* pool = static_cast<char*>(step.pool) + layer * step.layerBytes;
-  kv.headStride = headDim;
-  kv.tokenStride = kvHeads * headDim;
-  kv.pageStride = 2 * step.pageSize * kv.tokenStride;
-  kv.k = pool;
-  kv.v = pool + kv.pageStride / 2 * elementBytes;
-  kv.indices = step.kvIndices;
-  kv.indptr = step.kvIndptr;
-  kv.lastPageLen = step.lastPageLen;
-  kv.batch = step.batch;
-  kv.kvHeads = static_cast<uint32_t>(kvHeads);
-  kv.pageSize = static_cast<uint32_t>(step.pageSize);
-
-  const auto* qkv = static_cast<const char*>(inputs[0]);
-  kernels::RopeAppendArgs append;
-  append.q = qkv;
-  append.k = qkv + heads * headDim * elementBytes;
-  append.v = qkv + (heads + kvHeads) * headDim * elementBytes;
-  append.rowStride = (heads + 2 * kvHeads) * headDim;
-  append.qOut = workspace;
-  append.kv = kv;
-  append.batchIndices = step.batchIndices;
-  append.positions = step.positions;
-  append.cosSin = step.cosSin[params_.rope];
-  append.rows = rows;
-  append.heads = static_cast<uint32_t>(heads);
-  if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) return status;
-
-  kernels::AttentionArgs attention;
-  attention.q = workspace;
-  attention.out = outputs[0];
-  attention.qIndptr = step.qIndptr;
-  attention.batchIndices = step.batchIndices;
-  attention.positions = step.positions;
-  attention.kv = kv;
-  attention.rows = rows;
-  attention.heads = static_cast<uint32_t>(heads);
-  attention.scale = params_.scale;
-  attention.window = params_.window;
-  const auto run = step.path == AttentionPath::kDecode ? kernels->runDecode : kernels->runPrefill;
-  return run(step.workspace, step.plan, attention, stream);
+  return runPagedAttention(params_, *state_, *type, rows, inputs[0], outputs[0], workspace, stream);
 }
 
 class PagedAttentionCreator final : public IPluginCreatorV3One {
@@ -248,6 +197,65 @@ StepStateScope::~StepStateScope() {
 }
 StepState* StepStateScope::current() noexcept {
   return currentState;
+}
+
+int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& step, DType type,
+                          uint32_t rows, const void* input, void* out, void* rotated,
+                          cudaStream_t stream) noexcept {
+  const auto elementBytes = static_cast<int64_t>(sizeOf(type));
+  const int32_t layer = params.layer == kLayerFromState ? step.layer : params.layer;
+  if (rows != step.rows) return kPluginRowsMismatch;
+  if (layer < 0 || layer >= step.layers || params.rope >= step.ropes) return kPluginUnknownLayer;
+  const auto headDim = static_cast<uint32_t>(params.headDim);
+  const kernels::AttentionKernels* kernels = kernels::findAttentionKernels(type, headDim, step.plainKernels);
+  if (kernels == nullptr) return kPluginNoKernel;
+
+  const int64_t heads = params.heads;
+  const int64_t kvHeads = params.kvHeads;
+  kernels::PagedKv kv;
+  auto* pool = static_cast<char*>(step.pool) + layer * step.layerBytes;
+  kv.headStride = headDim;
+  kv.tokenStride = kvHeads * headDim;
+  kv.pageStride = 2 * step.pageSize * kv.tokenStride;
+  kv.k = pool;
+  kv.v = pool + kv.pageStride / 2 * elementBytes;
+  kv.indices = step.kvIndices;
+  kv.indptr = step.kvIndptr;
+  kv.lastPageLen = step.lastPageLen;
+  kv.batch = step.batch;
+  kv.kvHeads = static_cast<uint32_t>(kvHeads);
+  kv.pageSize = static_cast<uint32_t>(step.pageSize);
+
+  const auto* qkv = static_cast<const char*>(input);
+  kernels::RopeAppendArgs append;
+  append.q = qkv;
+  append.k = qkv + heads * headDim * elementBytes;
+  append.v = qkv + (heads + kvHeads) * headDim * elementBytes;
+  append.rowStride = (heads + 2 * kvHeads) * headDim;
+  append.qOut = rotated;
+  append.kv = kv;
+  append.batchIndices = step.batchIndices;
+  append.positions = step.positions;
+  append.cosSin = step.cosSin[params.rope];
+  append.rows = rows;
+  append.heads = static_cast<uint32_t>(heads);
+  append.overlap = step.overlap;
+  if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) return status;
+
+  kernels::AttentionArgs attention;
+  attention.q = rotated;
+  attention.out = out;
+  attention.qIndptr = step.qIndptr;
+  attention.batchIndices = step.batchIndices;
+  attention.positions = step.positions;
+  attention.kv = kv;
+  attention.rows = rows;
+  attention.heads = static_cast<uint32_t>(heads);
+  attention.scale = params.scale;
+  attention.window = params.window;
+  attention.overlap = step.overlap;
+  const auto run = step.path == AttentionPath::kDecode ? kernels->runDecode : kernels->runPrefill;
+  return run(step.workspace, step.plan, attention, stream);
 }
 
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept {

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "tensorrt/plugin/step_state.h"
+
 namespace nt {
 
 inline constexpr int32_t kLayerFromState = -1;
@@ -30,6 +32,12 @@ enum PluginError : int32_t {
   kPluginUnknownLayer = -2,  // the layer or the rope is outside what the state has
   kPluginNoKernel = -3,      // no kernel covers the type and head size
 };
+
+// What the plugin's enqueue does with a state: qkv and out as above, `rotated` [rows, heads * headDim]
+// scratch. Gives a PluginError or one of CUDA's.
+int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& step, DType type,
+                          uint32_t rows, const void* qkv, void* out, void* rotated,
+                          cudaStream_t stream) noexcept;
 
 // A plugin for INetworkDefinition::addPluginV3, which clones it: the caller deletes its own. nullptr when out
 // of memory or where the parameters make no layer (heads not a multiple of kvHeads, a size that is not

@@ -40,6 +40,8 @@ struct StepState {
   uint32_t batch = 0;                    // sequences, padding included
 
   AttentionPath path = AttentionPath::kPrefill;
+  // See kernels::RopeAppendArgs.
+  bool overlap = false;
   kernels::Plan plan;
   kernels::Workspace workspace;
   // Takes the plain kernels even where FlashInfer has the shape. To be set before contexts are created.
