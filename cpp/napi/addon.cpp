@@ -12,6 +12,7 @@
 #include "napi/backend_object.h"
 #include "napi/errors.h"
 #include "napi/load_job.h"
+#include "napi/runtime_exports.h"
 #include "napi/tensorrt_exports.h"
 
 namespace nt::napi {
@@ -73,6 +74,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       value("probeTensorRt", makeFunction(env, "probeTensorRt", probeTensorRt)),
       value("buildEngine", makeFunction(env, "buildEngine", buildEngine)),
       value("createTensorRtBackend", makeFunction(env, "createTensorRtBackend", createTensorRtBackend)),
+      value("createRuntime", makeFunction(env, "createRuntime", createRuntime)),
+      value("setLogListener", makeFunction(env, "setLogListener", setLogListener)),
+      value("injectFaults", makeFunction(env, "injectFaults", injectFaults)),
   };
   if (BackendObject::define(env) != napi_ok ||
       napi_define_properties(env, exports, properties.size(), properties.data()) != napi_ok) {

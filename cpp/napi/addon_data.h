@@ -9,11 +9,14 @@
 
 namespace nt::napi {
 
+class RuntimeEnvironment;
+
 struct AddonData {
   napi_ref backendClass = nullptr;
   napi_ref listenerKey = nullptr;  // a Symbol
   // Set while the constructor is called from C++; a call from JavaScript finds it empty and throws.
   std::unique_ptr<Backend> underConstruction;
+  std::shared_ptr<RuntimeEnvironment> runtime;  // made when it is needed
 
   static AddonData* of(napi_env env) noexcept {
     void* data = nullptr;

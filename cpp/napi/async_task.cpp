@@ -11,21 +11,6 @@
 #include "napi/errors.h"
 
 namespace nt::napi {
-namespace {
-
-// The pending exception, else an error made of `status`; null when the environment can run JavaScript no
-// more.
-napi_value takeError(napi_env env, const Status& status) noexcept {
-  bool pending = false;
-  napi_value error = nullptr;
-  if (napi_is_exception_pending(env, &pending) == napi_ok && pending) {
-    napi_get_and_clear_last_exception(env, &error);
-    return error;
-  }
-  return makeError(env, status);
-}
-
-}  // namespace
 
 class AsyncJob {
  public:
@@ -132,15 +117,6 @@ void AsyncJob::onEnvironmentTeardown(void* data) noexcept {
 
 napi_value startTask(napi_env env, const char* name, std::shared_ptr<AsyncTask> task) noexcept {
   return guarded(env, [&] { return AsyncJob::begin(env, name, std::move(task)); });
-}
-
-napi_value makeRejected(napi_env env, const Status& status) noexcept {
-  napi_deferred deferred = nullptr;
-  napi_value promise = nullptr;
-  napi_value error = takeError(env, status);
-  if (error == nullptr || napi_create_promise(env, &deferred, &promise) != napi_ok) return nullptr;
-  napi_reject_deferred(env, deferred, error);
-  return promise;
 }
 
 }  // namespace nt::napi

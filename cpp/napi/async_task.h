@@ -41,7 +41,4 @@ class AsyncTask {
 // it is joined; the addon is linked so that it is never unloaded (-z nodelete).
 napi_value startTask(napi_env env, const char* name, std::shared_ptr<AsyncTask> task) noexcept;
 
-// A promise that is rejected with `status`, or with the exception that is pending.
-napi_value makeRejected(napi_env env, const Status& status) noexcept;
-
 }  // namespace nt::napi

@@ -34,6 +34,25 @@ void throwStatus(napi_env env, const Status& status) noexcept {
   if (napi_value error = makeError(env, status); error != nullptr) napi_throw(env, error);
 }
 
+napi_value takeError(napi_env env, const Status& status) noexcept {
+  bool pending = false;
+  napi_value error = nullptr;
+  if (napi_is_exception_pending(env, &pending) == napi_ok && pending) {
+    napi_get_and_clear_last_exception(env, &error);
+    return error;
+  }
+  return makeError(env, status);
+}
+
+napi_value makeRejected(napi_env env, const Status& status) noexcept {
+  napi_deferred deferred = nullptr;
+  napi_value promise = nullptr;
+  napi_value error = takeError(env, status);
+  if (error == nullptr || napi_create_promise(env, &deferred, &promise) != napi_ok) return nullptr;
+  napi_reject_deferred(env, deferred, error);
+  return promise;
+}
+
 void throwTypeError(napi_env env, const char* message) noexcept {
   napi_throw_type_error(env, "ERR_INVALID_ARGUMENT", message);
 }

@@ -18,6 +18,12 @@ napi_value makeError(napi_env env, const Status& status) noexcept;
 // Throws `status`, unless an exception is pending already: a getter of the caller's that threw goes first.
 void throwStatus(napi_env env, const Status& status) noexcept;
 
+// The pending exception, which is cleared, else an error made of `status`; null as for makeError.
+napi_value takeError(napi_env env, const Status& status) noexcept;
+
+// A promise that is rejected with `takeError`.
+napi_value makeRejected(napi_env env, const Status& status) noexcept;
+
 void throwTypeError(napi_env env, const char* message) noexcept;
 
 // Every callback from JavaScript runs inside this.

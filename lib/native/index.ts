@@ -1,6 +1,7 @@
 export type * from './addon'
 export type * from './runtime_addon'
-export { CpuBackend, type CpuBackendOptions, NativeExecutor } from './backend'
+export { CpuBackend, type CpuBackendOptions, fromNativeError, NativeExecutor } from './backend'
+export { createNativeRuntime, injectNativeFaults, native, nativeAsync, setNativeLogListener } from './runtime'
 export { ADDON_PATH_VARIABLE, loadAddon, type LoadedAddon } from './load'
 export {
   buildPlan,

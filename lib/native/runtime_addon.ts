@@ -1,9 +1,13 @@
 /**
  * The hand-typed native surface of the generic runtime: cpp/core/runtime.h as JavaScript sees it. Commands of a stream are queued and
- * return at once; what waits is a promise. Every object is closed by `close()`, which is idempotent and resolves when its memory has
- * gone back; a call on a closed object throws ERR_DISPOSED. Objects that are still in use by queued commands live until those are done.
+ * return at once; what waits is a promise, and rejects where others throw. A call on a closed object is ERR_DISPOSED.
  *
- * Arguments are checked again in C++: a wrong one throws an Error with `code` (an ErrorCode) and maybe `hint`.
+ * Every object is closed by `close()`, in any order. A handle holds one reference: to what it stands for, whose memory goes back once queued
+ * commands and objects made of it (an engine's contexts) have let go too. `close()` resolves when the handle's own reference is gone, so the
+ * memory has gone back where nobody else held it; nobody waits for a child that stays open. What is collected without a `close()`, or open
+ * when the process or Worker ends, is let go of likewise.
+ *
+ * Arguments are checked again in C++: a wrong one is an Error with `code` (an ErrorCode) and maybe `hint`.
  */
 
 /** Types of tensors, by their names in TypeScript. Sub-byte types are packed. */
@@ -100,7 +104,7 @@ export interface NativeMemory extends NativeClosable {
   readonly address: bigint
   /**
    * Pinned memory as bytes of JavaScript's: the same ArrayBuffer at every call. `close()` detaches it at once, the memory itself stays
-   * until queued commands are done. Throws for device memory.
+   * until queued commands are done. It keeps the memory where only the handle is collected. Throws for device memory.
    */
   arrayBuffer(): ArrayBuffer
 }
@@ -160,7 +164,7 @@ export interface NativeContextOptions {
 export interface NativeWeights {
   name: string
   dtype: DataType
-  /** Its bytes; must not change before the promise settles. */
+  /** Its bytes: `count` values, packed. Copied, some MiB in a turn of the event loop; must not change before the promise settles. */
   values: Uint8Array
   count: number
 }
@@ -181,7 +185,7 @@ export interface NativeRuntime extends NativeClosable {
   readonly info: string
   /**
    * Takes the plan's bytes over: the ArrayBuffer is detached at the call and freed when TensorRT has read it, so that no second copy
-   * exists and nobody can change what runs. It must be the plan's alone (not a slice of a larger buffer).
+   * exists and nobody can change what runs. It must be the plan's alone (not a slice of a larger buffer), and transferable.
    */
   deserialize(plan: ArrayBuffer, hostCode: boolean): Promise<NativeEngine>
   allocate(kind: 'device' | 'pinned', bytes: number, pooled: boolean): Promise<NativeMemory>
@@ -189,7 +193,8 @@ export interface NativeRuntime extends NativeClosable {
   createEvent(timing: boolean): Promise<NativeEvent>
   memory(): NativeMemoryFigures
   counters(): NativeDeviceCounters
-  trim(): void
+  /** Freeing may wait for the device, so it happens off the event loop. */
+  trim(): Promise<void>
 }
 
 export interface NativeRuntimeOptions {
@@ -218,8 +223,8 @@ export interface NativeFaults {
 export interface NativeRuntimeExports {
   createRuntime(options: NativeRuntimeOptions): Promise<NativeRuntime>
   /**
-   * Lines of TensorRT's log from `severity` up, in batches, on the event loop; `dropped` counts lines that were lost because the event
-   * loop did not keep up (4,096 wait at most). Does not keep the process alive. One listener per environment: a later call replaces it, null
+   * Lines of TensorRT's log from `severity` up, in batches, on the event loop; `dropped` counts lines lost since the batch before because
+   * the event loop did not keep up (4,096 wait at most, the oldest go). Does not keep the process alive. One listener per environment: a later call replaces it, null
    * ends it.
    */
   setLogListener(

@@ -40,9 +40,10 @@ export interface PlanBuildOptions extends Omit<NativeBuildOptions, 'graph' | 'mo
 /**
  * Path of the backend module: what `NODE_TENSORRT_MODULE` names, else the file beside the addon.
  *
+ * @internal
  * @throws TensorRTError ERR_TENSORRT_MODULE_NOT_FOUND, ERR_TENSORRT_MODULE_LOAD_FAILED for a file that is cut short
  */
-function findModule(addonPath: string): string {
+export function findModule(addonPath: string): string {
   const named = process.env[MODULE_PATH_VARIABLE]
   const path = named === undefined || named === '' ? join(dirname(addonPath), MODULE_FILE) : resolve(named)
   if (!existsSync(path)) {
@@ -66,16 +67,26 @@ function moduleLoadFailed(path: string, error: unknown): TensorRTError {
   })
 }
 
-async function withModule<T>(call: (addon: NativeAddon, modulePath: string) => Promise<T>): Promise<T> {
+/** @internal */
+export async function withModule<T>(call: (addon: NativeAddon, modulePath: string) => Promise<T>): Promise<T> {
   const { addon, path } = loadAddon()
   const modulePath = findModule(path)
   try {
     return await call(addon, modulePath)
   } catch (error) {
-    const known = fromNativeError(error)
-    const broken = known instanceof TensorRTError && known.code === 'ERR_TENSORRT_MODULE_LOAD_FAILED'
-    throw broken ? moduleLoadFailed(modulePath, error) : known
+    throw fromModuleError(modulePath, error)
   }
+}
+
+/**
+ * A native error of a call that opens the module.
+ *
+ * @internal
+ */
+export function fromModuleError(modulePath: string, error: unknown): unknown {
+  const known = fromNativeError(error)
+  const broken = known instanceof TensorRTError && known.code === 'ERR_TENSORRT_MODULE_LOAD_FAILED'
+  return broken ? moduleLoadFailed(modulePath, error) : known
 }
 
 /** The error that a part of the facts stands for. */
