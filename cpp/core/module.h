@@ -16,13 +16,14 @@
 
 #include "core/backend.h"
 #include "core/dtype.h"
+#include "core/onnx_build.h"
 #include "core/runtime.h"
 #include "core/status.h"
 
 namespace nt {
 
 // To be raised with every change to this file or to anything it includes.
-inline constexpr uint32_t kModuleAbi = 2 << 8 | kBackendAbi;
+inline constexpr uint32_t kModuleAbi = 3 << 8 | kBackendAbi;
 inline constexpr const char* kModuleEntryPoint = "nt_tensorrt_module";
 
 struct GpuFacts {
@@ -148,6 +149,18 @@ class TensorRtModule {
 
   // Verification only.
   virtual void injectFaults(const runtime::Faults& faults) noexcept = 0;
+
+  // Writes the plan of an ONNX model to a file. Blocks for seconds to minutes. The listener gets the progress
+  // of the whole as `step` of 1000 steps, and the innermost phase; `part` is 0 of 1. Errors: those of
+  // ModuleFacts, ERR_TENSORRT_NOT_FOUND also for the parser's library, ERR_ONNX_INVALID,
+  // ERR_ONNX_UNSUPPORTED, ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_BUILD_FAILED, ERR_IO,
+  // ABORT_ERR.
+  virtual Expected<OnnxBuildResult> buildOnnx(const OnnxBuildOptions& options,
+                                              BuildListener* listener) noexcept = 0;
+
+  // What of a model TensorRT does not support; needs a GPU too. A model that is no ONNX is
+  // ERR_ONNX_INVALID. Other errors as for buildOnnx.
+  virtual Expected<OnnxReport> inspectOnnx(const OnnxInspectOptions& options) noexcept = 0;
 
  protected:
   ~TensorRtModule() = default;  // lives as long as the process

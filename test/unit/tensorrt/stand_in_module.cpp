@@ -76,6 +76,54 @@ class StandIn final : public nt::TensorRtModule {
   void addLogSink(nt::runtime::LogSink*) noexcept override {}
   void removeLogSink(nt::runtime::LogSink*) noexcept override {}
   void injectFaults(const nt::runtime::Faults&) noexcept override {}
+
+  nt::Expected<nt::OnnxBuildResult> buildOnnx(const nt::OnnxBuildOptions& options,
+                                              nt::BuildListener* listener) noexcept override {
+    const int steps = stepsToBuild();
+    if (const char* started = std::getenv("STAND_IN_STARTED"); started != nullptr)
+      std::ofstream(started) << steps;
+    for (int step = 0; step < steps; ++step) {
+      listener->onProgress(0, 1, "stand-in phase", 1000 * step / steps, 1000);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (listener->isCancelled()) return Status("ABORT_ERR", "The build was cancelled");
+    }
+    if (options.optimizationLevel == 5) return Status("ERR_BUILD_FAILED", "the stand-in cannot do level 5");
+    std::ostringstream text;
+    text << "plan of " << (options.model.path.empty() ? "bytes" : options.model.path) << " in precision "
+         << static_cast<int>(options.precision);
+    for (const auto& rule : options.layers)
+      text << " " << rule.pattern << "=" << static_cast<int>(rule.precision);
+    for (const auto& profile : options.profiles) {
+      text << " profile";
+      for (const auto& range : profile) {
+        text << " " << range.input << (range.values ? " values" : "");
+        for (const auto* side : {&range.min, &range.opt, &range.max}) {
+          text << ":";
+          for (const int64_t extent : *side) text << extent << ",";
+        }
+      }
+    }
+    const std::string plan = text.str();
+    std::ofstream(options.planPath) << plan;
+    if (!options.timingCachePath.empty()) std::ofstream(options.timingCachePath, std::ios::app) << '.';
+    nt::OnnxBuildResult result;
+    result.planBytes = plan.size();
+    result.libraryVersion = 100600;
+    result.parserVersion = 100;
+    result.computeMajor = 9;
+    result.layers = 3;
+    result.log = {"a line of the stand-in"};
+    return result;
+  }
+
+  nt::Expected<nt::OnnxReport> inspectOnnx(const nt::OnnxInspectOptions&) noexcept override {
+    nt::OnnxReport report;
+    report.libraryVersion = 100600;
+    report.problems = {
+        {"ERR_ONNX_UNSUPPORTED", "the stand-in knows no such op", 0, "", "Anything", "parse", 7}};
+    report.unsupportedNodes = {0};
+    return report;
+  }
 };
 
 }  // namespace
