@@ -1,0 +1,11 @@
+export type {
+  BatchingOptions,
+  RaggedDimension,
+  RunOptions,
+  SessionCloseOptions,
+  SessionOptions,
+  SessionWarning,
+  TensorMap,
+} from './options'
+export { Session, type SessionInfo, type TensorSignature } from './session'
+export type { DurationStats, LaneStats, SessionStats } from './session_stats'

@@ -1,0 +1,587 @@
+/**
+ * Runs a model for many callers: takes requests, puts them into batches, runs those on lanes, and hands each caller its outputs.
+ *
+ * It owns no thread and polls nothing: it works when a request comes, when a batch ends, and when the one timer is due. There is nothing that
+ * keeps an idle process alive.
+ */
+import { AbortError, TensorRTError } from '../../errors'
+import { followSignal } from '../abort_signals'
+import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
+import { DynamicBatcher } from './dynamic_batcher'
+import { scatterRequest } from './gather'
+import type { CheckedSessionOptions, RunOptions, SessionCloseOptions, SessionWarning, TensorMap } from './options'
+import { RequestShapes } from './request_shapes'
+import { isDeath, type LaneCounters, type SessionBackend } from './session_backend'
+import { type BatchOutput, type SessionBatch, SessionRequest } from './session_request'
+import { SessionCounters, type SessionStats } from './session_stats'
+import type { ModelSignature } from './signature'
+import { type WarmUpTarget, warmUpTargets, zeroRequest } from './warm_up'
+
+/** What a session is. */
+export interface SessionInfo {
+  /** What runs the model. */
+  backend: 'tensorrt' | 'onnxruntime'
+  /** The GPU's name, or the CPU's. */
+  device: string
+  /** Batches that run at the same time. */
+  lanes: number
+  /** Whether requests are put together. */
+  batched: boolean
+  inputs: readonly TensorSignature[]
+  outputs: readonly TensorSignature[]
+}
+
+export interface TensorSignature {
+  name: string
+  dtype: ModelSignature['inputs'][number]['dtype']
+  /** -1 = dynamic */
+  shape: readonly number[]
+}
+
+/** Makes what takes over when the backend dies. */
+export type BackendSource = () => Promise<SessionBackend>
+
+const MAX_TIMER_MS = 2 ** 31 - 1
+const RUN_OPTIONS = ['signal', 'priority', 'deadline', 'timeoutMs', 'outputs'] as const
+/** Runs of each prepared batch: the first ones are slow, the last ones tell its time. */
+const WARM_UP_RUNS = 3
+/** Requests that run before the session is ready, so that the code that serves them is compiled. */
+const WARM_UP_REQUESTS = 20
+
+/** Runs requests through a model. Made by `engine.createSession()` and {@link Session.load}. */
+export class Session implements AsyncDisposable {
+  #backend: SessionBackend
+  #shapes: RequestShapes
+  #batcher: DynamicBatcher<SessionRequest>
+  readonly #options: CheckedSessionOptions
+  /** Takes over when the backend dies; once. */
+  #fallback: BackendSource | undefined
+  readonly #counters = new SessionCounters()
+  #laneCountersAtReady: readonly LaneCounters[] = []
+  #allocationsAtReady = 0
+  readonly #batches = new Set<SessionBatch>()
+  /** Requests that are not settled; of them those that run. */
+  #pending = 0
+  #running = 0
+  /** Requests that end at some moment, none before `#limitAt`. */
+  readonly #limited = new Set<SessionRequest>()
+  #limitAt = Infinity
+  #timer: NodeJS.Timeout | undefined
+  #timerAt = Infinity
+  #pumpScheduled = false
+  /** Why no request is taken any more. */
+  #ended: TensorRTError | undefined
+  /** True between the death of a backend and the start of the other. */
+  #switching = false
+  #closing: Promise<void> | undefined
+  /** Ends the wait of a close() for what is pending. */
+  #endDrain: (() => void) | undefined
+  readonly #warming = new Map<SessionBatch, (error: unknown) => void>()
+
+  private constructor(backend: SessionBackend, options: CheckedSessionOptions, fallback: BackendSource | undefined) {
+    this.#backend = backend
+    this.#options = options
+    this.#fallback = fallback
+    this.#shapes = this.#shapesFor(backend)
+    this.#batcher = this.#batcherFor(backend)
+  }
+
+  /**
+   * Opens a session over a backend, which belongs to it from now on, and warms it up.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_INVALID_TENSOR, what runs of the backend throw, AbortError
+   * @internal
+   */
+  static async open(backend: SessionBackend, options: CheckedSessionOptions, fallback?: BackendSource): Promise<Session> {
+    let session: Session
+    try {
+      session = new Session(backend, options, fallback)
+    } catch (error) {
+      await backend.close()
+      throw error
+    }
+    try {
+      session.#listen(backend)
+      await session.#warmUp()
+      return session
+    } catch (error) {
+      await session.close()
+      throw error
+    }
+  }
+
+  get info(): SessionInfo {
+    const { kind, device, lanes, signature } = this.#backend
+    const describe = ({ name, dtype, shape }: TensorSignature): TensorSignature => ({ name, dtype, shape })
+    return {
+      backend: kind,
+      device,
+      lanes,
+      batched: this.#shapes.isBatched,
+      inputs: signature.inputs.map(describe),
+      outputs: signature.outputs.map(describe),
+    }
+  }
+
+  /**
+   * Runs one request. Leave the inputs' arrays as they are until the promise has settled. Outputs have memory of their own.
+   *
+   * @param inputs a tensor for each input of the model
+   * @throws (as a rejection) ERR_INVALID_TENSOR, ERR_INVALID_ARGUMENT; ERR_QUEUE_FULL; ERR_DEADLINE_EXCEEDED, ERR_TIMEOUT; AbortError;
+   * ERR_EXECUTION_FAILED, ERR_CUDA, ERR_OUT_OF_DEVICE_MEMORY when the run failed; ERR_BACKEND_DEAD when nothing runs any more; ERR_DISPOSED
+   */
+  run(inputs: TensorMap, options?: RunOptions): Promise<TensorMap> {
+    return new Promise((resolve, reject) => {
+      try {
+        this.#accept(inputs, options, resolve, reject)
+      } catch (error) {
+        this.#counters.refused++
+        reject(error as Error)
+      }
+    })
+  }
+
+  stats(): SessionStats {
+    const counters = this.#counters
+    const lanes = this.#ended === undefined ? this.#backend.counters() : []
+    return {
+      backend: this.#backend.kind,
+      queued: this.#batcher.size,
+      running: this.#running,
+      completed: counters.completed,
+      failed: counters.failed,
+      aborted: counters.aborted,
+      refused: counters.refused,
+      batches: counters.batches,
+      batchSizes: Object.fromEntries(counters.batchSizes),
+      rows: counters.rows,
+      paddedRows: counters.paddedRows,
+      retried: counters.retried,
+      failedOver: counters.failedOver,
+      queueTime: counters.queueTime.stats(),
+      runTime: counters.runTime.stats(),
+      submitTime: counters.submitTime.stats(),
+      deviceAllocations: this.#ended === undefined ? this.#backend.deviceAllocations() - this.#allocationsAtReady : 0,
+      lanes: counters.laneStats(lanes, this.#laneCountersAtReady, performance.now()),
+    }
+  }
+
+  /**
+   * Takes no new requests, lets pending ones end for `drain` milliseconds, rejects the rest with ERR_DISPOSED, and gives all memory back.
+   * Idempotent; a call without `drain` ends the wait of an earlier one.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT
+   */
+  close(options: SessionCloseOptions = {}): Promise<void> {
+    let drain: number
+    try {
+      drain = new ArgumentReader(options, ['drain'], 'close()').number('drain', 0, MAX_TIMER_MS) ?? 0
+    } catch (error) {
+      return Promise.reject(error)
+    }
+    if (drain === 0) this.#endDrain?.()
+    this.#closing ??= this.#close(drain)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(drain: number): Promise<void> {
+    const disposed = new TensorRTError('ERR_DISPOSED', 'The session is closed')
+    this.#ended ??= disposed
+    if (drain > 0 && this.#pending > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, drain)
+        this.#endDrain = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+      })
+      this.#endDrain = undefined
+    }
+    this.#rejectAll(disposed)
+    this.#fallback = undefined
+    await this.#backend.close()
+  }
+
+  #shapesFor(backend: SessionBackend): RequestShapes {
+    const { batching, maxGraphs } = this.#options
+    const { notBatchable } = backend
+    if (batching !== undefined && notBatchable !== null) {
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', `The model cannot be batched: ${notBatchable}`, {
+        hint: 'without "batching" each request runs by itself',
+      })
+    }
+    return new RequestShapes(backend.signature, batching, backend.kind === 'tensorrt' && maxGraphs > 0)
+  }
+
+  #batcherFor({ lanes, depth }: SessionBackend): DynamicBatcher<SessionRequest> {
+    const { batching, maxQueue, agingMs } = this.#options
+    return new DynamicBatcher<SessionRequest>({ lanes, depth, maxDelayMs: batching?.maxDelayMs ?? 0, maxQueue, agingMs })
+  }
+
+  #listen(backend: SessionBackend): void {
+    backend.open(this.#shapes, {
+      done: (batch, error, outputs, submitMs) => {
+        if (backend === this.#backend) this.#onDone(batch, error, outputs, submitMs)
+      },
+      warn: (warning) => this.#warn(warning),
+    })
+  }
+
+  #accept(inputs: TensorMap, options: RunOptions | undefined, resolve: (outputs: TensorMap) => void, reject: (error: Error) => void): void {
+    if (this.#ended !== undefined) throw this.#ended
+    const now = performance.now()
+    let signal: AbortSignal | undefined
+    let priority = 0
+    let deadline = Infinity
+    let timeoutAt = Infinity
+    let wanted: number[] | null = null
+    if (options !== undefined) {
+      const reader = new ArgumentReader(options, RUN_OPTIONS, 'run()')
+      signal = reader.signal('signal')
+      if (signal?.aborted === true) throw new AbortError(signal.reason)
+      priority = reader.integer('priority', -1000, 1000) ?? 0
+      deadline = readDeadline(reader.get('deadline'), now)
+      timeoutAt = now + (reader.positive('timeoutMs') ?? Infinity)
+      wanted = this.#readOutputs(reader.get('outputs'))
+    }
+    const classified = this.#shapes.classify(inputs)
+    const request = new SessionRequest(classified, now, priority, deadline, timeoutAt, wanted, resolve, reject)
+    this.#batcher.add(request, now)
+    this.#pending++
+    const limit = Math.min(deadline, timeoutAt)
+    if (limit !== Infinity) {
+      this.#limited.add(request)
+      this.#limitAt = Math.min(this.#limitAt, limit)
+    }
+    if (signal !== undefined) request.unfollow = followSignal(signal, () => this.#abort(request, signal))
+    this.#schedulePump()
+  }
+
+  #readOutputs(value: unknown): number[] | null {
+    if (value === undefined) return null
+    if (!Array.isArray(value)) throw invalidArgument('outputs', 'an array of names', value)
+    const { outputs } = this.#shapes.signature
+    return value.map((name: unknown) => {
+      const index = outputs.findIndex((output) => output.name === name)
+      if (index >= 0) return index
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', `The model has no output ${describeValue(name)}`, {
+        hint: `it gives ${outputs.map(({ name }) => name).join(', ')}`,
+      })
+    })
+  }
+
+  /** Requests that come in one turn of the event loop can share a batch. Where none does, there is nothing to wait for. */
+  #schedulePump(): void {
+    if (!this.#shapes.isBatched) {
+      this.#pump()
+      return
+    }
+    if (this.#pumpScheduled) return
+    this.#pumpScheduled = true
+    queueMicrotask(this.#runPump)
+  }
+
+  readonly #runPump = (): void => {
+    this.#pumpScheduled = false
+    this.#pump()
+  }
+
+  #pump(): void {
+    const now = performance.now()
+    if (!this.#switching) {
+      for (let batch = this.#batcher.take(now); batch !== null; batch = this.#batcher.take(now)) this.#start(batch, now)
+    }
+    for (const request of this.#batcher.takeRefused(now)) {
+      this.#fail(request, new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The request could not be run before its deadline'))
+    }
+    this.#arm(now)
+  }
+
+  #start(batch: SessionBatch, now: number): void {
+    this.#batches.add(batch)
+    for (const request of batch.requests) {
+      request.batch = batch
+      request.takenAt = now
+      this.#counters.queueTime.add(now - request.arrival)
+    }
+    this.#running += batch.requests.length
+    this.#counters.batchTaken(batch.lane, now)
+    this.#backend.submit(batch)
+  }
+
+  #onDone(batch: SessionBatch, error: unknown, outputs: readonly BatchOutput[], submitMs: number): void {
+    const warmed = this.#warming.get(batch)
+    if (warmed !== undefined) {
+      warmed(error)
+      return
+    }
+    const now = performance.now()
+    const { requests } = batch
+    const { takenAt } = requests[0]!
+    this.#batches.delete(batch)
+    this.#batcher.done(batch, now, error === null)
+    this.#counters.batchEnded(batch.lane, batch.rows, batch.size, now - takenAt, submitMs, now)
+    for (const request of requests) {
+      request.batch = null
+      if (!request.settled) this.#running--
+    }
+    if (error === null) this.#answer(batch, outputs)
+    else this.#runFailed(batch, error)
+    this.#pump()
+  }
+
+  #answer(batch: SessionBatch, outputs: readonly BatchOutput[]): void {
+    let row = 0
+    for (const request of batch.requests) {
+      if (!request.settled) {
+        if (request.failure !== null) {
+          this.#fail(request, request.failure)
+        } else {
+          const own = scatterRequest(this.#shapes, batch, request, row, outputs)
+          this.#settle(request)
+          this.#counters.completed++
+          request.resolve(own)
+        }
+      }
+      row += request.rows
+    }
+  }
+
+  #runFailed({ requests }: SessionBatch, error: unknown): void {
+    if (isDeath(error)) {
+      for (const request of requests) if (!request.settled) this.#batcher.restore(request)
+      this.#onDeath(error)
+      return
+    }
+    for (const request of requests) {
+      if (request.settled) continue
+      // One of them may be to blame: by itself it fails alone.
+      if (requests.length === 1) {
+        this.#fail(request, error as Error)
+        continue
+      }
+      request.alone = true
+      this.#counters.retried++
+      this.#batcher.restore(request)
+    }
+  }
+
+  #onDeath(error: unknown): void {
+    if (this.#switching || this.#closing !== undefined) return
+    const dead = new TensorRTError('ERR_BACKEND_DEAD', `The device failed: ${(error as Error).message}`, {
+      hint: 'create the session again, in a new process if the device does not recover',
+      cause: error,
+    })
+    const fallback = this.#fallback
+    this.#fallback = undefined
+    if (fallback === undefined) {
+      this.#ended = dead
+      this.#rejectAll(dead)
+      return
+    }
+    this.#switching = true
+    // Whatever ran is not answered yet, so it runs again.
+    for (const { requests } of this.#batches) {
+      for (const request of requests) {
+        request.batch = null
+        if (request.settled) continue
+        this.#running--
+        this.#batcher.restore(request)
+      }
+    }
+    this.#batches.clear()
+    void this.#failOver(fallback, dead)
+  }
+
+  async #failOver(fallback: BackendSource, dead: TensorRTError): Promise<void> {
+    const from = this.#backend
+    let to: SessionBackend | undefined
+    try {
+      to = await fallback()
+      const shapes = this.#shapesFor(to)
+      if (this.#closing !== undefined) {
+        await to.close()
+        return
+      }
+      this.#takeOver(to, shapes)
+    } catch (cause) {
+      void to?.close()
+      this.#switching = false
+      this.#ended = new TensorRTError('ERR_BACKEND_DEAD', `${dead.message}; and nothing could take over: ${(cause as Error).message}`, {
+        cause: new AggregateError([dead.cause, cause], 'neither the device nor its replacement runs'),
+      })
+      this.#rejectAll(this.#ended)
+      return
+    }
+    void from.close()
+    this.#warn({
+      code: 'SESSION_FAILED_OVER',
+      message: `The GPU failed, ${to.device} has taken over with onnxruntime: ${dead.message}`,
+      cause: dead,
+    })
+    this.#pump()
+  }
+
+  #takeOver(to: SessionBackend, shapes: RequestShapes): void {
+    const waiting = this.#batcher.clear()
+    const names = this.#shapes.signature.inputs.map(({ name }) => name)
+    this.#backend = to
+    this.#shapes = shapes
+    this.#batcher = this.#batcherFor(to)
+    this.#switching = false
+    this.#listen(to)
+    this.#counters.useLanes(to.lanes, performance.now())
+    this.#laneCountersAtReady = to.counters()
+    this.#allocationsAtReady = to.deviceAllocations()
+    for (const request of waiting) {
+      try {
+        const { shape, lengths, tensors } = shapes.classify(Object.fromEntries(names.map((name, i) => [name, request.tensors[i]!])))
+        request.shape = shape
+        request.lengths = lengths
+        request.tensors = tensors
+        request.alone = false
+        this.#batcher.restore(request)
+        this.#counters.failedOver++
+      } catch (error) {
+        this.#fail(request, error as Error)
+      }
+    }
+  }
+
+  #abort(request: SessionRequest, signal: AbortSignal): void {
+    if (request.settled) return
+    this.#forget(request)
+    this.#counters.aborted++
+    request.reject(new AbortError(signal.reason))
+  }
+
+  #fail(request: SessionRequest, error: Error): void {
+    if (request.settled) return
+    this.#forget(request)
+    this.#counters.failed++
+    request.reject(error)
+  }
+
+  /** Takes a request out of wherever it is. A batch that it runs in goes on. */
+  #forget(request: SessionRequest): void {
+    if (request.batch !== null) this.#running--
+    else this.#batcher.remove(request)
+    this.#settle(request)
+  }
+
+  #settle(request: SessionRequest): void {
+    request.settled = true
+    request.unfollow?.()
+    if (request.deadline !== Infinity || request.timeoutAt !== Infinity) this.#limited.delete(request)
+    if (--this.#pending > 0) return
+    this.#disarm()
+    this.#endDrain?.()
+  }
+
+  #rejectAll(error: Error): void {
+    for (const request of this.#batcher.clear()) this.#fail(request, error)
+    for (const { requests } of this.#batches) for (const request of requests) this.#fail(request, error)
+    this.#disarm()
+  }
+
+  /** Ends the requests whose time is over. */
+  #checkLimits(now: number): void {
+    if (this.#limitAt > now) return
+    this.#limitAt = Infinity
+    for (const request of this.#limited) {
+      const { deadline, timeoutAt } = request
+      const limit = Math.min(deadline, timeoutAt)
+      if (limit > now) this.#limitAt = Math.min(this.#limitAt, limit)
+      else if (deadline <= timeoutAt) this.#fail(request, new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline has passed before the outputs were there'))
+      else this.#fail(request, new TensorRTError('ERR_TIMEOUT', `The request took longer than ${Math.round(timeoutAt - request.arrival)} ms`))
+    }
+  }
+
+  /** Sets the one timer for what is due next. */
+  #arm(now: number): void {
+    if (this.#pending === 0) return
+    const at = this.#switching ? this.#limitAt : Math.min(this.#batcher.nextWake(), this.#limitAt)
+    if (at === Infinity || (this.#timer !== undefined && this.#timerAt <= at)) return
+    this.#disarm()
+    this.#timerAt = at
+    this.#timer = setTimeout(this.#onTimer, Math.min(Math.max(Math.ceil(at - now), 1), MAX_TIMER_MS))
+  }
+
+  #disarm(): void {
+    if (this.#timer === undefined) return
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#timerAt = Infinity
+  }
+
+  readonly #onTimer = (): void => {
+    this.#timer = undefined
+    this.#timerAt = Infinity
+    this.#checkLimits(performance.now())
+    this.#pump()
+  }
+
+  #warn(warning: SessionWarning): void {
+    const { onWarning } = this.#options
+    if (onWarning === undefined) {
+      process.emitWarning(warning.message, { type: 'TensorRTWarning', code: warning.code })
+      return
+    }
+    try {
+      onWarning(warning)
+    } catch (error) {
+      // A listener's error is the listener's: it must not end a session.
+      process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'TensorRTWarning')
+    }
+  }
+
+  async #warmUp(): Promise<void> {
+    const { signal } = this.#options
+    const backend = this.#backend
+    if (this.#options.warmUp) {
+      const targets = warmUpTargets(this.#shapes, this.#options)
+      for (const target of targets) {
+        if (signal?.aborted === true) throw new AbortError(signal.reason)
+        await backend.prepare(target.shape, target.size)
+        await Promise.all(Array.from({ length: backend.lanes }, (_, lane) => this.#warmLane(lane, target)))
+      }
+      if (targets[0] !== undefined) await this.#warmCode(targets[0])
+    }
+    if (signal?.aborted === true) throw new AbortError(signal.reason)
+    this.#counters.reset(backend.lanes, performance.now())
+    this.#laneCountersAtReady = backend.counters()
+    this.#allocationsAtReady = backend.deviceAllocations()
+  }
+
+  async #warmLane(lane: number, target: WarmUpTarget): Promise<void> {
+    const { shape, size } = target
+    for (let run = 0; run < WARM_UP_RUNS * this.#backend.depth; run++) {
+      const startedAt = performance.now()
+      const batch: SessionBatch = { lane, requests: [zeroRequest(this.#shapes, target)], shape, rows: size, size, startedAt }
+      await new Promise<void>((resolve, reject) => {
+        this.#warming.set(batch, (error) => (error === null ? resolve() : reject(error as Error)))
+        this.#backend.submit(batch)
+      }).finally(() => this.#warming.delete(batch))
+      if (run > 0) shape.cost.observe(size, performance.now() - startedAt)
+    }
+  }
+
+  /** The way of a request through this class, which is slow before it is compiled. */
+  async #warmCode(target: WarmUpTarget): Promise<void> {
+    const { tensors } = zeroRequest(this.#shapes, target)
+    const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
+    for (let i = 0; i < WARM_UP_REQUESTS; i++) await this.run(inputs)
+  }
+}
+
+/** @returns milliseconds of `performance.now()` */
+function readDeadline(value: unknown, now: number): number {
+  if (value === undefined) return Infinity
+  const at = value instanceof Date ? value.getTime() : value
+  if (typeof at !== 'number' || !Number.isFinite(at)) throw invalidArgument('deadline', 'a Date or milliseconds since the epoch', value)
+  return now + (at - Date.now())
+}

@@ -1,0 +1,90 @@
+/** What is run before a session is ready. */
+import { TensorRTError } from '../../errors'
+import { Tensor } from '../tensor'
+import type { CheckedSessionOptions } from './options'
+import { BATCH, type RequestShapes, type ShapeClass } from './request_shapes'
+import { SessionRequest } from './session_request'
+
+export interface WarmUpTarget {
+  shape: ShapeClass
+  size: number
+}
+
+/**
+ * Shapes that are known to come: every profile's OPT, every bucket, every declared batch size, and what the caller names.
+ *
+ * @throws ERR_INVALID_TENSOR for a declared shape that no profile takes, ERR_INVALID_ARGUMENT
+ */
+export function warmUpTargets(shapes: RequestShapes, options: CheckedSessionOptions): WarmUpTarget[] {
+  const targets = new Map<ShapeClass, Set<number>>()
+  const add = (inputs: readonly (readonly number[])[], sizes: readonly number[] | undefined): void => {
+    const shape = shapes.classOfShapes(inputs)
+    const known = targets.get(shape) ?? new Set<number>()
+    targets.set(shape, known)
+    for (const size of sizes ?? declaredSizes(shape)) known.add(size)
+  }
+  for (const named of options.warmUpShapes) {
+    const inputs = namedShapes(shapes, named)
+    add(inputs, shapes.isBatched ? [inputs[0]?.[0] ?? 1] : [1])
+  }
+  for (const inputs of knownShapes(shapes)) for (const filled of withBuckets(shapes, inputs)) add(filled, undefined)
+  // The smallest first: they are what a session that has just begun will need.
+  return [...targets].flatMap(([shape, sizes]) => [...sizes].sort((a, b) => a - b).map((size) => ({ shape, size })))
+}
+
+function declaredSizes({ runSizes, preferredSizes, maxRows }: ShapeClass): readonly number[] {
+  return runSizes.length > 0 ? runSizes : [...new Set([1, ...preferredSizes, maxRows])]
+}
+
+/** Input shapes by profile. None where a dimension has no limit, as nobody knows then what will come. */
+function knownShapes(shapes: RequestShapes): number[][][] {
+  const { inputs } = shapes.signature
+  if (inputs.some(({ isShapeTensor }) => isShapeTensor)) return []
+  const all: number[][][] = []
+  const profiles = inputs[0]?.ranges.length ?? 1
+  for (let profile = 0; profile < profiles; profile++) {
+    const ranges = inputs.map(({ ranges }) => ranges[profile]!)
+    const isRagged = (input: number, axis: number): boolean => shapes.ragged.some(({ inputs: of }) => of.get(inputs[input]!.name)?.axis === axis)
+    const isOpen = ranges.some(({ max }, input) => max.some((size, axis) => size === Infinity && !(axis === 0 && shapes.isBatched) && !isRagged(input, axis)))
+    if (isOpen) continue
+    const opt = ranges.map(({ opt }) => [...opt])
+    all.push(opt)
+    if (shapes.isBatched) continue
+    // One row is what most requests have, whatever OPT says.
+    const single = opt.map((shape, input) => shape.map((size, axis) => (axis === 0 && ranges[input]!.min[0]! <= 1 ? Math.min(size, 1) : size)))
+    all.push(single)
+  }
+  return all
+}
+
+/** The same with every bucket in place of ragged dimensions. */
+function withBuckets(shapes: RequestShapes, inputs: readonly (readonly number[])[]): number[][][] {
+  let all = [inputs.map((shape) => [...shape])]
+  for (const { inputs: axes, buckets } of shapes.ragged) {
+    all = all.flatMap((shaped) =>
+      buckets.map((bucket) =>
+        shaped.map((shape, input) => {
+          const axis = axes.get(shapes.signature.inputs[input]!.name)?.axis
+          return shape.map((size, at) => (at === axis ? bucket : size))
+        }),
+      ),
+    )
+  }
+  return all
+}
+
+function namedShapes(shapes: RequestShapes, named: Readonly<Record<string, readonly number[]>>): (readonly number[])[] {
+  return shapes.signature.inputs.map(({ name, shape }) => {
+    const given = named[name]
+    if (given !== undefined) return given
+    if (shape.every((size) => size >= 0)) return shape
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"warmUp" names shapes without that of input "${name}", which is dynamic`)
+  })
+}
+
+/** A request of zeros that fills a batch. */
+export function zeroRequest(shapes: RequestShapes, { shape, size }: WarmUpTarget): SessionRequest {
+  const tensors = shapes.signature.inputs.map(({ dtype }, input) => Tensor.zeros(dtype, shape.inputs[input]!.map((dim) => (dim === BATCH ? size : dim))))
+  const ignore = (): void => {}
+  return new SessionRequest({ shape, rows: size, tensors, lengths: null }, 0, 0, Infinity, Infinity, null, ignore, ignore)
+}
