@@ -18,7 +18,7 @@
 namespace nt::runtime {
 
 class EventObject;
-class StreamObject;
+struct StreamLink;
 
 using References = std::vector<std::shared_ptr<const void>>;
 
@@ -67,7 +67,7 @@ class RunnableContext : public Context {
 
   // Where the context was last used; for streams alone, on the callers' thread.
   struct LastUse {
-    std::weak_ptr<StreamObject> stream;
+    std::shared_ptr<StreamLink> stream;
     std::shared_ptr<EventObject> done;  // recorded when the context moves to another stream
   };
   LastUse lastUse;

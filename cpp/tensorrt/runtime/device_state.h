@@ -63,8 +63,8 @@ class DeviceState {
   Account& account(MemoryKind kind) noexcept { return kind == MemoryKind::kDevice ? onDevice_ : pinned_; }
   cudaError_t allocate(MemoryKind kind, uint64_t bytes, void** memory) noexcept;
   void free(MemoryKind kind, void* memory) noexcept;
-  void freeBlocks(MemoryKind kind, const std::vector<void*>& blocks) noexcept;
-  void freeBlocksLater(MemoryKind kind, std::vector<void*> blocks) noexcept;
+  void freeBlocks(MemoryKind kind, const Pool::Blocks& blocks) noexcept;
+  void freeBlocksLater(MemoryKind kind, Pool::Blocks blocks) noexcept;
 
   const int32_t device_;
   std::atomic<bool> dead_ = false;

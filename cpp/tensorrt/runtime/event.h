@@ -35,12 +35,13 @@ class EventObject final : public Event {
 
   // On streams' threads. Issues record `number` after those before it; with a failed `status` there is
   // nothing to record, and who waits for it is told.
-  Status issueRecord(uint64_t number, cudaStream_t stream, Status status) noexcept;
+  Status issueRecord(uint64_t number, cudaStream_t stream, Status status);
   // Blocks until record `number` is issued; its status, or that of a later one.
-  Status awaitIssue(uint64_t number) noexcept;
+  Status awaitIssue(uint64_t number);
   Status waitOn(cudaStream_t stream) noexcept;
 
  private:
+  void blockUntilIssued(uint64_t number) noexcept;
   // Ok if the last record that was called for is complete. `role` names the event in the error.
   Status requireComplete(const char* role) const noexcept;
 

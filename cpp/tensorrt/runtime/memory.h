@@ -11,10 +11,12 @@ namespace nt::runtime {
 // All memory that the module hands out is of this class.
 class MemoryObject final : public Memory {
  public:
-  MemoryObject(DeviceState& device, MemoryKind kind, void* address, uint64_t bytes,
-               uint64_t pooledAs) noexcept
-      : device_(device), kind_(kind), address_(address), bytes_(bytes), pooledAs_(pooledAs) {}
+  // `block`: the size class of pooled memory; 0 = not of the pool.
+  MemoryObject(DeviceState& device, MemoryKind kind, uint64_t bytes, uint64_t block) noexcept
+      : device_(device), kind_(kind), bytes_(bytes), block_(block) {}
   ~MemoryObject() override;
+  // Throws std::bad_alloc.
+  Status allocate();
 
   MemoryKind kind() const noexcept override { return kind_; }
   uint64_t bytes() const noexcept override { return bytes_; }
@@ -24,9 +26,9 @@ class MemoryObject final : public Memory {
  private:
   DeviceState& device_;
   const MemoryKind kind_;
-  void* const address_;
   const uint64_t bytes_;
-  const uint64_t pooledAs_;  // the block's size class; 0 = not of the pool
+  const uint64_t block_;
+  void* address_ = nullptr;
 };
 
 // ERR_OUT_OF_DEVICE_MEMORY, ERR_OUT_OF_MEMORY (pinned), ERR_BACKEND_DEAD. Blocks shortly.

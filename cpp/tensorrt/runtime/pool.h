@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <vector>
 
 namespace nt::runtime {
 
@@ -14,27 +13,28 @@ uint64_t sizeClass(uint64_t bytes) noexcept;
 
 class Pool {
  public:
-  explicit Pool(uint64_t capacity) noexcept : capacity_(capacity) {}
-
-  // Null = none of exactly this size.
-  void* take(uint64_t bytes) noexcept;
-  // Blocks that no longer fit, oldest first; `block` itself where it cannot be kept.
-  std::vector<void*> put(void* block, uint64_t bytes);
-  std::vector<void*> takeAll();
-  uint64_t bytes() const noexcept;
-  void setCapacity(uint64_t bytes) noexcept;
-
- private:
   struct Block {
     void* memory;
     uint64_t age;  // counts up with every put
   };
+  using Blocks = std::multimap<uint64_t, Block>;  // by size
 
+  explicit Pool(uint64_t capacity) noexcept : capacity_(capacity) {}
+
+  // Null = none of exactly this size.
+  void* take(uint64_t bytes) noexcept;
+  // False: a block of this size is never kept. `evicted` are those that had to make room, the oldest ones.
+  // Throws std::bad_alloc before anything has changed.
+  bool put(void* memory, uint64_t bytes, Blocks& evicted);
+  Blocks takeAll() noexcept;
+  uint64_t bytes() const noexcept;
+
+ private:
   mutable std::mutex mutex_;
-  uint64_t capacity_;
+  const uint64_t capacity_;
   uint64_t bytes_ = 0;
   uint64_t puts_ = 0;
-  std::multimap<uint64_t, Block> blocks_;  // by size
+  Blocks blocks_;
 };
 
 }  // namespace nt::runtime
