@@ -1,5 +1,9 @@
 export { followSignal } from './abort_signals'
 export { ArgumentReader, closest, describeValue, invalidArgument } from './argument_reader'
+export { type AllocateOptions, type BufferLayout, type BufferSize, DeviceBuffer, MemoryBuffer, PinnedBuffer } from './buffers'
+export { CudaGraph } from './cuda_graph'
+export { DATA_TYPES, type DataType, type TensorData, type TensorDataTypes } from './dtype'
+export { Engine, type EngineLayers, type EngineLoadOptions } from './engine'
 export {
   type EngineFolder,
   isEngineFolder,
@@ -12,7 +16,16 @@ export {
   writeEngineFolder,
   type WeightsOptions,
 } from './engine_folder'
+export { type EngineInfo, type ProfileInfo, type ShapeRange, type TensorInfo } from './engine_info'
+export { Event } from './event'
+export { type ContextOptions, ExecutionContext, type OutputView, type SetTensorOptions } from './execution_context'
 export { sha256File } from './file_hash'
+export { type GpuInfo, gpus } from './gpus'
+export { NativeHandle, type WaitOptions } from './handle'
+export { KvCache, type KvCacheOptions, type KvDataType, type KvGeometry, type KvPageOptions } from './kv_cache'
+export type { KvCacheStats, KvPageTables, KvSequence } from './kv_pages'
+export type { LayerTime } from './layer_profile'
+export { type LoggerOptions, type LogLine, type LogSeverity, setLogger } from './logger'
 export {
   ENGINE_FORMAT,
   type EngineManifest,
@@ -22,3 +35,7 @@ export {
   type WeightFile,
 } from './manifest'
 export { checkProfiles, DEFAULT_MAX_STEP_TOKENS, defaultHeadProfiles, defaultProfiles, packProfiles, type RowProfile } from './profiles'
+export { type DeviceCounters, type EventOptions, type MemoryFigures, Runtime, type RuntimeInfo, type RuntimeOptions } from './runtime'
+export { type CopyOptions, type CopyRowsOptions, type FillOptions, Stream, type StreamCounters, type StreamOptions } from './stream'
+export { type AnyTensor, Tensor } from './tensor'
+export type { Float16ArrayLike, TensorSource } from './tensor_data'

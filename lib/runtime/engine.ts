@@ -1,0 +1,221 @@
+/** A deserialised engine. */
+import { TensorRTError } from '../errors'
+import { nativeAsync, type NativeEngine, type NativeEngineInfo, type NativeRuntime } from '../native'
+import { ArgumentReader, invalidArgument } from './argument_reader'
+import { checkProfile, type EngineInfo, type ProfileInfo, type TensorInfo, TensorTable } from './engine_info'
+import { type ContextOptions, ExecutionContext, readContextOptions } from './execution_context'
+import { NativeHandle, readWaitOptions, throwIfAborted, type WaitOptions } from './handle'
+import type { EngineManifest } from './manifest'
+import { openPlanSource, readPlan, requireRuntimeFit } from './plan_source'
+import { checkWeights } from './refit'
+import { readDeviceOptions, Runtime } from './runtime'
+import { shareRuntime, type SharedRuntime } from './shared_runtime'
+import type { Tensor } from './tensor'
+
+export interface EngineLoadOptions {
+  /** Default: one that is shared by the engines of a device and library, and closed with the last of them. */
+  runtime?: Runtime | undefined
+  /** Number of the GPU, where no `runtime` is given. Default 0. */
+  device?: number | undefined
+  /** libnvinfer or the folder that has it, where no `runtime` is given. Default: TENSORRT_LIB_DIR, then the system's search path. */
+  libraryPath?: string | undefined
+  /** What the plan must hash to, in hex. An engine folder's manifest has a hash of its own. */
+  sha256?: string | undefined
+  /** Take version-compatible plans that hold a runtime, which is code that runs on the host. Default false. */
+  allowHostCode?: boolean | undefined
+  /** Ends the wait. TensorRT cannot be interrupted: what it makes after that is thrown away. */
+  signal?: AbortSignal | undefined
+}
+
+const LOAD_OPTIONS = ['runtime', 'device', 'libraryPath', 'sha256', 'allowHostCode', 'signal'] as const satisfies readonly (keyof EngineLoadOptions)[]
+
+function readLoadOptions(options: unknown) {
+  const reader = new ArgumentReader(options, LOAD_OPTIONS, 'Engine.load()')
+  const runtime = reader.get('runtime')
+  if (runtime !== undefined && !(runtime instanceof Runtime)) throw invalidArgument('runtime', 'a Runtime', runtime)
+  const place = readDeviceOptions(reader)
+  if (runtime !== undefined) {
+    for (const name of ['device', 'libraryPath']) {
+      if (reader.get(name) === undefined) continue
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', `Give "runtime" or "${name}", not both`, { hint: 'a runtime has a device and a library' })
+    }
+  }
+  const sha256 = reader.string('sha256', 64)?.toLowerCase()
+  if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) throw invalidArgument('sha256', 'a SHA-256, 64 hex digits', sha256)
+  return { runtime, ...place, sha256, allowHostCode: reader.boolean('allowHostCode') ?? false, signal: reader.signal('signal') }
+}
+
+/** What an engine is made of. */
+interface Parts {
+  engine: NativeEngine
+  runtime: Runtime
+  shared: SharedRuntime | undefined
+  manifest: EngineManifest | undefined
+  path: string | undefined
+}
+
+/**
+ * A model that TensorRT has built for a GPU. Its contexts run it. Closing it closes them.
+ *
+ * A plan is code: load none from a source that you do not trust.
+ */
+export class Engine extends NativeHandle {
+  readonly info: EngineInfo
+  /** The device that it is on. */
+  readonly runtime: Runtime
+  /** Of the engine folder that it was loaded from. */
+  readonly manifest: EngineManifest | undefined
+  /** Absolute, of the plan or the folder; undefined for an engine that came as bytes. */
+  readonly path: string | undefined
+  readonly #native: NativeEngine
+  readonly #table: TensorTable
+  readonly #shared: SharedRuntime | undefined
+
+  private constructor({ engine, runtime, shared, manifest, path }: Parts) {
+    super('Engine', engine, runtime)
+    this.#native = engine
+    this.#shared = shared
+    this.runtime = runtime
+    this.manifest = manifest
+    this.path = path
+    const described = JSON.parse(engine.info) as NativeEngineInfo
+    this.#table = new TensorTable(described)
+    const { name, layers, streamableWeights, auxStreams, refittable, hardwareCompatibility, capability, profilingVerbosity } = described
+    this.info = Object.freeze({ name, layers, streamableWeights, auxStreams, refittable, hardwareCompatibility, capability, profilingVerbosity })
+  }
+
+  /**
+   * Loads an engine, off the event loop. The plan is read once into memory of its own, checked there, and those same bytes run; they are
+   * freed when TensorRT has read them.
+   *
+   * @param source path of a plan; path of an engine folder, whose manifest is checked first; or a plan's bytes, which are copied
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT; what Runtime.create() throws; ERR_ENGINE_INVALID for a plan that is missing, damaged or
+   * not the one of manifest or hash; ERR_ENGINE_INCOMPATIBLE for one of another TensorRT or GPU; ERR_VERSION_MISMATCH for a folder of
+   * another version of this package; ERR_IO, ERR_OUT_OF_MEMORY, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA, ERR_BACKEND_DEAD; ERR_DISPOSED where
+   * the runtime is closed; AbortError
+   */
+  static async load(source: string | Uint8Array | ArrayBuffer, options: EngineLoadOptions = {}): Promise<Engine> {
+    const checked = readLoadOptions(options)
+    const { signal, sha256, allowHostCode } = checked
+    checked.runtime?.checkOpen()
+    throwIfAborted(signal)
+    const opened = await openPlanSource(source)
+    const shared = checked.runtime === undefined ? await shareRuntime(checked.device, checked.libraryPath) : undefined
+    const runtime = checked.runtime ?? shared!.runtime
+    try {
+      throwIfAborted(signal)
+      const manifest = opened.kind === 'folder' ? opened.manifest : undefined
+      if (manifest !== undefined) requireRuntimeFit(manifest, runtime.info)
+      const plan = await readPlan(opened, sha256, signal)
+      throwIfAborted(signal)
+      const deserializing = nativeAsync(() => runtime.native.deserialize(plan, allowHostCode))
+      const engine = await runtime.track(deserializing, signal, (late) => void late.close().catch(() => {}))
+      return new Engine({ engine, runtime, shared, manifest, path: opened.kind === 'bytes' ? undefined : opened.path })
+    } catch (error) {
+      await shared?.release()
+      throw error
+    }
+  }
+
+  /** @throws ERR_DISPOSED @internal */
+  get native(): NativeEngine {
+    this.checkOpen()
+    return this.#native
+  }
+
+  /** @throws ERR_DISPOSED @internal */
+  get nativeRuntime(): NativeRuntime {
+    return this.runtime.native
+  }
+
+  get inputs(): readonly TensorInfo[] {
+    return this.#table.inputs
+  }
+
+  get outputs(): readonly TensorInfo[] {
+    return this.#table.outputs
+  }
+
+  /** Ranges of shapes that the engine was built for, by their number. */
+  get profiles(): readonly ProfileInfo[] {
+    return this.#table.profiles
+  }
+
+  /** @throws ERR_INVALID_TENSOR for an unknown name, with the closest one */
+  tensor(name: string): TensorInfo {
+    return this.#table.tensors[this.#table.index(name)]!
+  }
+
+  /**
+   * TensorRT's description of the layers, as far as the build kept it (`info.profilingVerbosity`): strings, or objects with what was
+   * fused, formats and tactics.
+   *
+   * @param profile with the shapes of an optimization profile. Default: without
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_DISPOSED
+   */
+  async layers(profile?: number): Promise<EngineLayers> {
+    const engine = this.native
+    const number = profile === undefined ? -1 : checkProfile(profile, this.profiles.length)
+    const parsed = JSON.parse(await this.track(nativeAsync(() => engine.layers(number)))) as { Layers?: (string | Record<string, unknown>)[]; Bindings?: string[] }
+    return { layers: parsed.Layers ?? [], bindings: parsed.Bindings ?? [] }
+  }
+
+  /**
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_EXECUTION_FAILED, ERR_CUDA, ERR_BACKEND_DEAD,
+   * ERR_WEIGHTS_MISSING for a stripped engine that was not refitted, ERR_DISPOSED, AbortError
+   */
+  async createContext(options: ContextOptions = {}): Promise<ExecutionContext> {
+    const engine = this.native
+    const { signal, profile, memory } = readContextOptions(options, this.profiles.length)
+    throwIfAborted(signal)
+    const context = await this.track(nativeAsync(() => engine.createContext({ profile, memory })), signal, (late) => void late.close().catch(() => {}))
+    return ExecutionContext.wrap(context, { engine: this, runtime: this.runtime, table: this.#table, profile, memory })
+  }
+
+  /**
+   * Names of the weights that {@link refit} can set; none where the engine was built without.
+   * @throws (as a rejection) ERR_DISPOSED, AbortError
+   */
+  async refittableWeights(options: WaitOptions = {}): Promise<string[]> {
+    const engine = this.native
+    const signal = readWaitOptions(options, 'refittableWeights()')
+    return this.track(nativeAsync(() => engine.refittableWeights()), signal)
+  }
+
+  /**
+   * Sets weights by name. All are set or none, where a name, type or count is wrong. No context of the engine may be running, and the
+   * tensors must stay as they are until this resolves.
+   *
+   * @throws (as a rejection) ERR_INVALID_TENSOR for a name, type or number of elements that is not the engine's; ERR_INVALID_ARGUMENT for an
+   * engine that cannot be refitted; ERR_WEIGHTS_MISSING for a stripped engine that still lacks some, which are named; ERR_DISPOSED
+   */
+  async refit(weights: Readonly<Record<string, Tensor>>): Promise<void> {
+    const engine = this.native
+    const names = await this.refittableWeights()
+    const checked = checkWeights(weights, names)
+    await this.track(nativeAsync(() => engine.refit(checked)))
+  }
+
+  /**
+   * The plan of the engine as it is, with its weights.
+   * @throws (as a rejection) ERR_OUT_OF_MEMORY, ERR_EXECUTION_FAILED, ERR_DISPOSED, AbortError
+   */
+  async serialize(options: WaitOptions = {}): Promise<Buffer> {
+    const engine = this.native
+    const signal = readWaitOptions(options, 'serialize()')
+    return this.track(nativeAsync(() => engine.serialize()), signal)
+  }
+
+  /** @internal */
+  protected override afterClose(): Promise<void> {
+    return this.#shared?.release() ?? Promise.resolve()
+  }
+}
+
+/** TensorRT's own words on an engine's layers. */
+export interface EngineLayers {
+  /** In order of execution. Names, or objects where the engine was built with detailed profiling. */
+  layers: (string | Record<string, unknown>)[]
+  /** Names of inputs and outputs. */
+  bindings: string[]
+}
