@@ -69,6 +69,29 @@ std::string quoted(std::string_view text, size_t limit) {
   return result + "'";
 }
 
+void appendJsonString(std::string& to, std::string_view text) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  to += '"';
+  while (!text.empty()) {
+    const size_t length = utf8SequenceLength(text);
+    const auto first = static_cast<unsigned char>(text.front());
+    if (length == 0) {
+      appendUtf8(to, 0xFFFD);
+    } else if (first == '"' || first == '\\') {
+      to += '\\';
+      to += text.front();
+    } else if (first < 0x20) {
+      to += "\\u00";
+      to += kHex[first >> 4];
+      to += kHex[first & 15];
+    } else {
+      to += text.substr(0, length);
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  to += '"';
+}
+
 std::string shapeText(std::span<const int64_t> shape) {
   std::string result = "[";
   for (size_t i = 0; i < shape.size(); ++i) {

@@ -1,4 +1,4 @@
-// Small helpers for text that comes from outside: UTF-8, quoting for messages, near names.
+// Small helpers for text that comes from outside: UTF-8, quoting for messages and JSON, near names.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,9 @@ void appendUtf8(std::string& to, uint32_t codePoint);
 // The text in single quotes for a message: control characters and invalid UTF-8 as '?', cut after `limit`
 // bytes.
 std::string quoted(std::string_view text, size_t limit = 120);
+
+// Appends the text as a JSON string; invalid UTF-8 becomes U+FFFD.
+void appendJsonString(std::string& to, std::string_view text);
 
 // "[32000, 288]"
 std::string shapeText(std::span<const int64_t> shape);

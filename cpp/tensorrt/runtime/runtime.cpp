@@ -25,10 +25,6 @@ class RuntimeObject final : public Runtime {
  public:
   RuntimeObject(std::shared_ptr<RuntimeCore> core, std::string info) noexcept
       : core_(std::move(core)), info_(std::move(info)) {}
-  ~RuntimeObject() override {
-    const DeviceScope scope(device().device());
-    core_.reset();
-  }
 
   const std::string& info() const noexcept override { return info_; }
 
@@ -52,7 +48,7 @@ class RuntimeObject final : public Runtime {
  private:
   DeviceState& device() const noexcept { return core_->device; }
 
-  std::shared_ptr<RuntimeCore> core_;
+  const std::shared_ptr<RuntimeCore> core_;
   const std::string info_;
 };
 

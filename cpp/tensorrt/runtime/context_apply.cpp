@@ -1,0 +1,369 @@
+// What happens on a stream's thread. See context.h.
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "core/text.h"
+#include "tensorrt/guarded.h"
+#include "tensorrt/runtime/context.h"
+#include "tensorrt/runtime/failure.h"
+
+namespace nt::runtime {
+
+namespace {
+
+using nvinfer1::DataType;
+
+std::string nameOf(const TensorFacts& tensor) {
+  return (tensor.input ? "Input " : "Output ") + quoted(tensor.name);
+}
+
+bool isKnown(const Shape& shape) noexcept {
+  return std::all_of(shape.begin(), shape.end(), [](int64_t extent) { return extent >= 0; });
+}
+
+// As the tensor's type has them in memory. Returns their bytes.
+uint64_t pack(const std::vector<int64_t>& values, DataType type, std::vector<int64_t>& to) {
+  const auto bytes = static_cast<uint64_t>(bytesOfValues(type, static_cast<int64_t>(values.size())));
+  to.assign(std::max<size_t>(values.size(), 1), 0);
+  auto* out = reinterpret_cast<char*>(to.data());
+  const size_t each = values.empty() ? 0 : bytes / values.size();
+  for (const int64_t value : values) {
+    const auto narrow = static_cast<int32_t>(value);
+    const auto byte = static_cast<char>(type == DataType::kBOOL ? value != 0 : value);
+    const void* from = each == 8   ? static_cast<const void*>(&value)
+                       : each == 4 ? static_cast<const void*>(&narrow)
+                                   : &byte;
+    std::memcpy(out, from, each);
+    out += each;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Status ContextObject::mayReshape(const RunEffects& effects) const {
+  if (effects.capturing) {
+    return Status::invalid("A context's shapes and profile cannot change during a capture",
+                           "Run the context once with them before");
+  }
+  // TensorRT keeps on the device what depends on the shapes, and the graph reads it.
+  if (!captured_.expired()) {
+    return Status::invalid(
+        "The context was captured into a graph, which needs its shapes and profile to stay",
+        "Make a context for each shape that is captured, or close the graph");
+  }
+  return {};
+}
+
+Status ContextObject::applyProfile(int32_t profile, cudaStream_t stream, RunEffects& effects) {
+  if (profile != profile_) {
+    if (Status status = mayReshape(effects); !status) return status;
+    const LogScope log;
+    settled_ = ran_ = false;
+    ++effects.reshapes;
+    if (!context_->setOptimizationProfileAsync(profile, stream)) {
+      return failureOn(deviceState(), "ERR_EXECUTION_FAILED",
+                       "TensorRT could not change to profile " + std::to_string(profile), log, stream);
+    }
+    profile_ = profile;
+  }
+  for (Bound& bound : bound_) {
+    bound.given.reset();
+    bound.valueBytes = 0;
+  }
+  settled_ = false;
+  return {};
+}
+
+Status ContextObject::applyShape(size_t tensor, Shape shape, RunEffects& effects) {
+  Bound& bound = bound_[tensor];
+  if (bound.given == shape) return {};
+  const TensorFacts& facts = tensors_[tensor];
+  settled_ = false;
+  const nvinfer1::Dims dims = toDims(shape);
+  if (toShape(context_->getTensorShape(facts.name.c_str())) != shape) {
+    if (Status status = mayReshape(effects); !status) return status;
+    ran_ = false;
+    ++effects.reshapes;
+  }
+  const LogScope log;
+  bound.given.reset();
+  if (facts.isDynamic() && !context_->setInputShape(facts.name.c_str(), dims)) {
+    return withLog(
+        {"ERR_INVALID_TENSOR", nameOf(facts) + ": TensorRT does not take the shape " + shapeText(shape)},
+        log);
+  }
+  bound.given = std::move(shape);
+  return {};
+}
+
+Status ContextObject::applyValues(size_t tensor, const std::vector<int64_t>& values, RunEffects& effects) {
+  Bound& bound = bound_[tensor];
+  const TensorFacts& facts = tensors_[tensor];
+  std::vector<int64_t> packed;
+  const uint64_t bytes = pack(values, facts.type, packed);
+  if (bound.place.memory == nullptr && bound.valueBytes == bytes && bytes > 0 && packed == bound.values)
+    return {};
+  if (Status status = mayReshape(effects); !status) return status;
+  settled_ = ran_ = false;
+  ++effects.reshapes;
+  if (bound.place.memory != nullptr) {
+    effects.dropped.push_back(bound.place.memory);
+    bound.place = {};
+  }
+  bound.values = std::move(packed);
+  bound.valueBytes = bytes;
+  if (!context_->setInputTensorAddress(facts.name.c_str(), bound.values.data()))
+    return {"ERR_EXECUTION_FAILED", nameOf(facts) + ": TensorRT does not take its values"};
+  return {};
+}
+
+Status ContextObject::applyPlace(size_t tensor, Place place, RunEffects& effects) {
+  Bound& bound = bound_[tensor];
+  const TensorFacts& facts = tensors_[tensor];
+  settled_ = false;
+  // Where memory of the host decides shapes, what is in it may differ.
+  if (facts.input && facts.shapeTensor) {
+    if (Status status = mayReshape(effects); !status) return status;
+    ran_ = false;
+  }
+  if (bound.place.memory != nullptr) effects.dropped.push_back(bound.place.memory);
+  bound.place = std::move(place);
+  if (facts.input) {
+    bound.valueBytes = 0;
+  } else {
+    bound.slot->setGiven(bound.place.address(), bound.place.bytes(), effects.dropped);
+  }
+  const LogScope log;
+  if (bound.place.memory != nullptr &&
+      !context_->setTensorAddress(facts.name.c_str(), bound.place.address())) {
+    bound.place = {};
+    return withLog({"ERR_INVALID_TENSOR", nameOf(facts) + ": TensorRT does not take its address"}, log);
+  }
+  return {};
+}
+
+Status ContextObject::applyOne(PendingChanges& changes, cudaStream_t stream, RunEffects& effects) {
+  if (changes.profile) {
+    if (Status status = applyProfile(*changes.profile, stream, effects); !status) return status;
+  }
+  for (auto& [tensor, shape] : changes.shapes) {
+    if (Status status = applyShape(tensor, std::move(shape), effects); !status) return status;
+  }
+  for (auto& [tensor, place] : changes.places) {
+    if (Status status = applyPlace(tensor, std::move(place), effects); !status) return status;
+  }
+  for (const auto& [tensor, values] : changes.values) {
+    if (Status status = applyValues(tensor, values, effects); !status) return status;
+  }
+  if (changes.deviceMemory) {
+    if (Status status = mayReshape(effects); !status) return status;
+    if (deviceMemory_.memory != nullptr) effects.dropped.push_back(deviceMemory_.memory);
+    deviceMemory_ = *std::move(changes.deviceMemory);
+    settled_ = ran_ = false;
+  }
+  if (changes.profiling && *changes.profiling != profiling_) {
+    profiling_ = *changes.profiling;
+    context_->setProfiler(profiling_ ? &profiler_ : nullptr);
+  }
+  return {};
+}
+
+Status ContextObject::apply(std::unique_ptr<ContextChanges> changes, cudaStream_t stream,
+                            RunEffects& effects) noexcept {
+  return guarded([&]() -> Status {
+    std::vector<std::unique_ptr<PendingChanges>> kept;
+    {
+      const std::lock_guard lock(keptMutex_);
+      kept.swap(kept_);
+    }
+    Status result;
+    for (const auto& one : kept) {
+      if (Status status = applyOne(*one, stream, effects); !status && result) result = std::move(status);
+    }
+    if (changes == nullptr) return result;
+    if (Status status = applyOne(static_cast<PendingChanges&>(*changes), stream, effects); !status)
+      return status;
+    return result;
+  });
+}
+
+Status ContextObject::settleShapes() {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const TensorFacts& facts = tensors_[i];
+    if (!facts.input) continue;
+    if (facts.isDynamic() && !bound_[i].given) {
+      const Range& range = facts.profiles[static_cast<size_t>(profile_)];
+      if (range.min == range.max) continue;  // TensorRT knows it
+      return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no shape yet",
+              "Its shape is to be set again after each change of the profile"};
+    }
+    if (facts.onHost && facts.shapeTensor && bound_[i].valueBytes == 0 && bound_[i].place.memory == nullptr)
+      return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no values yet"};
+  }
+  const LogScope log;
+  std::vector<const char*> missing(tensors_.size(), nullptr);
+  const int32_t count = context_->inferShapes(static_cast<int32_t>(missing.size()), missing.data());
+  if (count > 0 && missing[0] != nullptr)
+    return withLog({"ERR_INVALID_TENSOR", "Input " + quoted(missing[0]) + " has no shape or values yet"},
+                   log);
+  if (count != 0) {
+    return failureOn(deviceState(), "ERR_INVALID_TENSOR",
+                     "TensorRT finds no shapes of outputs for these inputs", log);
+  }
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    Bound& bound = bound_[i];
+    bound.shape = toShape(context_->getTensorShape(tensors_[i].name.c_str()));
+    bound.bytes =
+        isKnown(bound.shape) ? static_cast<uint64_t>(tensors_[i].bytesOf(bound.shape, profile_)) : 0;
+  }
+  return {};
+}
+
+Status ContextObject::checkBytes(size_t tensor) const {
+  const TensorFacts& facts = tensors_[tensor];
+  const Bound& bound = bound_[tensor];
+  const bool byValues = bound.valueBytes > 0;
+  if (bound.place.memory == nullptr && !byValues) {
+    if (!facts.input) return {};
+    return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no memory yet"};
+  }
+  const uint64_t given = byValues ? bound.valueBytes : bound.place.bytes();
+  if (given >= bound.bytes) return {};
+  return {"ERR_INVALID_TENSOR", nameOf(facts) + " needs " + std::to_string(bound.bytes) + " bytes for " +
+                                    facts.dtype + " of shape " + shapeText(bound.shape) +
+                                    ", its memory has " + std::to_string(given)};
+}
+
+Status ContextObject::settle() {
+  if (settled_) return {};
+  if (Status status = settleShapes(); !status) return status;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (Status status = checkBytes(i); !status) return status;
+    if (tensors_[i].input) continue;
+    // What TensorRT knows only in the run, it asks the slot for.
+    nvinfer1::IOutputAllocator* allocator = isKnown(bound_[i].shape) ? nullptr : bound_[i].slot.get();
+    if (!context_->setOutputAllocator(tensors_[i].name.c_str(), allocator))
+      return {"ERR_EXECUTION_FAILED", nameOf(tensors_[i]) + ": TensorRT does not take an allocator"};
+  }
+  if (memory_ == ContextMemory::kUser) {
+    const auto needed = static_cast<uint64_t>(engine_->facts().deviceMemory[static_cast<size_t>(profile_)]);
+    if (deviceMemory_.bytes() < needed) {
+      return {"ERR_INVALID_TENSOR",
+              "The context needs " + std::to_string(needed) + " bytes of activation memory in profile " +
+                  std::to_string(profile_) + ", it was given " + std::to_string(deviceMemory_.bytes()),
+              "Set its device memory"};
+    }
+    context_->setDeviceMemoryV2(deviceMemory_.address(), static_cast<int64_t>(deviceMemory_.bytes()));
+  }
+  settled_ = true;
+  shapesTold_ = false;
+  return {};
+}
+
+Status ContextObject::bindOutputs(RunEffects& effects) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    Bound& bound = bound_[i];
+    if (bound.slot == nullptr) continue;
+    bound.slot->begin();
+    if (bound.place.memory != nullptr) continue;
+    void* address = nullptr;
+    if (isKnown(bound.shape)) {
+      const MemoryKind kind = tensors_[i].onHost ? MemoryKind::kPinned : MemoryKind::kDevice;
+      Expected<void*> reserved = bound.slot->reserve(kind, bound.bytes, effects.dropped);
+      if (!reserved) {
+        const Status why = reserved.status();
+        return {why.code(), nameOf(tensors_[i]) + ": " + why.message(), why.hint()};
+      }
+      address = *reserved;
+    } else {
+      address = bound.slot->current();
+    }
+    if (!context_->setTensorAddress(tensors_[i].name.c_str(), address))
+      return {"ERR_EXECUTION_FAILED", nameOf(tensors_[i]) + ": TensorRT does not take its address"};
+  }
+  return {};
+}
+
+Status ContextObject::runFailure(const LogScope& log, cudaStream_t stream, const RunEffects& effects) const {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const Bound& bound = bound_[i];
+    if (bound.slot == nullptr) continue;
+    if (const Status& why = bound.slot->refusal(); !why) {
+      cudaGetLastError();
+      return {why.code(), nameOf(tensors_[i]) + ": " + why.message(), why.hint()};
+    }
+    if (const uint64_t bytes = bound.slot->refusedBytes(); bytes > 0) {
+      cudaGetLastError();
+      return {"ERR_INVALID_TENSOR",
+              nameOf(tensors_[i]) + " turned out to need " + std::to_string(bytes) +
+                  " bytes, its memory has " + std::to_string(bound.place.bytes()),
+              "Give it more memory, or let the context allocate it"};
+    }
+  }
+  return failureOn(deviceState(), "ERR_EXECUTION_FAILED", "TensorRT could not run the engine", log,
+                   effects.capturing ? nullptr : stream);
+}
+
+Status ContextObject::enqueueOn(cudaStream_t stream, RunEffects& effects) noexcept {
+  return guarded([&]() -> Status {
+    if (Status status = engine_->runnable(); !status) return status;
+    if (Status status = settle(); !status) return status;
+    if (effects.capturing && (!ran_ || profiling_)) {
+      // The first run of a shape moves data that a graph must not move again.
+      return profiling_
+                 ? Status::invalid("A run that is profiled cannot be captured", "Turn profiling off")
+                 : Status::invalid("The context has not run with these shapes and cannot be captured yet",
+                                   "Run it once before the capture");
+    }
+    if (Status status = bindOutputs(effects); !status) return status;
+    const LogScope log;
+    bool done = false;
+    {
+      const std::shared_lock running(engine_->weightsMutex());
+      done = context_->enqueueV3(stream);
+    }
+    for (const Bound& bound : bound_) {
+      if (bound.slot != nullptr) bound.slot->takeDropped(effects.dropped);
+    }
+    if (!done) return runFailure(log, stream, effects);
+    if (!shapesTold_) {
+      for (const Bound& bound : bound_) {
+        if (bound.slot != nullptr && isKnown(bound.shape)) bound.slot->setShape(bound.shape);
+      }
+      shapesTold_ = true;
+    }
+    ran_ = true;
+    return {};
+  });
+}
+
+Expected<std::vector<Shape>> ContextObject::shapes() noexcept {
+  return guarded([&]() -> Expected<std::vector<Shape>> {
+    if (Status status = settleShapes(); !status) return status;
+    std::vector<Shape> shapes;
+    for (const Bound& bound : bound_) shapes.push_back(bound.shape);
+    return shapes;
+  });
+}
+
+Status ContextObject::uses(References& references) noexcept {
+  return guarded([&]() -> Status {
+    std::shared_ptr<const void> token = captured_.lock();
+    if (token == nullptr) token = std::make_shared<char>();
+    references.push_back(shared_from_this());
+    for (const Bound& bound : bound_) {
+      if (bound.place.memory != nullptr) references.push_back(bound.place.memory);
+      if (bound.slot == nullptr) continue;
+      if (std::shared_ptr<const void> own = bound.slot->own(); own != nullptr)
+        references.push_back(std::move(own));
+    }
+    if (deviceMemory_.memory != nullptr) references.push_back(deviceMemory_.memory);
+    references.push_back(token);
+    captured_ = token;
+    return {};
+  });
+}
+
+}  // namespace nt::runtime
