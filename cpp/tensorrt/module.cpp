@@ -1,12 +1,11 @@
 #include "tensorrt/module.h"
 
-#include <exception>
-#include <new>
 #include <utility>
 
 #include "tensorrt/backend.h"
 #include "tensorrt/builder.h"
 #include "tensorrt/driver.h"
+#include "tensorrt/guarded.h"
 #include "tensorrt/library.h"
 #include "tensorrt/logger.h"
 #include "tensorrt/runtime/faults.h"
@@ -16,19 +15,6 @@
 namespace nt {
 
 namespace {
-
-template <class Fn>
-auto guarded(Fn&& fn) noexcept -> decltype(fn()) {
-  try {
-    return fn();
-  } catch (const std::bad_alloc&) {
-    return Status("ERR_OUT_OF_MEMORY", "Out of memory");
-  } catch (const std::exception& error) {
-    return Status("ERR_INTERNAL", std::string("Unexpected exception: ") + error.what());
-  } catch (...) {
-    return Status("ERR_INTERNAL", "Unexpected exception");
-  }
-}
 
 class Module final : public TensorRtModule {
  public:
