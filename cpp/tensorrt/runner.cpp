@@ -8,6 +8,9 @@ namespace nt {
 
 namespace {
 
+// Rows a sequence, on average, from which tiles of 128 query rows are well filled.
+constexpr int32_t kWideRows = 64;
+
 kernels::SlotParams toParams(const SamplingParams& sampling) {
   kernels::SlotParams params;
   params.temperature = sampling.temperature;
@@ -168,7 +171,15 @@ Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffe
     args.pageSize = static_cast<uint32_t>(info_.pageSize);
     args.window = plan.window;
     args.cudaGraph = cudaGraph;
-    const auto make = path == AttentionPath::kDecode ? attention_->planDecode : attention_->planPrefill;
+    args.lastPageLen = block + layout.lastPageLen;
+    plan.path = path;
+    if (path == AttentionPath::kPrefill && widePrefill_ && !cudaGraph && plan.window == 0 &&
+        layout.rows >= kWideRows * layout.sequences) {
+      plan.path = AttentionPath::kWidePrefill;
+    }
+    const auto make = plan.path == AttentionPath::kDecode        ? attention_->planDecode
+                      : plan.path == AttentionPath::kWidePrefill ? attention_->planWidePrefill
+                                                                 : attention_->planPrefill;
     if (Status status = toStatus(make(workspace, args, &plan.plan, stream_.get()), "Planning attention");
         !status) {
       return status;
@@ -197,6 +208,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
     const Layer& layer = layers_[i];
     state_.layer = static_cast<int32_t>(i);
     state_.plan = plans_[layer.plan].plan;
+    if (attention_->needsPlan) state_.path = plans_[layer.plan].path;
     state_.workspace.ints = ints_.as<char>() + layer.plan * state_.workspace.intBytes;
     if (Status status = enqueueSegment(i, layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(), dedicated);
         !status) {

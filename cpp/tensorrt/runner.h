@@ -68,6 +68,7 @@ class Runner {
   struct AttentionPlan {
     int32_t heads = 0;
     int32_t window = 0;
+    AttentionPath path = AttentionPath::kPrefill;  // of the step that was planned last
     kernels::Plan plan;
   };
   struct Layer {
@@ -113,6 +114,7 @@ class Runner {
   int32_t rowCapacity_ = 0;  // rows of the largest step, padding included
   float embeddingScale_ = 1;
   AttentionPath decodePath_ = AttentionPath::kDecode;
+  bool widePrefill_ = false;  // whether the device has kernels for it
   const kernels::AttentionKernels* attention_ = nullptr;
   int64_t steps_ = 0;
   int32_t faultAtStep_ = 0;

@@ -196,6 +196,7 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
     engines_.push_back(*std::move(engine));
     fewRows_.push_back(options.plainKernels ? nullptr : FewRowsSegment::create(shape, dtype_));
   }
+  widePrefill_ = attention_->planWidePrefill != nullptr && gpu.computeMajor == 9 && gpu.computeMinor == 0;
   // Programmatic dependent launch came with compute capability 9.0.
   state_.overlap = !options.plainKernels && gpu.computeMajor >= 9;
 
@@ -208,7 +209,7 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
         return plan.heads == op->heads && plan.window == op->window;
       });
       layer.plan = static_cast<size_t>(known - plans_.begin());
-      if (known == plans_.end()) plans_.push_back({op->heads, op->window, {}});
+      if (known == plans_.end()) plans_.push_back({op->heads, op->window, AttentionPath::kPrefill, {}});
       if (op->heads / op->kvHeads > kMaxDecodeGroup) decodePath_ = AttentionPath::kPrefill;
     }
     layers_.push_back(layer);

@@ -60,9 +60,10 @@ struct Plan {
 };
 
 struct PlanArgs {
-  const int32_t* qIndptr = nullptr;   // host, [batch + 1] rows of each sequence
-  const int32_t* kvIndptr = nullptr;  // host, [batch + 1] pages of each sequence
-  uint32_t rows = 0;                  // rows of the graph, padding included; >= qIndptr[batch], >= batch
+  const int32_t* qIndptr = nullptr;      // host, [batch + 1] rows of each sequence
+  const int32_t* kvIndptr = nullptr;     // host, [batch + 1] pages of each sequence
+  const int32_t* lastPageLen = nullptr;  // host, [batch], as in PagedKv; planWidePrefill's
+  uint32_t rows = 0;                     // rows of the graph, padding included; >= qIndptr[batch], >= batch
   uint32_t batch = 0;
   uint32_t heads = 0;
   uint32_t kvHeads = 0;
@@ -123,6 +124,10 @@ struct AttentionKernels {
   PlanFn planPrefill;
   RunFn runPrefill;
   bool needsPlan;
+  // On Hopper, for sequences of many rows each: faster than runPrefill, without a window and outside graphs.
+  // Null where it was not compiled.
+  PlanFn planWidePrefill = nullptr;
+  RunFn runWidePrefill = nullptr;
 };
 
 // The kernels for a type and head size, or nullptr where no family covers the pair. FlashInfer's come first;

@@ -254,7 +254,10 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   attention.scale = params.scale;
   attention.window = params.window;
   attention.overlap = step.overlap;
-  const auto run = step.path == AttentionPath::kDecode ? kernels->runDecode : kernels->runPrefill;
+  const auto run = step.path == AttentionPath::kDecode        ? kernels->runDecode
+                   : step.path == AttentionPath::kWidePrefill ? kernels->runWidePrefill
+                                                              : kernels->runPrefill;
+  if (run == nullptr) return kPluginNoKernel;
   return run(step.workspace, step.plan, attention, stream);
 }
 

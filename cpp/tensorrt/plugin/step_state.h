@@ -14,8 +14,9 @@
 namespace nt {
 
 enum class AttentionPath : uint8_t {
-  kPrefill,  // any number of rows a sequence
-  kDecode,   // one row a sequence; row i is sequence i
+  kPrefill,      // any number of rows a sequence
+  kWidePrefill,  // the same, for many rows a sequence; see kernels::AttentionKernels
+  kDecode,       // one row a sequence; row i is sequence i
 };
 
 struct StepState {
