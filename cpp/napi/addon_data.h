@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/backend.h"
+#include "napi/backend_reaper.h"
 
 namespace nt::napi {
 
@@ -16,6 +17,7 @@ struct AddonData {
   napi_ref listenerKey = nullptr;  // a Symbol
   // Set while the constructor is called from C++; a call from JavaScript finds it empty and throws.
   std::unique_ptr<Backend> underConstruction;
+  BackendReaper backendReaper;
   std::shared_ptr<RuntimeEnvironment> runtime;  // made when it is needed
 
   static AddonData* of(napi_env env) noexcept {

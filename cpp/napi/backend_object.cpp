@@ -314,18 +314,10 @@ void BackendObject::finalize(napi_env env, void* data, void*) noexcept {
   object->channel_->drop();
   object->channel_->release();
   object->state_ = State::kClosed;
-  // The channel goes along: the backend may report a last result until it has ended.
-  std::shared_ptr<Backend> backend(std::move(object->backend_));
-  auto finish = [backend, channel = object->channel_]() mutable {
-    backend->requestStop();
-    backend->join();
-    backend.reset();
-    channel.reset();
-  };
-  try {
-    std::thread(finish).detach();
-  } catch (const std::exception&) {
-    finish();
+  if (AddonData* addon = AddonData::of(env); addon != nullptr) {
+    addon->backendReaper.end(env, std::move(object->backend_), std::move(object->channel_));
+  } else {
+    endBackend(std::move(object->backend_));
   }
 }
 

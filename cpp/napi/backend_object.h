@@ -14,7 +14,7 @@
 namespace nt::napi {
 
 // Lives on the event loop. The object is held strongly while a step is in flight or it closes, and may be
-// collected otherwise; then a thread of its own ends the backend.
+// collected otherwise; then the environment's BackendReaper ends the backend.
 class BackendObject final : public ResultListener {
  public:
   // Defines the class in the environment's AddonData.

@@ -34,9 +34,12 @@ void NativeObject::abandon() noexcept {
 }
 
 NativeObject* NativeObject::unwrap(napi_env env, napi_value value) noexcept {
+  napi_valuetype type = napi_undefined;
   bool ours = false;
   void* object = nullptr;
-  if (napi_check_object_type_tag(env, value, &kTypeTag, &ours) != napi_ok || !ours ||
+  // Asked first: of undefined and null, the tag's check throws.
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object ||
+      napi_check_object_type_tag(env, value, &kTypeTag, &ours) != napi_ok || !ours ||
       napi_unwrap(env, value, &object) != napi_ok) {
     return nullptr;
   }
