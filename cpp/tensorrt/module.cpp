@@ -8,6 +8,8 @@
 #include "tensorrt/guarded.h"
 #include "tensorrt/library.h"
 #include "tensorrt/logger.h"
+#include "tensorrt/onnx/onnx_builder.h"
+#include "tensorrt/onnx/onnx_inspector.h"
 #include "tensorrt/runtime/faults.h"
 #include "tensorrt/runtime/reaper.h"
 #include "tensorrt/runtime/runtime.h"
@@ -51,6 +53,15 @@ class Module final : public TensorRtModule {
   void removeLogSink(runtime::LogSink* sink) noexcept override { nt::removeLogSink(sink); }
 
   void injectFaults(const runtime::Faults& faults) noexcept override { runtime::injectFaults(faults); }
+
+  Expected<OnnxBuildResult> buildOnnx(const OnnxBuildOptions& options,
+                                      BuildListener* listener) noexcept override {
+    return guarded([&] { return buildOnnxEngine(options, listener); });
+  }
+
+  Expected<OnnxReport> inspectOnnx(const OnnxInspectOptions& options) noexcept override {
+    return guarded([&] { return inspectOnnxModel(options); });
+  }
 };
 
 }  // namespace

@@ -1,0 +1,82 @@
+#include "tensorrt/onnx/onnx_inspector.h"
+
+#include <NvInfer.h>
+#include <NvOnnxParser.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "tensorrt/cuda.h"
+#include "tensorrt/driver.h"
+#include "tensorrt/error_recorder.h"
+#include "tensorrt/library.h"
+#include "tensorrt/logger.h"
+#include "tensorrt/onnx/file_io.h"
+#include "tensorrt/onnx/parser_errors.h"
+#include "tensorrt/onnx/parser_library.h"
+
+namespace nt {
+
+namespace {
+
+Expected<std::vector<char>> bytesOf(const OnnxSource& model) {
+  if (model.path.empty()) return model.bytes;
+  Expected<std::vector<char>> bytes = readFileIfThere(model.path);
+  if (bytes && bytes->empty()) return Status("ERR_ONNX_INVALID", model.path + " is not there, or empty");
+  return bytes;
+}
+
+}  // namespace
+
+Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
+  Expected<GpuFacts> gpu = requireDevice(options.device);
+  if (!gpu) return gpu.status();
+  Expected<const Library*> library = Library::open(options.libraryPath);
+  if (!library) return library.status();
+  Expected<const ParserLibrary*> parserLibrary = ParserLibrary::open(**library);
+  if (!parserLibrary) return parserLibrary.status();
+  Expected<std::vector<char>> bytes = bytesOf(options.model);
+  if (!bytes) return bytes.status();
+  if (Status status = toStatus(cudaSetDevice(options.device), "cudaSetDevice"); !status) return status;
+
+  Expected<BuildScope> scope = BuildScope::enter({});
+  if (!scope) return scope.status();
+  const LogScope log;
+  ErrorRecorder recorder;  // outlives the builder
+  Expected<std::unique_ptr<nvinfer1::IBuilder>> builder = (*library)->createBuilder();
+  if (!builder) return builder.status();
+  (*builder)->setErrorRecorder(&recorder);
+  const std::unique_ptr<nvinfer1::INetworkDefinition> network((*builder)->createNetworkV2(0));
+  if (network == nullptr) return withLog({"ERR_BUILD_FAILED", "TensorRT could not start a network"}, log);
+  Expected<std::unique_ptr<nvonnxparser::IParser>> created = (*parserLibrary)->createParser(*network);
+  if (!created) return created.status();
+  nvonnxparser::IParser& parser = **created;
+
+  OnnxReport report;
+  report.libraryVersion = (*library)->version();
+  const char* path = options.model.path.empty() ? nullptr : options.model.path.c_str();
+  report.supported = parser.supportsModelV2(bytes->data(), bytes->size(), path);
+  report.problems = problemsOf(parser);
+  if (report.supported) {
+    report.problems.clear();
+    return report;
+  }
+  // Subgraphs are told of only where the model could be read.
+  for (int64_t i = 0; i < parser.getNbSubgraphs(); ++i) {
+    if (parser.isSubgraphSupported(i)) continue;
+    int64_t length = 0;
+    const int64_t* nodes = parser.getSubgraphNodes(i, length);
+    if (nodes != nullptr)
+      report.unsupportedNodes.insert(report.unsupportedNodes.end(), nodes, nodes + length);
+  }
+  std::sort(report.unsupportedNodes.begin(), report.unsupportedNodes.end());
+  if (report.unsupportedNodes.empty() &&
+      std::all_of(report.problems.begin(), report.problems.end(),
+                  [](const OnnxProblem& problem) { return problem.code == "ERR_ONNX_INVALID"; })) {
+    return withLog(parseFailure(report.problems, nameOf(options.model)), log);
+  }
+  return report;
+}
+
+}  // namespace nt
