@@ -123,7 +123,7 @@ export class PinnedBuffer extends MemoryBuffer {
     const array = arrayTypeOf(checkDataType(dtype, 'A view'))
     const size = array.BYTES_PER_ELEMENT
     this.checkRange('byte', byteOffset, 0)
-    if (byteOffset % size !== 0) throw invalidArgument('byteOffset', `a multiple of ${size}, the bytes of a ${dtype} element`, byteOffset)
+    if (byteOffset % size !== 0) throw invalidArgument('byteOffset', `a multiple of ${size}, the bytes of an element of ${dtype}`, byteOffset)
     const own = dtype === this.layout?.dtype && byteOffset === 0 ? arrayLengthOf(dtype, volume(this.layout.shape)) : undefined
     const entries = length ?? own ?? Math.floor((this.bytes - byteOffset) / size)
     if (!Number.isSafeInteger(entries) || entries < 0) throw invalidArgument('length', 'a number of entries from 0', entries)
@@ -141,7 +141,7 @@ export class PinnedBuffer extends MemoryBuffer {
     if (byteOffset + tensor.byteLength > this.bytes) {
       throw new TensorRTError(
         'ERR_INVALID_TENSOR',
-        `A ${tensor.dtype} tensor of shape ${formatShape(tensor.shape)} has ${tensor.byteLength} bytes, and the PinnedBuffer of ` +
+        `A tensor of ${tensor.dtype} and shape ${formatShape(tensor.shape)} has ${tensor.byteLength} bytes, and the PinnedBuffer of ` +
           `${this.bytes} has ${this.bytes - byteOffset} from byte ${byteOffset} on`,
       )
     }
@@ -153,7 +153,7 @@ export class PinnedBuffer extends MemoryBuffer {
    * @throws ERR_INVALID_TENSOR, ERR_INVALID_ARGUMENT for what lies outside, ERR_DISPOSED
    */
   read<D extends DataType>(dtype: D, shape: readonly number[], byteOffset = 0): Tensor<D> {
-    const sizes = checkShape(shape, `A ${checkDataType(dtype, 'A tensor')} tensor`)
+    const sizes = checkShape(shape, `A tensor of ${checkDataType(dtype, 'A tensor')}`)
     const bytes = byteLengthOf(dtype, volume(sizes))
     this.checkRange('byte', byteOffset, bytes)
     // slice() copies, which lets any offset do.

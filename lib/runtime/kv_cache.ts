@@ -194,7 +194,7 @@ export class KvCache<D extends KvDataType = KvDataType> implements AsyncDisposab
     const { dtype } = this.geometry
     if (!(data instanceof Tensor) || data.dtype !== dtype || !sameShape(data.shape, shape)) {
       const given = data instanceof Tensor ? `${data.dtype} ${formatShape(data.shape)}` : describeValue(data)
-      throw new TensorRTError('ERR_INVALID_TENSOR', `A page takes a ${dtype} tensor of shape ${formatShape(shape)}, not ${given}`)
+      throw new TensorRTError('ERR_INVALID_TENSOR', `A page takes a tensor of ${dtype} and shape ${formatShape(shape)}, not ${given}`)
     }
     const copied = Tensor.wrap(dtype, data.data.slice() as typeof data.data, shape)
     await this.#withStaging(layers, signal, async (staging) => {

@@ -84,18 +84,18 @@ export class Tensor<D extends DataType = DataType> {
     const { array, count } = packTensorData(dtype, data)
     if (shape === undefined) {
       if (count === undefined) {
-        throw new TensorRTError('ERR_INVALID_TENSOR', 'An int4 tensor of packed bytes needs a shape', {
+        throw new TensorRTError('ERR_INVALID_TENSOR', 'A tensor of int4 from packed bytes needs a shape', {
           hint: 'a byte holds two elements, and the last one may hold one',
         })
       }
       return new Tensor(dtype, array, Object.freeze([count]))
     }
-    const sizes = checkShape(shape, `A ${dtype} tensor`)
+    const sizes = checkShape(shape, `A tensor of ${dtype}`)
     if (array.length !== arrayLengthOf(dtype, volume(sizes)) || (count !== undefined && count !== volume(sizes))) {
       const given = count === undefined ? `${array.length} bytes` : `${count}`
       throw new TensorRTError(
         'ERR_INVALID_TENSOR',
-        `A ${dtype} tensor of shape ${formatShape(sizes)} has ${volume(sizes)} elements, and ${given} were given`,
+        `A tensor of ${dtype} and shape ${formatShape(sizes)} has ${volume(sizes)} elements, and ${given} were given`,
       )
     }
     return new Tensor(dtype, array, sizes)
@@ -104,13 +104,13 @@ export class Tensor<D extends DataType = DataType> {
   /** @throws ERR_INVALID_TENSOR */
   static zeros<D extends DataType>(dtype: D, shape: readonly number[]): Tensor<D> {
     checkDataType(dtype, 'A tensor')
-    const sizes = checkShape(shape, `A ${dtype} tensor`)
+    const sizes = checkShape(shape, `A tensor of ${dtype}`)
     let array: TensorData<D>
     try {
       array = new (arrayTypeOf(dtype))(arrayLengthOf(dtype, volume(sizes)))
     } catch (cause) {
       const bytes = byteLengthOf(dtype, volume(sizes))
-      throw new TensorRTError('ERR_OUT_OF_MEMORY', `A ${dtype} tensor of shape ${formatShape(sizes)} takes ${bytes} bytes`, { cause })
+      throw new TensorRTError('ERR_OUT_OF_MEMORY', `A tensor of ${dtype} and shape ${formatShape(sizes)} takes ${bytes} bytes`, { cause })
     }
     return new Tensor(dtype, array, sizes)
   }
@@ -142,7 +142,7 @@ export class Tensor<D extends DataType = DataType> {
    * @throws ERR_INVALID_TENSOR for one with another number of elements
    */
   reshape(shape: readonly number[]): Tensor<D> {
-    const sizes = checkShape(shape, `A ${this.dtype} tensor`)
+    const sizes = checkShape(shape, `A tensor of ${this.dtype}`)
     if (volume(sizes) !== this.size) {
       throw new TensorRTError(
         'ERR_INVALID_TENSOR',

@@ -129,11 +129,11 @@ function isFloat16Array(data: unknown): data is Float16ArrayLike {
 function checkElements(dtype: DataType, data: ArrayLike<unknown>, fits: (value: unknown) => boolean, expected: string): void {
   for (let i = 0; i < data.length; i++) {
     if (fits(data[i])) continue
-    throw new TensorRTError('ERR_INVALID_TENSOR', `Element ${i} of a ${dtype} tensor must be ${expected}, not ${describeValue(data[i])}`)
+    throw new TensorRTError('ERR_INVALID_TENSOR', `Element ${i} of a tensor of ${dtype} must be ${expected}, not ${describeValue(data[i])}`)
   }
 }
 
 function wrongData(dtype: DataType, data: unknown): TensorRTError {
   const own = arrayTypeOf(dtype).name
-  return new TensorRTError('ERR_INVALID_TENSOR', `A ${dtype} tensor is made of a ${own} or of numbers, not ${describeValue(data)}`)
+  return new TensorRTError('ERR_INVALID_TENSOR', `A tensor of ${dtype} is made of a ${own} or of numbers, not ${describeValue(data)}`)
 }
