@@ -23,6 +23,8 @@ using runtime::LogSink;
 constexpr size_t kLines = 16;
 constexpr size_t kLineBytes = 512;
 constexpr size_t kReported = 4;
+// Shorter texts may be alike by chance.
+constexpr size_t kTellingBytes = 8;
 
 struct Line {
   uint64_t number = 0;  // of all lines of the process, from 1; 0 = never written
@@ -106,7 +108,8 @@ bool isRepeated(Source source, const char* message) noexcept {
   ThreadLog& log = threadLog;
   const std::string_view before = log.error.data();
   const std::string_view now = std::string_view(message).substr(0, kLineBytes - 1);
-  if (log.source != Source::kNone && log.source != source && !before.empty() && !now.empty() &&
+  const bool byTheOtherWay = log.source != Source::kNone && log.source != source;
+  if (byTheOtherWay && std::min(before.size(), now.size()) >= kTellingBytes &&
       (before.find(now) != before.npos || now.find(before) != now.npos)) {
     log.source = Source::kNone;
     return true;
@@ -236,13 +239,13 @@ Status withLog(Status status, const LogScope& log) {
 }
 
 Status failure(const char* code, const std::string& what, const LogScope& log) {
-  if (Status status = takeCudaError(what); !status) return withLog(std::move(status), log);
+  Status cuda = takeCudaError(what);
   if (log.outOfMemory()) {
     return withLog({"ERR_OUT_OF_DEVICE_MEMORY", what + ": the GPU is out of memory",
                     "Lower what is resident on this GPU, or the shapes of the profiles"},
                    log);
   }
-  return withLog({code, what}, log);
+  return withLog(cuda ? Status(code, what) : std::move(cuda), log);
 }
 
 }  // namespace nt

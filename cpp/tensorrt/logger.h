@@ -65,8 +65,8 @@ class BuildScope {
 // The Status with the scope's lines behind its message.
 Status withLog(Status status, const LogScope& log);
 
-// Why a call of TensorRT's failed that says no more than false or nullptr: ERR_CUDA where CUDA left an error
-// on this thread, ERR_OUT_OF_DEVICE_MEMORY where memory was the reason, else `code`; with the log's lines.
+// Why a call of TensorRT's failed that says no more than false or nullptr: ERR_OUT_OF_DEVICE_MEMORY where
+// memory was the reason, ERR_CUDA where CUDA left an error on this thread, else `code`; with the log's lines.
 Status failure(const char* code, const std::string& what, const LogScope& log);
 
 }  // namespace nt

@@ -39,5 +39,14 @@ EXPORT int getInferLibVersion() {
   return VERSION;
 }
 EXPORT void* getPluginRegistry() {
+#ifdef LEAN
+  return nullptr;  // nobody is to ask
+#else
   return &registry;
+#endif
 }
+#ifndef LEAN
+EXPORT void* createInferBuilder_INTERNAL(void*, int) {
+  return nullptr;
+}
+#endif
