@@ -12,6 +12,7 @@
 #include "napi/backend_object.h"
 #include "napi/errors.h"
 #include "napi/load_job.h"
+#include "napi/onnx_exports.h"
 #include "napi/runtime_exports.h"
 #include "napi/tensorrt_exports.h"
 
@@ -73,6 +74,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       value("createCpuBackend", makeFunction(env, "createCpuBackend", createCpu)),
       value("probeTensorRt", makeFunction(env, "probeTensorRt", probeTensorRt)),
       value("buildEngine", makeFunction(env, "buildEngine", buildEngine)),
+      value("buildOnnxEngine", makeFunction(env, "buildOnnxEngine", buildOnnxEngine)),
+      value("inspectOnnx", makeFunction(env, "inspectOnnx", inspectOnnx)),
       value("createTensorRtBackend", makeFunction(env, "createTensorRtBackend", createTensorRtBackend)),
       value("createRuntime", makeFunction(env, "createRuntime", createRuntime)),
       value("setLogListener", makeFunction(env, "setLogListener", setLogListener)),
