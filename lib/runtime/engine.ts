@@ -9,6 +9,7 @@ import type { EngineManifest } from './manifest'
 import { openPlanSource, readPlan, requireRuntimeFit } from './plan_source'
 import { checkWeights } from './refit'
 import { readDeviceOptions, Runtime } from './runtime'
+import { createEngineSession, type Session, type SessionOptions } from './session'
 import { shareRuntime, type SharedRuntime } from './shared_runtime'
 import type { Tensor } from './tensor'
 
@@ -170,6 +171,16 @@ export class Engine extends NativeHandle {
     throwIfAborted(signal)
     const context = await this.track(nativeAsync(() => engine.createContext({ profile, memory })), signal, (late) => void late.close().catch(() => {}))
     return ExecutionContext.wrap(context, { engine: this, runtime: this.runtime, table: this.#table, profile, memory })
+  }
+
+  /**
+   * A session over this engine: requests of many callers, put into batches and run on contexts of its own. Closing the engine closes it.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_INVALID_TENSOR for declared shapes that no profile takes, ERR_OUT_OF_DEVICE_MEMORY,
+   * ERR_EXECUTION_FAILED, ERR_CUDA, ERR_BACKEND_DEAD, ERR_DISPOSED, AbortError
+   */
+  createSession(options: SessionOptions = {}): Promise<Session> {
+    return createEngineSession(this, options)
   }
 
   /**

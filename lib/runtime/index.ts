@@ -36,6 +36,22 @@ export {
 } from './manifest'
 export { checkProfiles, DEFAULT_MAX_STEP_TOKENS, defaultHeadProfiles, defaultProfiles, packProfiles, type RowProfile } from './profiles'
 export { type DeviceCounters, type EventOptions, type MemoryFigures, Runtime, type RuntimeInfo, type RuntimeOptions } from './runtime'
+export {
+  type BatchingOptions,
+  type DurationStats,
+  type LaneStats,
+  type RaggedDimension,
+  type RunOptions,
+  Session,
+  type SessionCloseOptions,
+  type SessionInfo,
+  type SessionLoadOptions,
+  type SessionOptions,
+  type SessionStats,
+  type SessionWarning,
+  type TensorMap,
+  type TensorSignature,
+} from './session'
 export { type CopyOptions, type CopyRowsOptions, type FillOptions, Stream, type StreamCounters, type StreamOptions } from './stream'
 export { type AnyTensor, Tensor } from './tensor'
 export type { Float16ArrayLike, TensorSource } from './tensor_data'

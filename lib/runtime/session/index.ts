@@ -1,3 +1,4 @@
+export { createEngineSession, type SessionLoadOptions } from './load_session'
 export type {
   BatchingOptions,
   RaggedDimension,

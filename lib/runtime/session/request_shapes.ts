@@ -5,12 +5,13 @@
 import { TensorRTError } from '../../errors'
 import { describeValue } from '../argument_reader'
 import { arrayLengthOf } from '../dtype'
+import type { ShapeRange } from '../engine_info'
 import { formatShape, volume } from '../shape'
 import type { Tensor } from '../tensor'
 import { BatchCost } from './batch_cost'
 import type { CheckedBatching, CheckedRagged, TensorMap } from './options'
 import type { BatchShape } from './request_queue'
-import type { InputSignature, ModelSignature, ShapeRange } from './signature'
+import type { InputSignature, ModelSignature } from './signature'
 
 /** Stands for the batch axis among the dimensions of a {@link ShapeClass}. */
 export const BATCH = -1
@@ -59,6 +60,8 @@ interface InputRules {
   isFixed: boolean
 }
 
+/** Most rows of a batch where neither model nor caller have a limit. */
+const UNLIMITED_BATCH = 32
 /** Classes that are kept; beyond them the one that was made first goes. */
 const MAX_CLASSES = 4096
 
@@ -248,10 +251,8 @@ export class RequestShapes {
     if (max === 0) throw this.outOfRange(dims)
     if (!this.isBatched) return new ShapeClass(dims, values, 1, [1], [])
     const { maxBatch = Infinity, preferredSizes = [], runSizes } = this.batching!
-    const maxRows = Math.min(max, maxBatch)
-    if (maxRows === Infinity) {
-      throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The model has no largest batch: "batching.maxBatch" must say how many rows are run together')
-    }
+    const wanted = Math.max(runSizes === undefined || runSizes === 'exact' ? 0 : runSizes.at(-1)!, preferredSizes.at(-1) ?? 0)
+    const maxRows = Math.min(max, maxBatch, max === Infinity && maxBatch === Infinity ? wanted || UNLIMITED_BATCH : Infinity)
     const preferred = [...preferredSizes.filter((size) => size < maxRows), maxRows]
     const sizes = runSizes === 'exact' || (runSizes === undefined && !this.padsRows) ? [] : [...(runSizes ?? ladder(maxRows, preferred))]
     if (sizes.length > 0 && sizes.at(-1)! < maxRows) sizes.push(maxRows)

@@ -7,6 +7,7 @@
 import { AbortError, TensorRTError } from '../../errors'
 import { followSignal } from '../abort_signals'
 import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
+import { loadSession, type SessionLoadOptions } from './load_session'
 import { DynamicBatcher } from './dynamic_batcher'
 import { scatterRequest } from './gather'
 import type { CheckedSessionOptions, RunOptions, SessionCloseOptions, SessionWarning, TensorMap } from './options'
@@ -76,6 +77,7 @@ export class Session implements AsyncDisposable {
   #closing: Promise<void> | undefined
   /** Ends the wait of a close() for what is pending. */
   #endDrain: (() => void) | undefined
+  readonly #afterClose: (() => Promise<void> | void)[] = []
   readonly #warming = new Map<SessionBatch, (error: unknown) => void>()
 
   private constructor(backend: SessionBackend, options: CheckedSessionOptions, fallback: BackendSource | undefined) {
@@ -108,6 +110,22 @@ export class Session implements AsyncDisposable {
       await session.close()
       throw error
     }
+  }
+
+  /**
+   * Runs a model by whatever can run it here.
+   *
+   * @param source path of a plan, an engine folder or an ONNX file; or the bytes of a plan
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT; what Engine.load() throws; with `onnx` ERR_ONNXRUNTIME_NOT_FOUND, ERR_MODEL_NOT_FOUND,
+   * ERR_ONNX_INVALID, ERR_ONNX_UNSUPPORTED, whose cause tells why no GPU was used; AbortError
+   */
+  static load(source: string | Uint8Array | ArrayBuffer, options: SessionLoadOptions = {}): Promise<Session> {
+    return loadSession(source, options)
+  }
+
+  /** Calls back once when the session has given its memory back. Must not throw. @internal */
+  onClosed(callback: () => Promise<void> | void): void {
+    this.#afterClose.push(callback)
   }
 
   get info(): SessionInfo {
@@ -204,6 +222,7 @@ export class Session implements AsyncDisposable {
     this.#rejectAll(disposed)
     this.#fallback = undefined
     await this.#backend.close()
+    for (const callback of this.#afterClose) await callback()
   }
 
   #shapesFor(backend: SessionBackend): RequestShapes {
@@ -314,6 +333,7 @@ export class Session implements AsyncDisposable {
   }
 
   #onDone(batch: SessionBatch, error: unknown, outputs: readonly BatchOutput[], submitMs: number): void {
+    if (error === null) error = this.#rowsMissing(batch, outputs)
     const warmed = this.#warming.get(batch)
     if (warmed !== undefined) {
       warmed(error)
@@ -332,6 +352,19 @@ export class Session implements AsyncDisposable {
     if (error === null) this.#answer(batch, outputs)
     else this.#runFailed(batch, error)
     this.#pump()
+  }
+
+  /** Outputs that don't have the batch's rows cannot be told apart. */
+  #rowsMissing({ size }: SessionBatch, outputs: readonly BatchOutput[]): TensorRTError | null {
+    if (!this.#shapes.isBatched) return null
+    for (let i = 0; i < outputs.length; i++) {
+      if (outputs[i]!.shape[0] === size) continue
+      const { name } = this.#shapes.signature.outputs[i]!
+      return new TensorRTError('ERR_EXECUTION_FAILED', `Output "${name}" has ${outputs[i]!.shape[0]} rows for a batch of ${size}: the model cannot be batched`, {
+        hint: 'without "batching" each request runs by itself',
+      })
+    }
+    return null
   }
 
   #answer(batch: SessionBatch, outputs: readonly BatchOutput[]): void {
@@ -429,6 +462,7 @@ export class Session implements AsyncDisposable {
   #takeOver(to: SessionBackend, shapes: RequestShapes): void {
     const waiting = this.#batcher.clear()
     const names = this.#shapes.signature.inputs.map(({ name }) => name)
+    const outputs = this.#shapes.signature.outputs.map(({ name }) => shapes.signature.outputs.findIndex((output) => output.name === name))
     this.#backend = to
     this.#shapes = shapes
     this.#batcher = this.#batcherFor(to)
@@ -443,6 +477,8 @@ export class Session implements AsyncDisposable {
         request.shape = shape
         request.lengths = lengths
         request.tensors = tensors
+        // The same names, maybe in another order.
+        request.wanted = request.wanted?.map((output) => outputs[output]!) ?? null
         request.alone = false
         this.#batcher.restore(request)
         this.#counters.failedOver++
@@ -526,17 +562,7 @@ export class Session implements AsyncDisposable {
   }
 
   #warn(warning: SessionWarning): void {
-    const { onWarning } = this.#options
-    if (onWarning === undefined) {
-      process.emitWarning(warning.message, { type: 'TensorRTWarning', code: warning.code })
-      return
-    }
-    try {
-      onWarning(warning)
-    } catch (error) {
-      // A listener's error is the listener's: it must not end a session.
-      process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'TensorRTWarning')
-    }
+    warnOf(this.#options, warning)
   }
 
   async #warmUp(): Promise<void> {
@@ -575,6 +601,20 @@ export class Session implements AsyncDisposable {
     const { tensors } = zeroRequest(this.#shapes, target)
     const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
     for (let i = 0; i < WARM_UP_REQUESTS; i++) await this.run(inputs)
+  }
+}
+
+/** Tells `onWarning`, or the process. */
+export function warnOf({ onWarning }: CheckedSessionOptions, warning: SessionWarning): void {
+  if (onWarning === undefined) {
+    process.emitWarning(warning.message, { type: 'TensorRTWarning', code: warning.code })
+    return
+  }
+  try {
+    onWarning(warning)
+  } catch (error) {
+    // A listener's error is the listener's: it must not end a session.
+    process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'TensorRTWarning')
   }
 }
 

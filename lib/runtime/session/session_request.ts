@@ -29,7 +29,7 @@ export class SessionRequest extends BatchRequest {
     /** When it fails with ERR_TIMEOUT; Infinity: never. */
     readonly timeoutAt: number,
     /** Indices of the outputs that are wanted; null: all. */
-    readonly wanted: readonly number[] | null,
+    public wanted: readonly number[] | null,
     readonly resolve: (outputs: TensorMap) => void,
     readonly reject: (error: Error) => void,
   ) {

@@ -1,12 +1,6 @@
 /** What a model takes and gives, whatever runs it. */
 import type { DataType, NativeEngineInfo } from '../../native'
-
-/** Range of a tensor's dimensions. */
-export interface ShapeRange {
-  min: readonly number[]
-  opt: readonly number[]
-  max: readonly number[]
-}
+import type { ShapeRange } from '../engine_info'
 
 export interface InputSignature {
   name: string

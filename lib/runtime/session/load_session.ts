@@ -1,0 +1,152 @@
+/** Makes sessions: over an engine, or of a file by whatever can run it. */
+import { type ErrorCode, TensorRTError } from '../../errors'
+import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
+import { Engine, type EngineLoadOptions } from '../engine'
+import { NativeHandle, throwIfAborted } from '../handle'
+import { OnnxRuntimeBackend, signatureMismatch } from './onnxruntime_session'
+import { type CheckedSessionOptions, checkSessionOptions, type SessionOptions, SESSION_OPTION_NAMES } from './options'
+import { type BackendSource, Session, warnOf } from './session'
+import { engineSignature } from './signature'
+import { TensorRTBackend } from './tensorrt_session'
+
+/** Options of {@link Session.load}. */
+export interface SessionLoadOptions extends SessionOptions, Omit<EngineLoadOptions, 'signal'> {
+  /**
+   * `tensorrt`: a GPU, or an error. `onnxruntime`: the CPU. `auto` (default): a GPU where one is usable, else onnxruntime with the file that
+   * `onnx` names, and one warning.
+   */
+  backend?: 'auto' | 'tensorrt' | 'onnxruntime' | undefined
+  /** The ONNX file that the engine was built from, or its bytes: what onnxruntime runs. Needs the package onnxruntime-node. */
+  onnx?: string | Uint8Array | undefined
+  /**
+   * When the GPU fails for good, onnxruntime takes over: requests that are not answered yet run again, and `onWarning` hears of it. Default: true
+   * with `backend: 'auto'` and `onnx`, else false.
+   */
+  failover?: boolean | undefined
+  /** onnxruntime: threads that compute. Default: its own choice. */
+  threads?: number | undefined
+}
+
+const LOAD_OPTIONS = ['backend', 'onnx', 'failover', 'threads', 'runtime', 'device', 'libraryPath', 'sha256', 'allowHostCode'] as const
+
+/** Reasons why a GPU cannot be used at all, as against failures of a GPU that can. */
+const UNUSABLE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_ADDON_NOT_FOUND',
+  'ERR_ADDON_LOAD_FAILED',
+  'ERR_TENSORRT_NOT_FOUND',
+  'ERR_TENSORRT_MODULE_NOT_FOUND',
+  'ERR_TENSORRT_MODULE_LOAD_FAILED',
+  'ERR_DRIVER_NOT_FOUND',
+  'ERR_DRIVER_TOO_OLD',
+  'ERR_NO_GPU',
+  'ERR_VERSION_MISMATCH',
+  'ERR_ENGINE_REQUIRED',
+])
+
+/** Closes a session together with its engine. */
+class SessionHandle extends NativeHandle {
+  constructor(session: Session, engine: Engine) {
+    super('Session', { close: () => session.close() }, engine)
+  }
+}
+
+/**
+ * A session over an engine, which stays the caller's: closing it closes the session too.
+ *
+ * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_EXECUTION_FAILED, ERR_CUDA, ERR_BACKEND_DEAD, ERR_DISPOSED,
+ * AbortError
+ */
+export async function createEngineSession(engine: Engine, options: SessionOptions = {}): Promise<Session> {
+  const checked = checkSessionOptions(options, 'createSession()')
+  throwIfAborted(checked.signal)
+  const session = await Session.open(await TensorRTBackend.create(engine, checked), checked)
+  return follow(session, engine)
+}
+
+/** Ties a session to its engine: what is closed first closes the other's part in it, and neither waits for itself. */
+function follow(session: Session, engine: Engine): Session {
+  const handle = new SessionHandle(session, engine)
+  session.onClosed(() => void handle.close())
+  return session
+}
+
+/** See {@link Session.load}. */
+export async function loadSession(source: unknown, options: SessionLoadOptions): Promise<Session> {
+  const checked = checkSessionOptions(options, 'Session.load()', LOAD_OPTIONS)
+  const reader = new ArgumentReader(options, [...SESSION_OPTION_NAMES, ...LOAD_OPTIONS], 'Session.load()')
+  const backend = reader.choice('backend', ['auto', 'tensorrt', 'onnxruntime']) ?? 'auto'
+  const given = reader.get('onnx')
+  if (given !== undefined && !(given instanceof Uint8Array)) reader.path('onnx')
+  const isOnnx = typeof source === 'string' && /\.onnx$/i.test(source)
+  const onnx = (given ?? (isOnnx ? source : undefined)) as string | Uint8Array | undefined
+  const failover = reader.boolean('failover') ?? (backend === 'auto' && onnx !== undefined)
+  const threads = reader.integer('threads', 1, 1024) ?? 0
+  if (onnx === undefined && (backend === 'onnxruntime' || failover)) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${failover ? 'failover' : 'backend'}" needs "onnx", the file that onnxruntime is to run`)
+  }
+  throwIfAborted(checked.signal)
+  const fallback = onnx === undefined ? undefined : (): Promise<OnnxRuntimeBackend> => OnnxRuntimeBackend.create({ onnx, threads, signal: checked.signal })
+  if (backend === 'onnxruntime') return Session.open(await fallback!(), checked)
+  let engine: Engine
+  try {
+    engine = await loadEngine(source, isOnnx, options, checked)
+  } catch (cause) {
+    const isUnusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
+    if (backend === 'tensorrt' || !isUnusable || fallback === undefined) throw cause
+    warnOf(checked, { code: 'ONNXRUNTIME_FALLBACK', message: `onnxruntime runs the model on the CPU, as no GPU can. ${cause.message}`, cause })
+    return Session.open(await withoutGpu(fallback, cause), checked)
+  }
+  try {
+    const runs = await TensorRTBackend.create(engine, checked)
+    const session = await Session.open(runs, checked, failover ? standIn(engine, fallback!) : undefined)
+    follow(session, engine)
+    session.onClosed(() => (engine.closed ? undefined : engine.close()))
+    return session
+  } catch (error) {
+    await engine.close()
+    throw error
+  }
+}
+
+function loadEngine(source: unknown, isOnnx: boolean, options: SessionLoadOptions, { signal }: CheckedSessionOptions): Promise<Engine> {
+  if (source instanceof Engine) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Session.load() takes a path or bytes, not an Engine', { hint: 'call engine.createSession()' })
+  }
+  if (isOnnx) {
+    const path = String(source)
+    const error = new TensorRTError('ERR_ENGINE_REQUIRED', `A GPU runs a built engine, and ${path} is an ONNX file`, {
+      hint: `build one: npx node-tensorrt build ${path}`,
+    })
+    return Promise.reject(error)
+  }
+  if (typeof source !== 'string' && !(source instanceof Uint8Array) && !(source instanceof ArrayBuffer)) {
+    return Promise.reject(invalidArgument('source', 'the path of a plan, an engine folder or an ONNX file, or the bytes of a plan', describeValue(source)))
+  }
+  const { runtime, device, libraryPath, sha256, allowHostCode } = options
+  return Engine.load(source, { runtime, device, libraryPath, sha256, allowHostCode, signal })
+}
+
+/** What keeps the fallback from running says also why it was needed. */
+async function withoutGpu(fallback: () => Promise<OnnxRuntimeBackend>, reason: TensorRTError): Promise<OnnxRuntimeBackend> {
+  try {
+    return await fallback()
+  } catch (error) {
+    if (!(error instanceof TensorRTError)) throw error
+    throw new TensorRTError(error.code, `${error.message}; and no GPU is usable: ${reason.message}`, {
+      hint: error.hint,
+      cause: new AggregateError([reason, error], 'neither a GPU nor onnxruntime runs the model'),
+    })
+  }
+}
+
+/** onnxruntime in place of the engine, if its file has the same inputs and outputs. */
+function standIn(engine: Engine, fallback: () => Promise<OnnxRuntimeBackend>): BackendSource {
+  const expected = engineSignature(JSON.parse(engine.native.info), undefined)
+  return async () => {
+    const backend = await fallback()
+    const mismatch = signatureMismatch(expected, backend.signature)
+    if (mismatch === undefined) return backend
+    await backend.close()
+    throw new TensorRTError('ERR_ONNX_UNSUPPORTED', `The ONNX file cannot stand in for the engine: ${mismatch}`)
+  }
+}
