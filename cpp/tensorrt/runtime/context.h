@@ -93,6 +93,7 @@ class ContextObject final : public RunnableContext, public std::enable_shared_fr
   Status applyShape(size_t tensor, Shape shape, RunEffects& effects);
   Status applyValues(size_t tensor, const std::vector<int64_t>& values, RunEffects& effects);
   Status applyPlace(size_t tensor, Place place, RunEffects& effects);
+  Status applyDeviceMemory(Place place, RunEffects& effects);
   // Whether TensorRT's state may change now.
   Status mayReshape(const RunEffects& effects) const;
   // Shapes and byte counts of the next run, once after each change.

@@ -57,22 +57,21 @@ Status ContextObject::mayReshape(const RunEffects& effects) const {
 }
 
 Status ContextObject::applyProfile(int32_t profile, cudaStream_t stream, RunEffects& effects) {
-  if (profile != profile_) {
-    if (Status status = mayReshape(effects); !status) return status;
-    const LogScope log;
-    settled_ = ran_ = false;
-    ++effects.reshapes;
-    if (!context_->setOptimizationProfileAsync(profile, stream)) {
-      return failureOn(deviceState(), "ERR_EXECUTION_FAILED",
-                       "TensorRT could not change to profile " + std::to_string(profile), log, stream);
-    }
-    profile_ = profile;
-  }
+  settled_ = false;
   for (Bound& bound : bound_) {
     bound.given.reset();
     bound.valueBytes = 0;
   }
-  settled_ = false;
+  if (profile == profile_) return {};
+  if (Status status = mayReshape(effects); !status) return status;
+  ran_ = false;
+  ++effects.reshapes;
+  const LogScope log;
+  if (!context_->setOptimizationProfileAsync(profile, stream)) {
+    return failureOn(deviceState(), "ERR_EXECUTION_FAILED",
+                     "TensorRT could not change to profile " + std::to_string(profile), log, stream);
+  }
+  profile_ = profile;
   return {};
 }
 
@@ -81,15 +80,14 @@ Status ContextObject::applyShape(size_t tensor, Shape shape, RunEffects& effects
   if (bound.given == shape) return {};
   const TensorFacts& facts = tensors_[tensor];
   settled_ = false;
-  const nvinfer1::Dims dims = toDims(shape);
+  bound.given.reset();  // where the new one is refused, a run with the old one is not what was asked for
   if (toShape(context_->getTensorShape(facts.name.c_str())) != shape) {
     if (Status status = mayReshape(effects); !status) return status;
     ran_ = false;
     ++effects.reshapes;
   }
   const LogScope log;
-  bound.given.reset();
-  if (facts.isDynamic() && !context_->setInputShape(facts.name.c_str(), dims)) {
+  if (facts.isDynamic() && !context_->setInputShape(facts.name.c_str(), toDims(shape))) {
     return withLog(
         {"ERR_INVALID_TENSOR", nameOf(facts) + ": TensorRT does not take the shape " + shapeText(shape)},
         log);
@@ -105,17 +103,19 @@ Status ContextObject::applyValues(size_t tensor, const std::vector<int64_t>& val
   const uint64_t bytes = pack(values, facts.type, packed);
   if (bound.place.memory == nullptr && bound.valueBytes == bytes && bytes > 0 && packed == bound.values)
     return {};
+  settled_ = false;
+  bound.valueBytes = 0;
   if (Status status = mayReshape(effects); !status) return status;
-  settled_ = ran_ = false;
+  ran_ = false;
   ++effects.reshapes;
   if (bound.place.memory != nullptr) {
     effects.dropped.push_back(bound.place.memory);
     bound.place = {};
   }
   bound.values = std::move(packed);
-  bound.valueBytes = bytes;
   if (!context_->setInputTensorAddress(facts.name.c_str(), bound.values.data()))
     return {"ERR_EXECUTION_FAILED", nameOf(facts) + ": TensorRT does not take its values"};
+  bound.valueBytes = bytes;
   return {};
 }
 
@@ -144,30 +144,30 @@ Status ContextObject::applyPlace(size_t tensor, Place place, RunEffects& effects
   return {};
 }
 
+Status ContextObject::applyDeviceMemory(Place place, RunEffects& effects) {
+  if (Status status = mayReshape(effects); !status) return status;
+  settled_ = ran_ = false;
+  if (deviceMemory_.memory != nullptr) effects.dropped.push_back(deviceMemory_.memory);
+  deviceMemory_ = std::move(place);
+  return {};
+}
+
+// Goes on after a failure: what the caller has set otherwise holds for the runs to come.
 Status ContextObject::applyOne(PendingChanges& changes, cudaStream_t stream, RunEffects& effects) {
-  if (changes.profile) {
-    if (Status status = applyProfile(*changes.profile, stream, effects); !status) return status;
-  }
-  for (auto& [tensor, shape] : changes.shapes) {
-    if (Status status = applyShape(tensor, std::move(shape), effects); !status) return status;
-  }
-  for (auto& [tensor, place] : changes.places) {
-    if (Status status = applyPlace(tensor, std::move(place), effects); !status) return status;
-  }
-  for (const auto& [tensor, values] : changes.values) {
-    if (Status status = applyValues(tensor, values, effects); !status) return status;
-  }
-  if (changes.deviceMemory) {
-    if (Status status = mayReshape(effects); !status) return status;
-    if (deviceMemory_.memory != nullptr) effects.dropped.push_back(deviceMemory_.memory);
-    deviceMemory_ = *std::move(changes.deviceMemory);
-    settled_ = ran_ = false;
-  }
+  Status result;
+  const auto note = [&](Status status) {
+    if (result && !status) result = std::move(status);
+  };
+  if (changes.profile) note(applyProfile(*changes.profile, stream, effects));
+  for (auto& [tensor, shape] : changes.shapes) note(applyShape(tensor, std::move(shape), effects));
+  for (auto& [tensor, place] : changes.places) note(applyPlace(tensor, std::move(place), effects));
+  for (const auto& [tensor, values] : changes.values) note(applyValues(tensor, values, effects));
+  if (changes.deviceMemory) note(applyDeviceMemory(*std::move(changes.deviceMemory), effects));
   if (changes.profiling && *changes.profiling != profiling_) {
     profiling_ = *changes.profiling;
     context_->setProfiler(profiling_ ? &profiler_ : nullptr);
   }
-  return {};
+  return result;
 }
 
 Status ContextObject::apply(std::unique_ptr<ContextChanges> changes, cudaStream_t stream,

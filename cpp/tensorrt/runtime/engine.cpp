@@ -55,8 +55,21 @@ RuntimeCore::~RuntimeCore() {
   for (auto& runtime : runtimes_) runtime.reset();
 }
 
-Expected<nvinfer1::IRuntime*> RuntimeCore::get(bool hostCode) {
+Status RuntimeCore::start() {
   const std::lock_guard lock(mutex_);
+  return get(false).status();
+}
+
+Expected<std::unique_ptr<nvinfer1::ICudaEngine>> RuntimeCore::deserialize(const void* plan, uint64_t bytes,
+                                                                          bool hostCode) {
+  const std::lock_guard lock(mutex_);
+  const Expected<nvinfer1::IRuntime*> runtime = get(hostCode);
+  if (!runtime) return runtime.status();
+  return std::unique_ptr<nvinfer1::ICudaEngine>((*runtime)->deserializeCudaEngine(plan, bytes));
+}
+
+// Under the lock.
+Expected<nvinfer1::IRuntime*> RuntimeCore::get(bool hostCode) {
   auto& runtime = runtimes_[hostCode ? 1 : 0];
   if (runtime == nullptr) {
     auto made = library.createRuntime();
@@ -75,11 +88,11 @@ Expected<std::shared_ptr<Engine>> EngineObject::create(std::shared_ptr<RuntimeCo
   if (Status status = device.alive(); !status) return status;
   if (plan == nullptr || bytes == 0) return Status("ERR_ENGINE_INVALID", "The plan is empty");
   const DeviceScope scope(device.device());
-  const Expected<nvinfer1::IRuntime*> runtime = core->get(hostCode);
-  if (!runtime) return runtime.status();
   const auto engine = makeReaped<EngineObject>(std::move(core));
   const LogScope log;
-  engine->engine_.reset((*runtime)->deserializeCudaEngine(plan, bytes));
+  auto made = engine->core_->deserialize(plan, bytes, hostCode);
+  if (!made) return made.status();
+  engine->engine_ = *std::move(made);
   if (engine->engine_ == nullptr) return refused(device, engine->core_->library, hostCode, log);
   engine->engine_->setErrorRecorder(&engine->recorder_);
   Expected<EngineFacts> facts = readEngine(*engine->engine_);

@@ -27,13 +27,18 @@ class RuntimeCore {
       : device(device), library(library), allocator_(device) {}
   ~RuntimeCore();
 
-  // TensorRT's runtime that takes engines with host code, or the one that does not. The device is current.
-  Expected<nvinfer1::IRuntime*> get(bool hostCode);
+  // Starts TensorRT. The device is current, here and in the next.
+  Status start();
+  // Null where TensorRT does not take the plan; its log says why. One at a time.
+  Expected<std::unique_ptr<nvinfer1::ICudaEngine>> deserialize(const void* plan, uint64_t bytes,
+                                                               bool hostCode);
 
   DeviceState& device;
   const Library& library;
 
  private:
+  Expected<nvinfer1::IRuntime*> get(bool hostCode);
+
   std::mutex mutex_;
   GpuAllocator allocator_;
   ErrorRecorder recorder_;

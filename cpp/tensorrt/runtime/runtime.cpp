@@ -96,7 +96,7 @@ Expected<std::shared_ptr<Runtime>> createRuntime(const RuntimeOptions& options) 
   if (!info) return info.status();
   auto core = std::make_shared<RuntimeCore>(**device, **library);
   // Now rather than with the first engine: what keeps TensorRT from starting is an error of the runtime.
-  if (Status status = core->get(false).status(); !status) return status;
+  if (Status status = core->start(); !status) return status;
   return std::shared_ptr<Runtime>(makeReaped<RuntimeObject>(std::move(core), *std::move(info)));
 }
 
