@@ -82,24 +82,25 @@ Place placeOf(const std::string& option) {
 Status versionMismatch(const std::string& found, const std::string& where) {
   return {"ERR_VERSION_MISMATCH",
           "This build runs TensorRT " + formatVersion(kOldestVersion) + " or a later 10.x, found " + found +
-              " in " + where,
+              " by " + where,
           kInstallHint};
 }
 
-// The name of a library of another major version that opens where libnvinfer.so.10 does not; "" where there
-// is none.
+// "TensorRT 11.2.0 (path)" of a library of another major version that opens where libnvinfer.so.10 does not;
+// "" where there is none.
 std::string otherMajor(const Place& place) {
   for (const char* name : kOtherMajors) {
-    const std::string path = place.folder + name;
-    if (place.folder.empty()) {
-      if (void* handle = dlopen(name, RTLD_LAZY | RTLD_LOCAL); handle != nullptr) {
-        std::string found = pathOf(handle);
-        dlclose(handle);
-        return found;
-      }
-    } else if (isFile(path)) {
-      return path;
+    void* handle = dlopen((place.folder + name).c_str(), RTLD_LAZY | RTLD_LOCAL);
+    if (handle == nullptr) {
+      // There, and broken or in need of what is not: still the better reason.
+      if (!place.folder.empty() && isFile(place.folder + name)) return place.folder + name;
+      continue;
     }
+    std::string found = pathOf(handle);
+    const auto getVersion = reinterpret_cast<int32_t (*)() noexcept>(dlsym(handle, "getInferLibVersion"));
+    if (getVersion != nullptr) found = "TensorRT " + formatVersion(getVersion()) + " (" + found + ")";
+    dlclose(handle);
+    return found;
   }
   return "";
 }
@@ -163,7 +164,7 @@ Expected<const Library*> Library::open(const std::string& option, ModuleFacts* f
       facts->libraryPath = path;
       facts->libraryVersion = version;
     }
-    return fail(versionMismatch("TensorRT " + formatVersion(version), path));
+    return fail(versionMismatch("TensorRT " + formatVersion(version) + " (" + path + ")", place.name));
   }
   const bool lean = dlsym(handle, kBuilderFactory) == nullptr;
   if (!lean) {

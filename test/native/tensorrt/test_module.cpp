@@ -50,6 +50,11 @@ TEST(tellsWhatIsMissing) {
     CHECK_EQ(codeOf(facts.library), std::string(arguments[4]));
     CHECK_EQ(codeOf(facts.builderResource), std::string(arguments[5]));
     for (const nt::Status& status : {facts.driver, facts.library, facts.builderResource}) checkUseful(status);
+    // Both sides by their versions.
+    if (facts.library.code() == "ERR_VERSION_MISMATCH") {
+      CHECK_CONTAINS(facts.library.message(), "TensorRT 10.6.0 or a later 10.x, found TensorRT ");
+      CHECK_CONTAINS(facts.library.message(), arguments[2]);
+    }
     if (facts.driver.code() == "ERR_DRIVER_TOO_OLD") {
       CHECK_CONTAINS(facts.driver.message(), "12.4");
       CHECK_EQ(facts.driverCuda, 12040);
