@@ -63,7 +63,8 @@ class Event : public Object {
   virtual Expected<bool> isComplete() noexcept = 0;
 };
 
-// A captured CUDA graph, instantiated. Holds on to all that it uses.
+// A captured CUDA graph, instantiated. Holds on to all that it uses. A context that was captured keeps its
+// profile, shapes and values for as long as the graph lives: a run that would change them fails.
 class Graph : public Object {};
 
 struct OutputView {
