@@ -4,6 +4,7 @@
  * `lib/native` turns it into a TensorRTError.
  */
 import type { ExecutorInfo, SlotInit } from '../scheduler/executor'
+import type { NativeOnnxExports } from './onnx_addon'
 import type { NativeRuntimeExports } from './runtime_addon'
 
 /** What a step's result looks like as it leaves C++: flat arrays, one call per step. */
@@ -184,7 +185,7 @@ export interface NativeCpuFeatures {
   simd: string[]
 }
 
-export interface NativeAddon extends NativeRuntimeExports {
+export interface NativeAddon extends NativeRuntimeExports, NativeOnnxExports {
   /** Version of the package that the binary was built from. */
   readonly version: string
   /** 'release', 'debug', 'asan' */

@@ -1,8 +1,10 @@
 export type * from './addon'
+export type * from './onnx_addon'
 export type * from './runtime_addon'
 export { CpuBackend, type CpuBackendOptions, fromNativeError, NativeExecutor } from './backend'
 export { createNativeRuntime, injectNativeFaults, native, nativeAsync, setNativeLogListener } from './runtime'
 export { ADDON_PATH_VARIABLE, loadAddon, type LoadedAddon } from './load'
+export { buildOnnxPlan, inspectOnnx, type OnnxPlanOptions } from './onnx'
 export {
   buildPlan,
   createTensorRTBackend,
