@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <exception>
 #include <new>
 #include <string>
 #include <utility>
@@ -26,6 +25,15 @@ uint64_t nanoseconds(std::chrono::steady_clock::duration duration) noexcept {
 
 void add(std::atomic<uint64_t>& counter, uint64_t value) noexcept {
   counter.fetch_add(value, std::memory_order_relaxed);
+}
+
+// Where even the text's memory is not there: a code alone.
+Status outOfMemory() noexcept {
+  try {
+    return {"ERR_OUT_OF_MEMORY", "Out of memory"};
+  } catch (const std::bad_alloc&) {
+    return {"ERR_CUDA", ""};  // short enough to need none
+  }
 }
 
 Status onDemand(const char* code, const char* what) {
@@ -101,9 +109,7 @@ void CommandThread::execute(Command& command) noexcept {
   try {
     std::visit([this](auto& what) { execute(what); }, command.what);
   } catch (const std::bad_alloc&) {
-    fail({"ERR_OUT_OF_MEMORY", "Out of memory"});
-  } catch (const std::exception& error) {
-    fail({"ERR_INTERNAL", std::string("Unexpected exception: ") + error.what()});
+    fail(outOfMemory());
   }
 }
 
@@ -261,7 +267,7 @@ void CommandThread::execute(ResolveCommand& command) {
   try {
     command.done(resolve());
   } catch (const std::bad_alloc&) {
-    command.done(Status("ERR_OUT_OF_MEMORY", "Out of memory"));
+    command.done(outOfMemory());
   }
 }
 
@@ -272,7 +278,7 @@ void CommandThread::execute(RecordCommand& command) {
     if (!command.handover && skips()) status = failure();
     if (!hold(command.event)) status = failure();
   } catch (const std::bad_alloc&) {
-    status = {"ERR_CUDA", ""};  // short enough to need no memory
+    status = outOfMemory();
   }
   // Others may wait for it: issued in any case.
   const bool recorded = status.isOk();
@@ -313,7 +319,7 @@ void CommandThread::execute(BeginCaptureCommand&) {
 
 Expected<std::shared_ptr<Graph>> CommandThread::finishCapture() {
   const std::unique_ptr<Capture> capture = std::move(capture_);
-  if (capture == nullptr) return Status("ERR_OUT_OF_MEMORY", "Out of memory");
+  if (capture == nullptr) return outOfMemory();
   CapturedGraph graph;
   Status ended;
   if (capture->begun) {
@@ -343,7 +349,7 @@ void CommandThread::execute(EndCaptureCommand& command) {
     try {
       return finishCapture();
     } catch (const std::bad_alloc&) {
-      return Status("ERR_OUT_OF_MEMORY", "Out of memory");
+      return outOfMemory();
     }
   };
   Expected<std::shared_ptr<Graph>> graph = finish();

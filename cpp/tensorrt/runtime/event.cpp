@@ -1,9 +1,9 @@
 #include "tensorrt/runtime/event.h"
 
-#include <new>
 #include <string>
 #include <utility>
 
+#include "tensorrt/guarded.h"
 #include "tensorrt/runtime/reaper.h"
 #include "tensorrt/spin.h"
 
@@ -22,7 +22,7 @@ EventObject::~EventObject() {
 }
 
 Status EventObject::requireComplete(const char* role) const noexcept {
-  try {
+  return guarded([&]() -> Status {
     const uint64_t called = this->called();
     if (called == 0) {
       return Status::invalid(std::string(role) + " was never recorded", "Record it on a stream first");
@@ -39,13 +39,11 @@ Status EventObject::requireComplete(const char* role) const noexcept {
                              "Synchronize the stream that records it before asking for times");
     }
     return device_.check(state, "Asking for an event");
-  } catch (const std::bad_alloc&) {
-    return {"ERR_OUT_OF_MEMORY", "Out of memory"};
-  }
+  });
 }
 
 Expected<float> EventObject::elapsedSince(const Event& start) noexcept {
-  try {
+  return guarded([&]() -> Expected<float> {
     const auto& from = static_cast<const EventObject&>(start);
     if (!timing_ || !from.timing_) {
       return Status::invalid(
@@ -64,13 +62,11 @@ Expected<float> EventObject::elapsedSince(const Event& start) noexcept {
     const cudaError_t error = cudaEventElapsedTime(&milliseconds, from.event_.get(), event_.get());
     if (Status status = device_.check(error, "Time between events"); !status) return status;
     return milliseconds;
-  } catch (const std::bad_alloc&) {
-    return Status("ERR_OUT_OF_MEMORY", "Out of memory");
-  }
+  });
 }
 
 Expected<bool> EventObject::isComplete() noexcept {
-  try {
+  return guarded([&]() -> Expected<bool> {
     if (Status status = device_.alive(); !status) return status;
     const uint64_t called = this->called();
     if (called == 0) return true;
@@ -83,9 +79,7 @@ Expected<bool> EventObject::isComplete() noexcept {
     if (state == cudaErrorNotReady) return false;
     if (Status status = device_.check(state, "Asking for an event"); !status) return status;
     return true;
-  } catch (const std::bad_alloc&) {
-    return Status("ERR_OUT_OF_MEMORY", "Out of memory");
-  }
+  });
 }
 
 void EventObject::blockUntilIssued(uint64_t number) noexcept {
@@ -116,7 +110,7 @@ Status EventObject::waitOn(cudaStream_t stream) noexcept {
 }
 
 Expected<std::shared_ptr<Event>> createEvent(DeviceState& device, bool timing) noexcept {
-  try {
+  return guarded([&]() -> Expected<std::shared_ptr<Event>> {
     if (Status status = device.alive(); !status) return status;
     const DeviceScope scope(device.device());
     nt::Event event;
@@ -124,9 +118,7 @@ Expected<std::shared_ptr<Event>> createEvent(DeviceState& device, bool timing) n
         cudaEventCreateWithFlags(event.put(), timing ? cudaEventDefault : cudaEventDisableTiming);
     if (Status status = device.check(error, "Creating an event"); !status) return status;
     return std::shared_ptr<Event>(makeReaped<EventObject>(device, std::move(event), timing));
-  } catch (const std::bad_alloc&) {
-    return Status("ERR_OUT_OF_MEMORY", "Out of memory");
-  }
+  });
 }
 
 }  // namespace nt::runtime

@@ -1,10 +1,10 @@
 #include "tensorrt/runtime/memory.h"
 
 #include <algorithm>
-#include <new>
 #include <string>
 
 #include "tensorrt/cuda.h"
+#include "tensorrt/guarded.h"
 #include "tensorrt/runtime/reaper.h"
 
 namespace nt::runtime {
@@ -54,16 +54,14 @@ Status MemoryObject::allocate() {
 
 Expected<std::shared_ptr<Memory>> createMemory(DeviceState& device, MemoryKind kind, uint64_t bytes,
                                                bool pooled) noexcept {
-  try {
+  return guarded([&]() -> Expected<std::shared_ptr<Memory>> {
     if (Status status = device.alive(); !status) return status;
     // A block of the pool goes back there from any thread; others are freed by the reaper, as that blocks.
     const auto memory = pooled ? std::make_shared<MemoryObject>(device, kind, bytes, sizeClass(bytes))
                                : makeReaped<MemoryObject>(device, kind, bytes, 0);
     if (Status status = memory->allocate(); !status) return status;
     return std::shared_ptr<Memory>(memory);
-  } catch (const std::bad_alloc&) {
-    return Status("ERR_OUT_OF_MEMORY", "Out of memory");
-  }
+  });
 }
 
 }  // namespace nt::runtime

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tensorrt/cuda.h"
+#include "tensorrt/guarded.h"
 #include "tensorrt/runtime/command_thread.h"
 #include "tensorrt/runtime/commands.h"
 #include "tensorrt/runtime/memory.h"
@@ -34,15 +35,6 @@ cudaMemcpyKind copyKind(const Memory& to, const Memory& from) noexcept {
 
 std::byte* at(const Memory& memory, uint64_t offset) noexcept {
   return static_cast<std::byte*>(memory.address()) + offset;
-}
-
-template <class Fn>
-Status guarded(Fn&& fn) noexcept {
-  try {
-    return fn();
-  } catch (const std::bad_alloc&) {
-    return outOfMemory();
-  }
 }
 
 }  // namespace
