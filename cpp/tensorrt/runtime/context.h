@@ -30,6 +30,7 @@ struct Place {
     return memory == nullptr ? nullptr : static_cast<char*>(memory->address()) + offset;
   }
   uint64_t bytes() const noexcept { return memory == nullptr ? 0 : memory->bytes() - offset; }
+  bool operator==(const Place&) const = default;
 };
 
 // In the order in which they take effect: a profile resets the shapes and values before it.
@@ -73,7 +74,7 @@ class ContextObject final : public RunnableContext, public std::enable_shared_fr
   // A tensor as TensorRT has it.
   struct Bound {
     Place place;                       // the caller's memory
-    std::vector<int64_t> values;       // of a shape tensor, packed in its own type
+    std::vector<int64_t> values;       // of an input on the host, packed in its own type
     uint64_t valueBytes = 0;           // 0 = none were given
     std::optional<Shape> given;        // of an input
     Shape shape;                       // of the next run; -1 where the data decides
@@ -93,10 +94,12 @@ class ContextObject final : public RunnableContext, public std::enable_shared_fr
   Status applyShape(size_t tensor, Shape shape, RunEffects& effects);
   Status applyValues(size_t tensor, const std::vector<int64_t>& values, RunEffects& effects);
   Status applyPlace(size_t tensor, Place place, RunEffects& effects);
+  Status takeValues(size_t tensor, std::vector<int64_t> packed, uint64_t bytes, RunEffects& effects);
+  Status readHostInputs(RunEffects& effects);
   Status applyDeviceMemory(Place place, RunEffects& effects);
-  // Whether TensorRT's state may change now.
-  Status mayReshape(const RunEffects& effects) const;
-  // Shapes and byte counts of the next run, once after each change.
+  // Before TensorRT's state changes: whether it may. What was known of the next run is not any more.
+  Status beginReshape(RunEffects& effects);
+  // Shapes and byte counts of the next run, once after each change of them.
   Status settle();
   Status settleShapes();
   Status checkBytes(size_t tensor) const;
@@ -120,10 +123,12 @@ class ContextObject final : public RunnableContext, public std::enable_shared_fr
   std::vector<Bound> bound_;
   Place deviceMemory_;
   bool profiling_ = false;
-  bool settled_ = false;                // shapes and byte counts are known and fit
-  bool ran_ = false;                    // with these shapes: a run may be captured
-  bool shapesTold_ = false;             // to the output slots
-  std::weak_ptr<const void> captured_;  // lives as long as a graph that was captured from this context
+  bool shapesKnown_ = false;  // of all tensors, as far as no data decides
+  bool settled_ = false;      // and the memory suffices
+  bool ran_ = false;          // with these shapes: a run may be captured
+  bool shapesTold_ = false;   // to the output slots
+  // Lives as long as a graph that was captured from this context.
+  std::weak_ptr<const void> captured_;
 
   Profiler profiler_;
   TemporaryAllocator temporary_;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "core/text.h"
 #include "tensorrt/guarded.h"
@@ -40,9 +41,23 @@ uint64_t pack(const std::vector<int64_t>& values, DataType type, std::vector<int
   return bytes;
 }
 
+Status tooSmall(const TensorFacts& facts, const Shape& shape, uint64_t needed, uint64_t given) {
+  return {"ERR_INVALID_TENSOR", nameOf(facts) + " needs " + std::to_string(needed) + " bytes for " +
+                                    facts.dtype + " of shape " + shapeText(shape) + ", its memory has " +
+                                    std::to_string(given)};
+}
+
+// Runs before may still use it.
+void drop(Place& place, RunEffects& effects) {
+  if (place.memory == nullptr) return;
+  effects.dropped.push_back(place.memory);
+  place = {};
+}
+
 }  // namespace
 
-Status ContextObject::mayReshape(const RunEffects& effects) const {
+Status ContextObject::beginReshape(RunEffects& effects) {
+  shapesKnown_ = settled_ = false;
   if (effects.capturing) {
     return Status::invalid("A context's shapes and profile cannot change during a capture",
                            "Run the context once with them before");
@@ -53,19 +68,22 @@ Status ContextObject::mayReshape(const RunEffects& effects) const {
         "The context was captured into a graph, which needs its shapes and profile to stay",
         "Make a context for each shape that is captured, or close the graph");
   }
+  ran_ = false;
+  ++effects.reshapes;
   return {};
 }
 
+// In what follows: where something new is refused the old is gone all the same, as a run with it is not what
+// was asked for.
+
 Status ContextObject::applyProfile(int32_t profile, cudaStream_t stream, RunEffects& effects) {
-  settled_ = false;
+  shapesKnown_ = settled_ = false;
   for (Bound& bound : bound_) {
     bound.given.reset();
     bound.valueBytes = 0;
   }
   if (profile == profile_) return {};
-  if (Status status = mayReshape(effects); !status) return status;
-  ran_ = false;
-  ++effects.reshapes;
+  if (Status status = beginReshape(effects); !status) return status;
   const LogScope log;
   if (!context_->setOptimizationProfileAsync(profile, stream)) {
     return failureOn(deviceState(), "ERR_EXECUTION_FAILED",
@@ -79,12 +97,10 @@ Status ContextObject::applyShape(size_t tensor, Shape shape, RunEffects& effects
   Bound& bound = bound_[tensor];
   if (bound.given == shape) return {};
   const TensorFacts& facts = tensors_[tensor];
-  settled_ = false;
-  bound.given.reset();  // where the new one is refused, a run with the old one is not what was asked for
+  shapesKnown_ = settled_ = false;
+  bound.given.reset();
   if (toShape(context_->getTensorShape(facts.name.c_str())) != shape) {
-    if (Status status = mayReshape(effects); !status) return status;
-    ran_ = false;
-    ++effects.reshapes;
+    if (Status status = beginReshape(effects); !status) return status;
   }
   const LogScope log;
   if (facts.isDynamic() && !context_->setInputShape(facts.name.c_str(), toDims(shape))) {
@@ -98,56 +114,63 @@ Status ContextObject::applyShape(size_t tensor, Shape shape, RunEffects& effects
 
 Status ContextObject::applyValues(size_t tensor, const std::vector<int64_t>& values, RunEffects& effects) {
   Bound& bound = bound_[tensor];
-  const TensorFacts& facts = tensors_[tensor];
+  drop(bound.place, effects);
   std::vector<int64_t> packed;
-  const uint64_t bytes = pack(values, facts.type, packed);
-  if (bound.place.memory == nullptr && bound.valueBytes == bytes && bytes > 0 && packed == bound.values)
-    return {};
-  settled_ = false;
+  const uint64_t bytes = pack(values, tensors_[tensor].type, packed);
+  return takeValues(tensor, std::move(packed), bytes, effects);
+}
+
+Status ContextObject::takeValues(size_t tensor, std::vector<int64_t> packed, uint64_t bytes,
+                                 RunEffects& effects) {
+  Bound& bound = bound_[tensor];
+  if (bound.valueBytes == bytes && bytes > 0 && packed == bound.values) return {};
   bound.valueBytes = 0;
-  if (Status status = mayReshape(effects); !status) return status;
-  ran_ = false;
-  ++effects.reshapes;
-  if (bound.place.memory != nullptr) {
-    effects.dropped.push_back(bound.place.memory);
-    bound.place = {};
-  }
+  if (Status status = beginReshape(effects); !status) return status;
   bound.values = std::move(packed);
-  if (!context_->setInputTensorAddress(facts.name.c_str(), bound.values.data()))
-    return {"ERR_EXECUTION_FAILED", nameOf(facts) + ": TensorRT does not take its values"};
+  if (!context_->setInputTensorAddress(tensors_[tensor].name.c_str(), bound.values.data()))
+    return {"ERR_EXECUTION_FAILED", nameOf(tensors_[tensor]) + ": TensorRT does not take its values"};
   bound.valueBytes = bytes;
+  return {};
+}
+
+// TensorRT would read the caller's memory in the run, after its sizes have been checked: it gets a copy.
+Status ContextObject::readHostInputs(RunEffects& effects) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const TensorFacts& facts = tensors_[i];
+    const Bound& bound = bound_[i];
+    if (!facts.input || !facts.onHost || bound.place.memory == nullptr) continue;
+    const Shape& shape = bound.given ? *bound.given : facts.shape;
+    if (!isKnown(shape)) continue;  // as settle() will tell
+    const auto bytes = static_cast<uint64_t>(facts.bytesOf(shape, profile_));
+    if (bound.place.bytes() < bytes) return tooSmall(facts, shape, bytes, bound.place.bytes());
+    std::vector<int64_t> packed(std::max<size_t>((bytes + 7) / 8, 1), 0);
+    std::memcpy(packed.data(), bound.place.address(), bytes);
+    if (Status status = takeValues(i, std::move(packed), bytes, effects); !status) return status;
+  }
   return {};
 }
 
 Status ContextObject::applyPlace(size_t tensor, Place place, RunEffects& effects) {
   Bound& bound = bound_[tensor];
   const TensorFacts& facts = tensors_[tensor];
+  if (place == bound.place) return {};
   settled_ = false;
-  // Where memory of the host decides shapes, what is in it may differ.
-  if (facts.input && facts.shapeTensor) {
-    if (Status status = mayReshape(effects); !status) return status;
-    ran_ = false;
-  }
-  if (bound.place.memory != nullptr) effects.dropped.push_back(bound.place.memory);
-  bound.place = std::move(place);
-  if (facts.input) {
-    bound.valueBytes = 0;
-  } else {
-    bound.slot->setGiven(bound.place.address(), bound.place.bytes(), effects.dropped);
-  }
+  drop(bound.place, effects);
+  if (!facts.input) bound.slot->setGiven(nullptr, 0, effects.dropped);
+  if (place.memory == nullptr) return {};
   const LogScope log;
-  if (bound.place.memory != nullptr &&
-      !context_->setTensorAddress(facts.name.c_str(), bound.place.address())) {
-    bound.place = {};
+  if (!(facts.input && facts.onHost) && !context_->setTensorAddress(facts.name.c_str(), place.address())) {
     return withLog({"ERR_INVALID_TENSOR", nameOf(facts) + ": TensorRT does not take its address"}, log);
   }
+  if (!facts.input) bound.slot->setGiven(place.address(), place.bytes(), effects.dropped);
+  bound.place = std::move(place);
   return {};
 }
 
 Status ContextObject::applyDeviceMemory(Place place, RunEffects& effects) {
-  if (Status status = mayReshape(effects); !status) return status;
-  settled_ = ran_ = false;
-  if (deviceMemory_.memory != nullptr) effects.dropped.push_back(deviceMemory_.memory);
+  if (place == deviceMemory_) return {};
+  drop(deviceMemory_, effects);
+  if (Status status = beginReshape(effects); !status) return status;
   deviceMemory_ = std::move(place);
   return {};
 }
@@ -190,6 +213,7 @@ Status ContextObject::apply(std::unique_ptr<ContextChanges> changes, cudaStream_
 }
 
 Status ContextObject::settleShapes() {
+  if (shapesKnown_) return {};
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorFacts& facts = tensors_[i];
     if (!facts.input) continue;
@@ -199,7 +223,7 @@ Status ContextObject::settleShapes() {
       return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no shape yet",
               "Its shape is to be set again after each change of the profile"};
     }
-    if (facts.onHost && facts.shapeTensor && bound_[i].valueBytes == 0 && bound_[i].place.memory == nullptr)
+    if (facts.onHost && bound_[i].valueBytes == 0)
       return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no values yet"};
   }
   const LogScope log;
@@ -213,11 +237,18 @@ Status ContextObject::settleShapes() {
                      "TensorRT finds no shapes of outputs for these inputs", log);
   }
   for (size_t i = 0; i < tensors_.size(); ++i) {
+    const TensorFacts& facts = tensors_[i];
     Bound& bound = bound_[i];
-    bound.shape = toShape(context_->getTensorShape(tensors_[i].name.c_str()));
-    bound.bytes =
-        isKnown(bound.shape) ? static_cast<uint64_t>(tensors_[i].bytesOf(bound.shape, profile_)) : 0;
+    bound.shape = toShape(context_->getTensorShape(facts.name.c_str()));
+    bound.bytes = isKnown(bound.shape) ? static_cast<uint64_t>(facts.bytesOf(bound.shape, profile_)) : 0;
+    if (facts.input) continue;
+    // What TensorRT knows only in the run, it asks the slot for.
+    nvinfer1::IOutputAllocator* allocator = isKnown(bound.shape) ? nullptr : bound.slot.get();
+    if (!context_->setOutputAllocator(facts.name.c_str(), allocator))
+      return {"ERR_EXECUTION_FAILED", nameOf(facts) + ": TensorRT does not take an allocator"};
   }
+  shapesKnown_ = true;
+  shapesTold_ = false;
   return {};
 }
 
@@ -230,10 +261,7 @@ Status ContextObject::checkBytes(size_t tensor) const {
     return {"ERR_INVALID_TENSOR", nameOf(facts) + " has no memory yet"};
   }
   const uint64_t given = byValues ? bound.valueBytes : bound.place.bytes();
-  if (given >= bound.bytes) return {};
-  return {"ERR_INVALID_TENSOR", nameOf(facts) + " needs " + std::to_string(bound.bytes) + " bytes for " +
-                                    facts.dtype + " of shape " + shapeText(bound.shape) +
-                                    ", its memory has " + std::to_string(given)};
+  return given >= bound.bytes ? Status() : tooSmall(facts, bound.shape, bound.bytes, given);
 }
 
 Status ContextObject::settle() {
@@ -241,11 +269,6 @@ Status ContextObject::settle() {
   if (Status status = settleShapes(); !status) return status;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (Status status = checkBytes(i); !status) return status;
-    if (tensors_[i].input) continue;
-    // What TensorRT knows only in the run, it asks the slot for.
-    nvinfer1::IOutputAllocator* allocator = isKnown(bound_[i].shape) ? nullptr : bound_[i].slot.get();
-    if (!context_->setOutputAllocator(tensors_[i].name.c_str(), allocator))
-      return {"ERR_EXECUTION_FAILED", nameOf(tensors_[i]) + ": TensorRT does not take an allocator"};
   }
   if (memory_ == ContextMemory::kUser) {
     const auto needed = static_cast<uint64_t>(engine_->facts().deviceMemory[static_cast<size_t>(profile_)]);
@@ -258,7 +281,6 @@ Status ContextObject::settle() {
     context_->setDeviceMemoryV2(deviceMemory_.address(), static_cast<int64_t>(deviceMemory_.bytes()));
   }
   settled_ = true;
-  shapesTold_ = false;
   return {};
 }
 
@@ -309,6 +331,7 @@ Status ContextObject::runFailure(const LogScope& log, cudaStream_t stream, const
 Status ContextObject::enqueueOn(cudaStream_t stream, RunEffects& effects) noexcept {
   return guarded([&]() -> Status {
     if (Status status = engine_->runnable(); !status) return status;
+    if (Status status = readHostInputs(effects); !status) return status;
     if (Status status = settle(); !status) return status;
     if (effects.capturing && (!ran_ || profiling_)) {
       // The first run of a shape moves data that a graph must not move again.
@@ -341,6 +364,8 @@ Status ContextObject::enqueueOn(cudaStream_t stream, RunEffects& effects) noexce
 
 Expected<std::vector<Shape>> ContextObject::shapes() noexcept {
   return guarded([&]() -> Expected<std::vector<Shape>> {
+    RunEffects effects;
+    if (Status status = readHostInputs(effects); !status) return status;
     if (Status status = settleShapes(); !status) return status;
     std::vector<Shape> shapes;
     for (const Bound& bound : bound_) shapes.push_back(bound.shape);
