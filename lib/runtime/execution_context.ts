@@ -320,10 +320,11 @@ function wrongShape(input: TensorInfo, range: ShapeRange | undefined, profile: n
 }
 
 function withoutMemory({ name, mode, isShapeTensor }: TensorInfo): TensorRTError {
-  const how = mode === 'output' ? `setTensor("${name}", buffer) or allocateOutput("${name}")` : `${isShapeTensor ? 'setShapeValues' : 'setTensor'}("${name}", ...)`
-  return new TensorRTError('ERR_INVALID_TENSOR', `${mode === 'output' ? 'Output' : 'Input'} "${name}" has no ${isShapeTensor ? 'values' : 'memory'}`, {
-    hint: `call ${how}`,
-  })
+  if (mode === 'output') {
+    return new TensorRTError('ERR_INVALID_TENSOR', `Output "${name}" has no memory`, { hint: `call setTensor("${name}", buffer) or allocateOutput("${name}")` })
+  }
+  const [what, how] = isShapeTensor ? ['values', 'setShapeValues'] : ['memory', 'setTensor']
+  return new TensorRTError('ERR_INVALID_TENSOR', `Input "${name}" has no ${what}`, { hint: `call ${how}("${name}", ...)` })
 }
 
 function checkLayout({ name, dtype }: TensorInfo, layout: BufferLayout | undefined, offset: number): void {

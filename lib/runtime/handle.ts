@@ -61,8 +61,8 @@ export abstract class NativeHandle implements AsyncDisposable {
   }
 
   /**
-   * Idempotent: every call returns the same promise. It resolves when the memory has gone back, which is once queued commands no
-   * longer use it.
+   * Idempotent: every call returns the same promise. It resolves when this object and what was made of it have let go; the memory has gone
+   * back then, but for what queued commands still use.
    */
   close(): Promise<void> {
     if (this.#closing === undefined) {
@@ -101,6 +101,7 @@ export abstract class NativeHandle implements AsyncDisposable {
         reject(error as Error)
       }
       this.#waits.add(fail)
+      if (this.closed) fail(this.#disposed())
       const succeed = (value: T): void => {
         if (ended) {
           discard?.(value)

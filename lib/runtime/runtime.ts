@@ -161,9 +161,10 @@ export class Runtime extends NativeHandle {
     return native(() => this.native.counters())
   }
 
-  /** Gives pooled memory back to the system. @throws ERR_DISPOSED */
-  trim(): void {
-    native(() => this.native.trim())
+  /** Gives pooled memory back to the system. @throws (as a rejection) ERR_DISPOSED */
+  async trim(): Promise<void> {
+    const runtime = this.native
+    await this.track(nativeAsync(() => runtime.trim()))
   }
 
   async #allocate(kind: 'device' | 'pinned', size: BufferSize, options: AllocateOptions): Promise<{ memory: NativeMemory; layout: BufferLayout | undefined }> {

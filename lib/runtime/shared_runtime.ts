@@ -51,7 +51,8 @@ export async function shareRuntime(device: number, libraryPath: string): Promise
     release: async () => {
       if (--mine.users > 0) return
       forget()
-      await runtime.close()
+      // Where it was closed by hand, it is waiting for its engines, of which this may be one.
+      if (!runtime.closed) await runtime.close()
     },
   }
 }
