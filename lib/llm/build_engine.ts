@@ -10,10 +10,10 @@ import {
   defaultHeadProfiles,
   defaultProfiles,
   ENGINE_FORMAT,
-  type EngineManifest,
   formatCudaVersion,
   formatLibraryVersion,
   invalidArgument,
+  type LLMEngineManifest,
   packProfiles,
   requireUsable,
   requireWritable,
@@ -68,7 +68,7 @@ export interface BuildEngineOptions {
 export interface BuiltEngine {
   /** Absolute. */
   path: string
-  manifest: EngineManifest
+  manifest: LLMEngineManifest
 }
 
 const OPTION_NAMES = [

@@ -66,6 +66,8 @@ export async function readModelFolder(folder: string, options: ReadModelOptions 
   await requireFolder(path)
   const config = await readJson(path, 'config.json', 'ERR_MODEL_INVALID')
   if (config === undefined) {
+    // The engine of another kind of model says so itself.
+    if (await isEngineFolder(path)) await readEngineFolder(path)
     throw new TensorRTError('ERR_MODEL_INVALID', `${path} has no config.json`, {
       hint: 'a model folder has Hugging Face layout',
     })

@@ -7,17 +7,18 @@ import { basename, dirname, join, relative, resolve } from 'node:path'
 import { type ErrorCode, TensorRTError } from '../errors'
 import type { Graph } from '../models'
 import { problemError, type TensorRTFacts } from '../native'
+import { requireEngineFit } from './engine_fit'
 import { sha256Bytes, sha256File } from './file_hash'
-import { type EngineManifest, formatLibraryVersion, parseManifest, type WeightFile } from './manifest'
+import { type EngineManifest, type LLMEngineManifest, parseManifest, type WeightFile } from './manifest'
 
 export const MANIFEST_FILE = 'engine.json'
 const GRAPH_FILE = 'graph.json'
-const PLAN_FILE = 'plan'
+export const PLAN_FILE = 'plan'
 
 export interface EngineFolder {
   /** Absolute. */
   path: string
-  manifest: EngineManifest
+  manifest: LLMEngineManifest
   graph: Graph
 }
 
@@ -47,17 +48,48 @@ async function readRequired(folder: string, name: string, code: ErrorCode = 'ERR
 }
 
 /**
- * Reads manifest and graph, and checks that they belong together.
+ * The manifest of an engine folder of either kind.
  *
  * @throws (as a rejection) ERR_ENGINE_INVALID, ERR_VERSION_MISMATCH, ERR_IO
  */
+export async function readEngineManifest(folder: string): Promise<EngineManifest> {
+  const path = resolve(folder)
+  return parseManifest((await readRequired(path, MANIFEST_FILE)).toString('utf8'), join(path, MANIFEST_FILE))
+}
+
+/**
+ * Reads manifest and graph of a language model's engine, and checks that they belong together.
+ *
+ * @throws (as a rejection) ERR_ENGINE_INVALID, ERR_VERSION_MISMATCH, ERR_IO; ERR_INVALID_ARGUMENT for an engine of an ONNX model
+ */
 export async function readEngineFolder(folder: string): Promise<EngineFolder> {
   const path = resolve(folder)
-  const manifest = parseManifest((await readRequired(path, MANIFEST_FILE)).toString('utf8'), join(path, MANIFEST_FILE))
+  const manifest = await readEngineManifest(path)
+  if (manifest.kind === 'onnx') {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${path} holds the engine of an ONNX model, not of a language model`, {
+      hint: 'Engine.load() runs it',
+    })
+  }
   const graphBytes = await readRequired(path, GRAPH_FILE)
   const sha256 = await sha256Bytes(graphBytes)
   if (sha256 !== manifest.graphSha256) throw mismatch(join(path, GRAPH_FILE), `SHA-256 ${sha256}`, manifest.graphSha256)
   return { path, manifest, graph: JSON.parse(graphBytes.toString('utf8')) as Graph }
+}
+
+/**
+ * Throws unless the plan is the one that the manifest names. It is read in pieces.
+ *
+ * @throws (as a rejection) ERR_ENGINE_INVALID, ERR_IO, AbortError
+ */
+export async function verifyPlan(folder: string, { plan }: EngineManifest, signal?: AbortSignal): Promise<void> {
+  const file = join(resolve(folder), PLAN_FILE)
+  const found = await stat(file).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code !== 'ENOENT') throw new TensorRTError('ERR_IO', `Reading ${file} failed: ${cause.message}`, { cause })
+    throw new TensorRTError('ERR_ENGINE_INVALID', `${folder} has no ${PLAN_FILE}`, { hint: 'build the engine again', cause })
+  })
+  if (found.size !== plan.bytes) throw mismatch(file, `${found.size} bytes`, `${plan.bytes}`)
+  const sha256 = await sha256File(file, signal)
+  if (sha256 !== plan.sha256) throw mismatch(file, `SHA-256 ${sha256}`, plan.sha256)
 }
 
 /**
@@ -147,19 +179,13 @@ export function requireUsable(facts: TensorRTFacts, device: number): void {
 export function requireFit(manifest: EngineManifest, facts: TensorRTFacts, device: number): void {
   requireUsable(facts, device)
   const { name, computeMajor, computeMinor } = facts.gpus[device]!
-  const incompatible = (built: string, here: string): TensorRTError =>
-    new TensorRTError('ERR_ENGINE_INCOMPATIBLE', `The engine was built ${built}; ${here}`, { hint: 'build the engine on this machine' })
-  const version = formatLibraryVersion(facts.libraryVersion)
-  if (manifest.tensorrtVersion !== version) {
-    throw incompatible(`by TensorRT ${manifest.tensorrtVersion}`, `${facts.libraryPath} is ${version}`)
-  }
-  const capability = `${computeMajor}.${computeMinor}`
-  if (manifest.gpu.computeCapability !== capability) {
-    throw incompatible(
-      `for compute capability ${manifest.gpu.computeCapability} (${manifest.gpu.name})`,
-      `device ${device}, ${name}, has ${capability}`,
-    )
-  }
+  requireEngineFit(manifest, {
+    device,
+    gpuName: name,
+    computeCapability: `${computeMajor}.${computeMinor}`,
+    libraryVersion: facts.libraryVersion,
+    libraryPath: facts.libraryPath,
+  })
 }
 
 export interface NewEngineFolder {
@@ -174,7 +200,7 @@ export interface NewEngineFolder {
   /** Absolute folder of the weights, and its files. */
   weightsFolder: string
   weightFiles: WeightFile[]
-  manifest: Omit<EngineManifest, 'plan' | 'graphSha256' | 'weights'>
+  manifest: Omit<LLMEngineManifest, 'plan' | 'graphSha256' | 'weights'>
 }
 
 /**
@@ -197,30 +223,47 @@ export async function requireWritable(path: string, force: boolean): Promise<voi
 }
 
 /**
- * Writes the folder beside its place and renames it: it is there complete, or not at all.
+ * Writes the folder of a language model's engine: it is there complete, or not at all.
  *
- * @throws (as a rejection) what {@link requireWritable} throws
+ * @throws (as a rejection) what {@link replaceFolder} throws
  */
-export async function writeEngineFolder(folder: NewEngineFolder): Promise<EngineManifest> {
+export async function writeEngineFolder(folder: NewEngineFolder): Promise<LLMEngineManifest> {
   const { path, force, plan, weightsFolder, weightFiles } = folder
   const graph = Buffer.from(`${JSON.stringify(folder.graph)}\n`)
-  const manifest: EngineManifest = {
+  const manifest: LLMEngineManifest = {
     ...folder.manifest,
     graphSha256: await sha256Bytes(graph),
     plan: { bytes: plan.length, sha256: await sha256Bytes(plan as Buffer<ArrayBuffer>) },
     weights: { relative: relative(path, weightsFolder), absolute: weightsFolder, files: weightFiles },
   }
+  return replaceFolder(path, force, async (temporary) => {
+    for (const [name, bytes] of folder.files) await writeDurably(join(temporary, name), bytes)
+    await writeDurably(join(temporary, GRAPH_FILE), graph)
+    await writeDurably(join(temporary, PLAN_FILE), plan)
+    await writeManifest(temporary, manifest)
+    return manifest
+  })
+}
+
+function writeDurably(path: string, bytes: Buffer): Promise<void> {
+  return writeFile(path, bytes, { flush: true })
+}
+
+export function writeManifest(folder: string, manifest: EngineManifest): Promise<void> {
+  return writeDurably(join(folder, MANIFEST_FILE), Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`))
+}
+
+/**
+ * Has `fill` make a folder beside `path`, and renames it to that when it is complete. Where it fails nothing is left of it.
+ *
+ * @throws (as a rejection) what {@link requireWritable} and `fill` throw; ERR_IO
+ */
+export async function replaceFolder<T>(path: string, force: boolean, fill: (temporary: string) => Promise<T>): Promise<T> {
   let temporary: string | undefined
   try {
     await mkdir(dirname(path), { recursive: true })
     temporary = await mkdtemp(join(dirname(path), `.${basename(path)}-`))
-    const contents = new Map([
-      ...folder.files,
-      [GRAPH_FILE, graph],
-      [PLAN_FILE, plan],
-      [MANIFEST_FILE, Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)],
-    ])
-    for (const [name, bytes] of contents) await writeFile(join(temporary, name), bytes, { flush: true })
+    const filled = await fill(temporary)
     await requireWritable(path, force)
     // A folder cannot be renamed onto one that is not empty: the old one steps aside first.
     const old = `${temporary}.old`
@@ -236,9 +279,9 @@ export async function writeEngineFolder(folder: NewEngineFolder): Promise<Engine
     }
     temporary = undefined
     await rm(old, { recursive: true, force: true })
-    return manifest
+    return filled
   } catch (cause) {
-    if (cause instanceof TensorRTError) throw cause
+    if (typeof (cause as NodeJS.ErrnoException).errno !== 'number') throw cause
     throw new TensorRTError('ERR_IO', `Writing the engine folder ${path} failed: ${(cause as Error).message}`, { cause })
   } finally {
     if (temporary !== undefined) await rm(temporary, { recursive: true, force: true })

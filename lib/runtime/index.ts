@@ -1,5 +1,7 @@
 export { followSignal } from './abort_signals'
 export { ArgumentReader, closest, describeValue, invalidArgument } from './argument_reader'
+export { buildEngine, type BuiltOnnxEngine } from './build_engine'
+export type { OnnxBuildOptions, OnnxBuildProgress } from './build_options'
 export { type AllocateOptions, type BufferLayout, type BufferSize, DeviceBuffer, MemoryBuffer, PinnedBuffer } from './buffers'
 export { CudaGraph } from './cuda_graph'
 export { DATA_TYPES, type DataType, type TensorData, type TensorDataTypes } from './dtype'
@@ -9,10 +11,12 @@ export {
   isEngineFolder,
   locateWeights,
   readEngineFolder,
+  readEngineManifest,
   readPlan,
   requireFit,
   requireUsable,
   requireWritable,
+  verifyPlan,
   writeEngineFolder,
   type WeightsOptions,
 } from './engine_folder'
@@ -28,12 +32,24 @@ export type { LayerTime } from './layer_profile'
 export { type LoggerOptions, type LogLine, type LogSeverity, setLogger } from './logger'
 export {
   ENGINE_FORMAT,
+  type EngineKind,
   type EngineManifest,
   formatCudaVersion,
   formatLibraryVersion,
+  type LLMEngineManifest,
   parseManifest,
   type WeightFile,
 } from './manifest'
+export type { LayerRule, OnnxBuildFlags, OnnxEngineManifest, OnnxReference } from './onnx_manifest'
+export {
+  type OnnxExternalFile,
+  type OnnxModelInfo,
+  type OnnxNode,
+  type OnnxTensorInfo,
+  readOnnxModel,
+  requireExternalFiles,
+} from './onnx_model'
+export { checkInputProfiles, type InputProfile, type InputRange } from './onnx_profiles'
 export { checkProfiles, DEFAULT_MAX_STEP_TOKENS, defaultHeadProfiles, defaultProfiles, packProfiles, type RowProfile } from './profiles'
 export { type DeviceCounters, type EventOptions, type MemoryFigures, Runtime, type RuntimeInfo, type RuntimeOptions } from './runtime'
 export {

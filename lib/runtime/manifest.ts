@@ -1,6 +1,8 @@
 /** engine.json: what an engine folder was built from, by what and for what. */
 import { TensorRTError } from '../errors'
 import type { Precision } from '../native'
+import { Fields, invalidManifest, isObject } from './manifest_fields'
+import { type OnnxEngineManifest, readOnnxManifest } from './onnx_manifest'
 import { checkProfiles, type RowProfile } from './profiles'
 
 /** To be raised when a reader of the old format would misread the new one. */
@@ -15,8 +17,16 @@ export interface WeightFile {
   sha256: string
 }
 
-export interface EngineManifest {
+/** What an engine is of: a language model's graph, or an ONNX model. */
+export type EngineKind = 'llm' | 'onnx'
+
+export type EngineManifest = LLMEngineManifest | OnnxEngineManifest
+
+/** Of an engine that LLM.load() runs. */
+export interface LLMEngineManifest {
   format: typeof ENGINE_FORMAT
+  /** Folders of older versions do not say it. */
+  kind?: 'llm'
   /** Version of this package that built it. */
   packageVersion: string
   /** ISO 8601 */
@@ -53,46 +63,6 @@ export function formatCudaVersion(version: number): string {
   return version === 0 ? 'unknown' : `${Math.trunc(version / 1000)}.${Math.trunc((version % 1000) / 10)}`
 }
 
-class Fields {
-  constructor(
-    private readonly value: Record<string, unknown>,
-    private readonly where: string,
-  ) {}
-
-  #read<T>(name: string, expected: string, matches: (value: unknown) => boolean): T {
-    const value = this.value[name]
-    if (matches(value)) return value as T
-    throw invalid(`${this.where}: "${name}" must be ${expected}`)
-  }
-  string(name: string): string {
-    return this.#read(name, 'a string', (value) => typeof value === 'string')
-  }
-  sha256(name: string): string {
-    return this.#read(name, 'a SHA-256', (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value))
-  }
-  number(name: string): number {
-    return this.#read(name, 'a number', (value) => typeof value === 'number' && Number.isFinite(value))
-  }
-  bytes(name: string): number {
-    return this.#read(name, 'a number of bytes', (value) => Number.isSafeInteger(value) && (value as number) >= 0)
-  }
-  object(name: string): Fields {
-    return new Fields(this.#read(name, 'an object', isObject), `${this.where}: ${name}`)
-  }
-  list<T>(name: string, read: (fields: Fields) => T): T[] {
-    const items = this.#read<unknown[]>(name, 'an array of objects', (value) => Array.isArray(value) && value.every(isObject))
-    return items.map((item, i) => read(new Fields(item as Record<string, unknown>, `${this.where}: ${name}[${i}]`)))
-  }
-}
-
-function isObject(value: unknown): boolean {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function invalid(message: string): TensorRTError {
-  return new TensorRTError('ERR_ENGINE_INVALID', message, { hint: 'build the engine again' })
-}
-
 /**
  * @param where path of the file, for messages
  * @throws ERR_ENGINE_INVALID, ERR_VERSION_MISMATCH for a format of another version of this package
@@ -102,9 +72,9 @@ export function parseManifest(text: string, where: string): EngineManifest {
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw invalid(`${where} is no valid JSON: ${(cause as Error).message}`)
+    throw invalidManifest(`${where} is no valid JSON: ${(cause as Error).message}`)
   }
-  if (!isObject(value)) throw invalid(`${where} must hold a JSON object`)
+  if (!isObject(value)) throw invalidManifest(`${where} must hold a JSON object`)
   const fields = new Fields(value as Record<string, unknown>, where)
   const format = fields.number('format')
   const packageVersion = fields.string('packageVersion')
@@ -115,15 +85,22 @@ export function parseManifest(text: string, where: string): EngineManifest {
       { hint: 'build the engine again with this version' },
     )
   }
+  const kind = fields.optionalString('kind') ?? 'llm'
+  if (kind === 'onnx') return readOnnxManifest(fields, packageVersion)
+  if (kind !== 'llm') throw invalidManifest(`${where}: unknown kind "${kind}"`)
+  return readLLMManifest(fields, packageVersion, where)
+}
+
+function readLLMManifest(fields: Fields, packageVersion: string, where: string): LLMEngineManifest {
   const precision = fields.string('precision')
-  if (precision !== 'bf16' && precision !== 'fp16' && precision !== 'fp32') throw invalid(`${where}: unknown precision "${precision}"`)
+  if (precision !== 'bf16' && precision !== 'fp16' && precision !== 'fp32') throw invalidManifest(`${where}: unknown precision "${precision}"`)
   const profiles = fields.object('profiles')
   const readProfiles = (name: string): RowProfile[] => {
     const list = profiles.list(name, (item) => ({ min: item.number('min'), opt: item.number('opt'), max: item.number('max') }))
     try {
       checkProfiles(name, list)
     } catch (cause) {
-      throw invalid(`${where}: profiles: ${(cause as Error).message}`)
+      throw invalidManifest(`${where}: profiles: ${(cause as Error).message}`)
     }
     return list
   }
@@ -134,6 +111,7 @@ export function parseManifest(text: string, where: string): EngineManifest {
   const build = fields.object('build')
   return {
     format: ENGINE_FORMAT,
+    kind: 'llm',
     packageVersion,
     createdAt: fields.string('createdAt'),
     family: fields.string('family'),
@@ -154,7 +132,7 @@ export function parseManifest(text: string, where: string): EngineManifest {
       files: weights.list('files', (file) => {
         const name = file.string('name')
         // Nothing outside the folder of the weights is opened.
-        if (!/^[^/\\\0]+\.safetensors$/.test(name)) throw invalid(`${where}: weights: ${JSON.stringify(name)} is no safetensors file's name`)
+        if (!/^[^/\\\0]+\.safetensors$/.test(name)) throw invalidManifest(`${where}: weights: ${JSON.stringify(name)} is no safetensors file's name`)
         return { name, bytes: file.bytes('bytes'), mtimeMs: file.number('mtimeMs'), sha256: file.sha256('sha256') }
       }),
     },
