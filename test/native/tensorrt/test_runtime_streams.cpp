@@ -43,12 +43,15 @@ bool isOfProgram(void* code) {
 }  // namespace
 
 // Not inlined: GCC would take the pair for mismatched.
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  const bool fails = failNew.load(std::memory_order_relaxed) > 0 &&
+                     isOfProgram(__builtin_return_address(0)) && failNew.fetch_sub(1) == 1;
+  return fails ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+}
 [[gnu::noinline]] void* operator new(size_t bytes) {
-  if (failNew.load(std::memory_order_relaxed) > 0 && isOfProgram(__builtin_return_address(0)) &&
-      failNew.fetch_sub(1) == 1) {
-    throw std::bad_alloc();
-  }
-  void* memory = std::malloc(bytes == 0 ? 1 : bytes);
+  const bool fails = failNew.load(std::memory_order_relaxed) > 0 &&
+                     isOfProgram(__builtin_return_address(0)) && failNew.fetch_sub(1) == 1;
+  void* memory = fails ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -160,7 +163,7 @@ class FakeContext final : public RunnableContext {
     take(static_cast<Changes&>(*changes), nullptr);
   }
   Status apply(std::unique_ptr<ContextChanges> changes, cudaStream_t, RunEffects& effects) noexcept override {
-    if (holdHost != nullptr) holdHost->opened.wait();
+    if (Gate* const gate = holdHost; gate != nullptr) gate->opened.wait();
     if (changes == nullptr) return {};
     ++effects.reshapes;
     take(static_cast<Changes&>(*changes), &effects.dropped);
@@ -174,8 +177,8 @@ class FakeContext final : public RunnableContext {
       cudaGetLastError();
       return {};
     }
-    if (holdDevice != nullptr) {
-      cudaLaunchHostFunc(stream, [](void* gate) { static_cast<Gate*>(gate)->opened.wait(); }, holdDevice);
+    if (Gate* const hold = holdDevice; hold != nullptr) {
+      cudaLaunchHostFunc(stream, [](void* gate) { static_cast<Gate*>(gate)->opened.wait(); }, hold);
     }
     try {
       runs_.push_back(
@@ -190,6 +193,7 @@ class FakeContext final : public RunnableContext {
           at[++at[0]] = value;
         },
         runs_.back().get());
+    ++runsPut;
     return {};
   }
   Expected<std::vector<Shape>> shapes() noexcept override { return std::vector<Shape>{{value_, 2}}; }
@@ -198,10 +202,16 @@ class FakeContext final : public RunnableContext {
     return {};
   }
 
-  bool refuses = false;
-  bool breaksCapture = false;
-  Gate* holdHost = nullptr;    // the stream's thread waits for it
-  Gate* holdDevice = nullptr;  // the device does
+  // Until this many runs have been put on streams.
+  void awaitRuns(int count) const {
+    while (runsPut < count) std::this_thread::sleep_for(1ms);
+  }
+
+  std::atomic<bool> refuses = false;
+  std::atomic<bool> breaksCapture = false;
+  std::atomic<Gate*> holdHost = nullptr;    // the stream's thread waits for it
+  std::atomic<Gate*> holdDevice = nullptr;  // the device does
+  std::atomic<int> runsPut = 0;
   std::atomic<int> kept = 0;
   std::atomic<int> captured = 0;
 
@@ -562,7 +572,7 @@ TEST(a_context_moves_to_another_stream_behind_its_runs) {
   CHECK(a->enqueue(c));
   CHECK(synchronized(*a).valid());
   auto issued = synchronized(*a);
-  std::this_thread::sleep_for(20ms);
+  c->awaitRuns(1);
   c->holdDevice = nullptr;
   (void)c->setProfile(2);
   CHECK(b->enqueue(c));
@@ -578,7 +588,7 @@ TEST(a_context_moves_to_another_stream_behind_its_runs) {
   Gate second;
   c->holdDevice = &second;
   CHECK(a->enqueue(c));
-  std::this_thread::sleep_for(20ms);
+  c->awaitRuns(3);
   c->holdDevice = nullptr;
   a.reset();
   std::this_thread::sleep_for(20ms);
@@ -735,7 +745,7 @@ TEST(a_capture_waits_for_runs_of_its_contexts_elsewhere) {
   c->holdDevice = &gate;
   (void)c->setProfile(1);
   CHECK(a->enqueue(c));
-  std::this_thread::sleep_for(20ms);
+  c->awaitRuns(1);
   c->holdDevice = nullptr;
   CHECK(b->beginCapture());
   (void)c->setProfile(2);
