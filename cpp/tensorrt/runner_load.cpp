@@ -135,7 +135,7 @@ Status Runner::load(const TensorRtOptions& options) {
   if (Status status = loadEngines(options, *graph, *parts, *gpu); !status) return status;
   auto files = WeightFiles::open(options.files);
   if (!files) return files.status();
-  auto weights = DeviceWeights::load(*graph, *parts, **files, dtype_, stream_.get());
+  auto weights = DeviceWeights::load(*graph, *parts, **files, dtype_);
   if (!weights) return weights.status();
   weights_ = *std::move(weights);
   info_.weightBytes = weights_.bytes();

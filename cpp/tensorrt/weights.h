@@ -17,7 +17,7 @@ class DeviceWeights {
   // Reads everything that the partition needs. Blocks until it is on the device. ERR_OUT_OF_DEVICE_MEMORY
   // before anything is read, if it does not fit; WeightFiles' errors; ERR_CUDA.
   static Expected<DeviceWeights> load(const Graph& graph, const Partition& partition,
-                                      const WeightFiles& files, DType dtype, cudaStream_t stream);
+                                      const WeightFiles& files, DType dtype);
 
   const void* embedding() const noexcept { return embedding_; }
   // [segment][input], in the order of Segment::weights.
