@@ -1,12 +1,13 @@
 /** A deserialised engine. */
-import { TensorRTError } from '../errors'
+import { AbortError, TensorRTError } from '../errors'
 import { nativeAsync, type NativeEngine, type NativeEngineInfo, type NativeRuntime } from '../native'
 import { ArgumentReader, invalidArgument } from './argument_reader'
+import { requireEngineFit } from './engine_fit'
 import { checkProfile, type EngineInfo, type ProfileInfo, type TensorInfo, TensorTable } from './engine_info'
 import { type ContextOptions, ExecutionContext, readContextOptions } from './execution_context'
-import { NativeHandle, readWaitOptions, throwIfAborted, type WaitOptions } from './handle'
-import type { EngineManifest } from './manifest'
-import { openPlanSource, readPlan, requireRuntimeFit } from './plan_source'
+import { discard, NativeHandle, readWaitOptions, throwIfAborted, untilAborted, type WaitOptions } from './handle'
+import type { OnnxEngineManifest } from './onnx_manifest'
+import { openPlanSource, readPlan } from './plan_source'
 import { checkWeights } from './refit'
 import { readDeviceOptions, Runtime } from './runtime'
 import { createEngineSession, type Session, type SessionOptions } from './session'
@@ -51,7 +52,7 @@ interface Parts {
   engine: NativeEngine
   runtime: Runtime
   shared: SharedRuntime | undefined
-  manifest: EngineManifest | undefined
+  manifest: OnnxEngineManifest | undefined
   path: string | undefined
 }
 
@@ -65,7 +66,7 @@ export class Engine extends NativeHandle {
   /** The device that it is on. */
   readonly runtime: Runtime
   /** Of the engine folder that it was loaded from. */
-  readonly manifest: EngineManifest | undefined
+  readonly manifest: OnnxEngineManifest | undefined
   /** Absolute, of the plan or the folder; undefined for an engine that came as bytes. */
   readonly path: string | undefined
   readonly #native: NativeEngine
@@ -101,19 +102,24 @@ export class Engine extends NativeHandle {
     checked.runtime?.checkOpen()
     throwIfAborted(signal)
     const opened = await openPlanSource(source)
-    const shared = checked.runtime === undefined ? await shareRuntime(checked.device, checked.libraryPath) : undefined
-    const runtime = checked.runtime ?? shared!.runtime
+    // The driver may take a second to wake up, a large plan as long to be read.
+    const sharing = checked.runtime === undefined ? shareRuntime(checked.device, checked.libraryPath) : undefined
+    sharing?.catch(() => {})
     try {
-      throwIfAborted(signal)
-      const manifest = opened.kind === 'folder' ? opened.manifest : undefined
-      if (manifest !== undefined) requireRuntimeFit(manifest, runtime.info)
       const plan = await readPlan(opened, sha256, signal)
-      throwIfAborted(signal)
-      const deserializing = nativeAsync(() => runtime.native.deserialize(plan, allowHostCode))
-      const engine = await runtime.track(deserializing, signal, (late) => void late.close().catch(() => {}))
+      // After an abort the share goes back below.
+      const shared = sharing === undefined ? undefined : await untilAborted(sharing, signal, () => {})
+      const runtime = checked.runtime ?? shared!.runtime
+      const manifest = opened.kind === 'folder' ? opened.manifest : undefined
+      if (manifest !== undefined) requireEngineFit(manifest, { ...runtime.info, gpuName: runtime.info.name })
+      const engine = await runtime.track(nativeAsync(() => runtime.native.deserialize(plan, allowHostCode)), signal, discard)
       return new Engine({ engine, runtime, shared, manifest, path: opened.kind === 'bytes' ? undefined : opened.path })
     } catch (error) {
-      await shared?.release()
+      const released = sharing?.then(
+        ({ release }) => release(),
+        () => {},
+      )
+      if (!(error instanceof AbortError)) await released
       throw error
     }
   }
@@ -169,7 +175,7 @@ export class Engine extends NativeHandle {
     const engine = this.native
     const { signal, profile, memory } = readContextOptions(options, this.profiles.length)
     throwIfAborted(signal)
-    const context = await this.track(nativeAsync(() => engine.createContext({ profile, memory })), signal, (late) => void late.close().catch(() => {}))
+    const context = await this.track(nativeAsync(() => engine.createContext({ profile, memory })), signal, discard)
     return ExecutionContext.wrap(context, { engine: this, runtime: this.runtime, table: this.#table, profile, memory })
   }
 

@@ -21,6 +21,35 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /**
+ * The end of `promise`, or an AbortError at once where the signal aborts.
+ * @param discard gets a value that comes after the abort
+ */
+export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, discard: (late: T) => void): Promise<T> {
+  if (signal === undefined) return promise
+  return new Promise<T>((resolve, reject) => {
+    let aborted = false
+    const unfollow = followSignal(signal, () => {
+      aborted = true
+      reject(new AbortError(signal.reason))
+    })
+    const succeed = (value: T): void => {
+      unfollow()
+      if (aborted) discard(value)
+      else resolve(value)
+    }
+    promise.then(succeed, (error: Error) => {
+      unfollow()
+      reject(error)
+    })
+  })
+}
+
+/** Closes what came too late. */
+export function discard(late: { close(): Promise<void> }): void {
+  late.close().catch(() => {})
+}
+
+/**
  * An object with native memory behind it. {@link close} gives it back; what is queued on the device goes on, and keeps what it uses for as
  * long as it needs it. Closing an object closes what was made of it, and rejects what waits for it with ERR_DISPOSED.
  *

@@ -1,19 +1,16 @@
 /** Where an engine's plan comes from, and the checks before TensorRT sees a byte of it. */
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { TensorRTError } from '../errors'
 import { invalidArgument } from './argument_reader'
-import { MANIFEST_FILE } from './engine_folder'
+import { PLAN_FILE, readEngineManifest } from './engine_folder'
 import { sha256Memory } from './file_hash'
 import { throwIfAborted } from './handle'
-import { type EngineManifest, formatLibraryVersion, parseManifest } from './manifest'
+import type { OnnxEngineManifest } from './onnx_manifest'
 import { allocatePrivately, readPrivately } from './private_file'
-import type { RuntimeInfo } from './runtime'
-
-const PLAN_FILE = 'plan'
 
 export type PlanSource =
-  | { kind: 'folder'; path: string; manifest: EngineManifest }
+  | { kind: 'folder'; path: string; manifest: OnnxEngineManifest }
   | { kind: 'file'; path: string }
   | { kind: 'bytes'; memory: ArrayBuffer }
 
@@ -35,35 +32,15 @@ export async function openPlanSource(source: unknown): Promise<PlanSource> {
     if (cause.code === 'ENOENT') throw new TensorRTError('ERR_ENGINE_INVALID', `There is no engine at ${path}`, { cause })
     throw new TensorRTError('ERR_IO', `${path} cannot be used: ${cause.message}`, { cause })
   })
-  if (!found.isDirectory()) return { kind: 'file', path }
-  return { kind: 'folder', path, manifest: await readManifest(path) }
-}
-
-async function readManifest(folder: string): Promise<EngineManifest> {
-  const file = join(folder, MANIFEST_FILE)
-  const text = await readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code !== 'ENOENT') throw new TensorRTError('ERR_IO', `Reading ${file} failed: ${cause.message}`, { cause })
-    throw new TensorRTError('ERR_ENGINE_INVALID', `${folder} is no engine folder: it has no ${MANIFEST_FILE}`, { cause })
-  })
-  return parseManifest(text, file)
-}
-
-/**
- * Throws unless a folder's engine runs on the device.
- *
- * @throws ERR_ENGINE_INCOMPATIBLE, naming both sides
- */
-export function requireRuntimeFit({ tensorrtVersion, gpu }: EngineManifest, info: RuntimeInfo): void {
-  const incompatible = (built: string, here: string): TensorRTError =>
-    new TensorRTError('ERR_ENGINE_INCOMPATIBLE', `The engine was built ${built}; ${here}`, { hint: 'build the engine on this machine' })
-  const version = formatLibraryVersion(info.libraryVersion)
-  if (tensorrtVersion !== version) throw incompatible(`by TensorRT ${tensorrtVersion}`, `${info.libraryPath} is ${version}`)
-  if (gpu.computeCapability !== info.computeCapability) {
-    throw incompatible(
-      `for compute capability ${gpu.computeCapability} (${gpu.name})`,
-      `device ${info.device}, ${info.name}, has ${info.computeCapability}`,
-    )
+  if (!found.isDirectory()) {
+    if (!/\.onnx$/i.test(path)) return { kind: 'file', path }
+    throw new TensorRTError('ERR_ENGINE_INVALID', `${path} is an ONNX file, and a GPU runs a built engine`, {
+      hint: `build one: buildEngine({ onnx }), or npx node-tensorrt build ${path}`,
+    })
   }
+  const manifest = await readEngineManifest(path)
+  if (manifest.kind === 'onnx') return { kind: 'folder', path, manifest }
+  throw new TensorRTError('ERR_ENGINE_INVALID', `${path} holds the engines of a language model`, { hint: 'LLM.load() runs them' })
 }
 
 /**
@@ -84,7 +61,10 @@ export async function readPlan(source: PlanSource, sha256: string | undefined, s
     if (bytes === 0) throw new TensorRTError('ERR_ENGINE_INVALID', `${name} is empty`)
   }
   if (source.kind === 'bytes') checkSize(source.memory.byteLength)
-  let memory = source.kind === 'bytes' ? source.memory : await readPrivately(name, { checkSize, signal })
+  let memory = source.kind === 'bytes' ? source.memory : await readPrivately(name, { checkSize, signal }).catch((error: Error) => {
+    if ((error.cause as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') throw error
+    throw new TensorRTError('ERR_ENGINE_INVALID', `${name} is not there`, { hint: 'build the engine again', cause: error.cause })
+  })
   for (const hash of new Set([expected?.sha256, sha256])) {
     if (hash === undefined) continue
     throwIfAborted(signal)

@@ -4,7 +4,7 @@ import { ArgumentReader } from './argument_reader'
 import { type AllocateOptions, type BufferLayout, type BufferSize, DeviceBuffer, PinnedBuffer, readBufferSize } from './buffers'
 import type { DataType } from './dtype'
 import { Event } from './event'
-import { NativeHandle, throwIfAborted } from './handle'
+import { discard, NativeHandle, throwIfAborted, untilAborted } from './handle'
 import { readStreamOptions, Stream, type StreamOptions } from './stream'
 
 export interface RuntimeOptions {
@@ -97,12 +97,7 @@ export class Runtime extends NativeHandle {
     const place = readDeviceOptions(reader)
     const signal = reader.signal('signal')
     throwIfAborted(signal)
-    const runtime = new Runtime(await createNativeRuntime(place))
-    if (signal?.aborted === true) {
-      await runtime.close()
-      throwIfAborted(signal)
-    }
-    return runtime
+    return new Runtime(await untilAborted(createNativeRuntime(place), signal, discard))
   }
 
   /** @throws ERR_DISPOSED @internal */
@@ -177,9 +172,4 @@ export class Runtime extends NativeHandle {
     throwIfAborted(signal)
     return { memory: await this.track(nativeAsync(() => runtime.allocate(kind, bytes, pooled)), signal, discard), layout }
   }
-}
-
-/** Closes what came too late. */
-function discard(late: { close(): Promise<void> }): void {
-  late.close().catch(() => {})
 }

@@ -6,7 +6,7 @@ import { MemoryBuffer } from './buffers'
 import { CudaGraph } from './cuda_graph'
 import { Event } from './event'
 import { ExecutionContext } from './execution_context'
-import { NativeHandle, readWaitOptions, type WaitOptions } from './handle'
+import { discard, NativeHandle, readWaitOptions, type WaitOptions } from './handle'
 
 export interface StreamOptions {
   /** 0 is the lowest, `runtime.info.maxPriority` the highest. Work of a higher one starts first, as far as the device can. Default 0. */
@@ -209,7 +209,6 @@ export class Stream extends NativeHandle {
       this.#capturing = false
     }
     const ending = nativeAsync(() => stream.endCapture())
-    const discard = (graph: { close(): Promise<void> }): void => void graph.close()
     if (failure !== undefined) {
       ending.then(discard, () => {})
       throw failure.error

@@ -304,7 +304,9 @@ describe('a context', () => {
 
   it('says before a run what it lacks, and runs then', async () => {
     const device = await runtime.allocateDevice(32)
-    const lacks = (message: RegExp): void => expect(() => stream.enqueue(context)).toThrowCode('ERR_INVALID_TENSOR', message)
+    const lacks = (message: RegExp): void => {
+      expect(() => stream.enqueue(context)).toThrowCode('ERR_INVALID_TENSOR', message)
+    }
     lacks(/Input "input" of shape \[-1, 4\] has no shape for this run.*with \[1\.\.8, 4\]/)
     context.setInputShape('input', [4, 4])
     lacks(/Input "size" has no values.*setShapeValues\("size"/)
