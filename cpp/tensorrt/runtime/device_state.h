@@ -77,23 +77,16 @@ class DeviceState {
   std::atomic<uint64_t> poolHits_ = 0;
 };
 
-// Makes a device current for a scope, and the one before current again after it.
+// Makes a device current on this thread, for a scope that needs it. It stays current: going back to another
+// device would start that one up, which takes hundreds of MiB there.
 class DeviceScope {
  public:
   explicit DeviceScope(int32_t device) noexcept {
-    if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
-    if (before_ != device) cudaSetDevice(device);
-    device_ = device;
+    int before = -1;
+    if (cudaGetDevice(&before) != cudaSuccess || before != device) cudaSetDevice(device);
   }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
-  ~DeviceScope() {
-    if (before_ != device_) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = 0;
-  int device_ = 0;
 };
 
 }  // namespace nt::runtime

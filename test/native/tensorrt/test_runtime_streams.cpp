@@ -1,6 +1,7 @@
 // Memory, events, graphs and streams of the generic runtime, on a CUDA runtime that works on host memory.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -67,6 +68,11 @@ namespace {
 using namespace nt;
 using namespace nt::runtime;
 using namespace std::chrono_literals;
+
+constexpr const char* kEndsWithWork = "--end-with-work";
+
+// Read at the first call of CUDA.
+const int twoDevices = setenv("FAKE_GPU_DEVICES", "2", 1);
 
 DeviceState& device() {
   static DeviceState* const state = *DeviceState::of(0);
@@ -866,7 +872,15 @@ TEST(no_allocation_of_the_host_is_one_too_many) {
   CHECK(failures > 3);
 }
 
-// The last one: the device does not come back.
+TEST(a_process_may_end_with_work_under_way) {
+  std::array<char, 4096> path{};
+  REQUIRE(readlink("/proc/self/exe", path.data(), path.size() - 1) > 0);
+  const auto start = std::chrono::steady_clock::now();
+  CHECK_EQ(std::system((std::string(path.data()) + " " + kEndsWithWork).c_str()), 0);
+  CHECK(std::chrono::steady_clock::now() - start < 10s);
+}
+
+// The last ones: the device does not come back.
 TEST(a_dead_device_says_so_everywhere_and_lets_go) {
   settle();
   auto s = stream();
@@ -923,6 +937,23 @@ TEST(nothing_was_done_that_cuda_forbids) {
   CHECK_EQ(fake::lastViolation(), "");
 }
 
+// What a program does that ends with work under way, on a device that is never done with it.
+int endWithWorkUnderWay() {
+  static Gate gate;
+  static const auto s = stream();
+  static const auto c = context();
+  c->holdDevice = &gate;
+  if (!s->enqueue(c)) return 1;
+  s->synchronize([](Status) {});
+  releaseLater(stream(), nullptr);
+  releaseLater(memory(MemoryKind::kDevice, 64), nullptr);
+  c->awaitRuns(1);
+  return 0;
+}
+
 }  // namespace
 
-TEST_MAIN()
+int main(int argc, char** argv) {
+  const std::string filter = argc > 1 ? argv[1] : "";
+  return filter == kEndsWithWork ? endWithWorkUnderWay() : nt::test::runAll(filter);
+}
