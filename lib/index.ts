@@ -78,6 +78,7 @@ export {
   gpus,
   type InputProfile,
   type InputRange,
+  inspectOnnxModel,
   KvCache,
   type KvCacheOptions,
   type KvCacheStats,
@@ -102,7 +103,10 @@ export {
   type OnnxExternalFile,
   type OnnxModelInfo,
   type OnnxNode,
+  type OnnxProblem,
   type OnnxReference,
+  type OnnxSupport,
+  type OnnxSupportOptions,
   type OnnxTensorInfo,
   type OutputView,
   PinnedBuffer,
@@ -125,6 +129,9 @@ export {
   type TensorSource,
   type WaitOptions,
   type WeightFile,
+  tryEngine,
+  type TryEngineOptions,
+  type TryEngineResult,
 } from './runtime'
 export { type ChatMessage, ChatTemplate, type TextPart, Tokenizer } from './text'
 export { version } from './version'

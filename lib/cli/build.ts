@@ -1,9 +1,11 @@
+import { statSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { buildLLMEngine, type BuildEngineOptions, type BuildProgress } from '../llm'
+import { buildOnnx, type OnnxCliOptions, parseLayer, parseProfile } from './build_onnx'
 import { formatBytes, Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
 import { parseBytes, parseInteger, resolveModel } from './options'
 
-interface BuildOptions {
+interface LLMOptions {
   output: string
   precision?: 'bf16' | 'fp16' | 'fp32'
   maxStepTokens?: number
@@ -16,22 +18,51 @@ interface BuildOptions {
   json?: boolean
 }
 
+/** Options of one kind of model; the other kind refuses them. */
+const LLM_ONLY = ['maxStepTokens']
+const ONNX_ONLY = [
+  'layer',
+  'profile',
+  'maxAuxStreams',
+  'strip',
+  'refit',
+  'versionCompatible',
+  'excludeLeanRuntime',
+  'hardwareCompatibility',
+  'ioType',
+  'cacheDir',
+  'cache',
+]
+const LLM_PRECISIONS = ['bf16', 'fp16', 'fp32']
+
 export function buildCommand(): Command {
   return new Command('build')
     .description('Build an engine of a model for the GPU of this machine.')
-    .argument('<model>', 'model folder in Hugging Face layout')
-    .requiredOption('-o, --output <folder>', 'the engine folder to make; the weights stay where they are')
+    .argument('<model>', 'model folder in Hugging Face layout, or a .onnx file')
+    .option('-o, --output <folder>', 'the engine folder to make; of an ONNX model default: one in the cache')
     .addOption(
-      new Option('-p, --precision <type>', "what it computes in (default: the checkpoint's 16-bit type, else bf16)").choices([
-        'bf16',
-        'fp16',
-        'fp32',
-      ]),
+      new Option(
+        '-p, --precision <type>',
+        "what it computes in (default: the checkpoint's 16-bit type, else bf16; ONNX: fp32); tf32, int8 and fp8 are for ONNX, the latter two for models with Q/DQ nodes",
+      ).choices(['bf16', 'fp16', 'fp32', 'tf32', 'int8', 'fp8']),
     )
-    .option('--max-step-tokens <n>', 'most tokens in one step (default: 8192)', parseInteger(1, 1_048_576))
+    .option('--max-step-tokens <n>', 'model folders: most tokens in one step (default: 8192)', parseInteger(1, 1_048_576))
+    .option('--profile <shapes>', "ONNX: shapes from min over opt to max, such as 'input:1x128..8x128..32x128'; may be given again", parseProfile)
+    .option('--layer <pattern=type>', "ONNX: hold layers to fp32, fp16 or bf16, such as 'encoder*=fp32'; may be given again", parseLayer)
     .option('--optimization-level <n>', "how long TensorRT looks for fast kernels (default: TensorRT's own)", parseInteger(0, 5))
     .option('--workspace <bytes>', 'most scratch memory for one kernel, such as 512M', parseBytes)
-    .option('--timing-cache <file>', "keep kernels' timings there: the next build is faster")
+    .option('--timing-cache <file>', "keep kernels' timings there: the next build is faster (ONNX default: a file in the cache)")
+    .option('--max-aux-streams <n>', "ONNX: streams beside the engine's own (default: TensorRT's choice)", parseInteger(0, 128))
+    .option('--strip', 'ONNX: leave weights out of the plan; a refit supplies them')
+    .addOption(new Option('--refit <kind>', 'ONNX: which weights a refit may set').choices(['none', 'identical', 'any']))
+    .option('--version-compatible', 'ONNX: a plan for later TensorRT versions of the same major too')
+    .option('--exclude-lean-runtime', 'ONNX: a version-compatible plan without code of its own')
+    .addOption(
+      new Option('--hardware-compatibility <level>', 'ONNX: GPUs beside this one').choices(['none', 'ampere+', 'same-compute-capability']),
+    )
+    .addOption(new Option('--io-type <type>', 'ONNX: type of float inputs and outputs').choices(['model', 'fp16', 'bf16']))
+    .option('--cache-dir <folder>', 'ONNX: where built engines are kept (default: XDG_CACHE_HOME/node-tensorrt)')
+    .option('--no-cache', 'ONNX: neither take nor keep a built engine')
     .option('--device <n>', 'number of the GPU', parseInteger(0, 1023))
     .option('--library-path <path>', 'libnvinfer, or the folder that has it')
     .option('-f, --force', 'replace an engine folder that is there')
@@ -39,7 +70,27 @@ export function buildCommand(): Command {
     .action(build)
 }
 
-async function build(model: string, options: BuildOptions): Promise<void> {
+function isOnnx(model: string): boolean {
+  return model.endsWith('.onnx') || statSync(model, { throwIfNoEntry: false })?.isFile() === true
+}
+
+async function build(model: string, options: LLMOptions & OnnxCliOptions, command: Command): Promise<void> {
+  const onnx = isOnnx(model)
+  const foreign = (onnx ? LLM_ONLY : ONNX_ONLY).find((name) => command.getOptionValueSource(name) === 'cli')
+  if (foreign !== undefined) {
+    const flags = command.options.find((option) => option.attributeName() === foreign)!.flags
+    command.error(`error: option '${flags}' is for ${onnx ? 'model folders' : 'ONNX models'}`)
+  }
+  if (onnx) return buildOnnx(model, options)
+  if (options.output === undefined) command.error("error: required option '-o, --output <folder>' not specified")
+  if (options.precision !== undefined && !LLM_PRECISIONS.includes(options.precision)) {
+    command.error(`error: option '-p, --precision <type>' of a model folder must be bf16, fp16 or fp32`)
+  }
+  const { cache: _, ...rest } = options
+  return buildModelFolder(model, rest)
+}
+
+async function buildModelFolder(model: string, options: LLMOptions): Promise<void> {
   const interrupt = new Interrupt()
   const progress = new Progress()
   const json = options.json === true

@@ -1,10 +1,12 @@
-import { existsSync, readdirSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import { Command, Option } from 'commander'
-import { loadAddon } from '../native'
+import { loadAddon, type TensorRTProbe } from '../native'
 import { inspectModel } from '../llm'
 import { version } from '../version'
+import { isEngineFolder, readEngineManifest } from '../runtime'
 import { type Check, failed } from './check'
+import { checkOnnx, checkOnnxEngine, checkPlan } from './doctor_onnx'
 import { checkEngine, checkTensorRT } from './doctor_tensorrt'
 import { parseInteger, resolveModel } from './options'
 import { formatBytes } from './output'
@@ -12,19 +14,21 @@ import { formatBytes } from './output'
 export function doctorCommand(): Command {
   return new Command('doctor')
     .description('Check that this machine can run the library, on CPU and GPU, and a folder if one is given.')
-    .argument('[model]', 'a model folder or engine folder to check')
+    .argument('[model]', 'a model folder, engine folder, .onnx file or plan to check')
     .option('--device <n>', 'GPU to check an engine folder for', parseInteger(0, 1023), 0)
     .addOption(
       new Option('--library-path <path>', 'libnvinfer, or the folder that has it').default('', "TENSORRT_LIB_DIR, then the system's search path"),
     )
+    .option('--try', 'load the engine of an ONNX model, or a plan, in a process of its own')
     .option('--json', 'the report as JSON on stdout')
-    .addHelpText('after', '\nExit code 0 when everything that is needed works, 1 otherwise.')
+    .addHelpText('after', '\nExit code 0 when everything that is needed works, 1 otherwise. Nodes that TensorRT does not support are a failure.')
     .action(doctor)
 }
 
 interface DoctorOptions {
   device: number
   libraryPath: string
+  try?: boolean
   json?: boolean
 }
 
@@ -33,9 +37,7 @@ async function doctor(named: string | undefined, options: DoctorOptions): Promis
   const checks: Check[] = [checkNode(), checkPlatform(), ...checkAddon()]
   const gpu = await checkTensorRT(options)
   checks.push(...gpu.checks)
-  if (model !== undefined) {
-    checks.push(await checkModel(model), ...(await checkEngine(model, gpu.facts, options.device)))
-  }
+  if (model !== undefined) checks.push(...(await checkNamed(model, gpu.facts, options)))
   const healthy = checks.every((check) => check.ok || check.optional === true)
   process.exitCode = healthy ? 0 : 1
   if (options.json === true) {
@@ -50,6 +52,22 @@ async function doctor(named: string | undefined, options: DoctorOptions): Promis
     if (!ok && hint !== undefined) process.stdout.write(`       ${hint}\n`)
   }
   process.stdout.write(healthy ? 'Everything that is needed works.\n' : 'Something that is needed does not work.\n')
+}
+
+async function checkNamed(path: string, facts: TensorRTProbe | undefined, options: DoctorOptions): Promise<Check[]> {
+  if (path.endsWith('.onnx')) return checkOnnx(path, options)
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === true) return checkPlan(path, options)
+  if (await isOnnxEngine(path)) return checkOnnxEngine(path, facts, options)
+  return [await checkModel(path), ...(await checkEngine(path, facts, options.device))]
+}
+
+async function isOnnxEngine(folder: string): Promise<boolean> {
+  if (!(await isEngineFolder(folder))) return false
+  // A manifest that cannot be read is reported by the check of the folder.
+  return readEngineManifest(folder).then(
+    ({ kind }) => kind === 'onnx',
+    () => !existsSync(join(folder, 'graph.json')),
+  )
 }
 
 function checkNode(): Check {

@@ -19,6 +19,7 @@ Examples:
   $ node-tensorrt run --model ./my-llama --temperature 0 --json "What is 7 plus 5?"
   $ node-tensorrt chat --system "Begin every answer with: Ahoy!"
   $ node-tensorrt build ./my-llama -o ./my-llama-engine
+  $ node-tensorrt build bert.onnx -o ./bert-engine --precision fp16 --profile 'ids:1x128..8x128..32x128'
   $ node-tensorrt bench --requests 64 --concurrency 16
   $ node-tensorrt doctor --json
 

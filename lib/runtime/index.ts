@@ -49,6 +49,7 @@ export {
   readOnnxModel,
   requireExternalFiles,
 } from './onnx_model'
+export { inspectOnnxModel, type OnnxProblem, type OnnxSupport, type OnnxSupportOptions } from './onnx_support'
 export { checkInputProfiles, type InputProfile, type InputRange } from './onnx_profiles'
 export { checkProfiles, DEFAULT_MAX_STEP_TOKENS, defaultHeadProfiles, defaultProfiles, packProfiles, type RowProfile } from './profiles'
 export { type DeviceCounters, type EventOptions, type MemoryFigures, Runtime, type RuntimeInfo, type RuntimeOptions } from './runtime'
@@ -71,3 +72,4 @@ export {
 export { type CopyOptions, type CopyRowsOptions, type FillOptions, Stream, type StreamCounters, type StreamOptions } from './stream'
 export { type AnyTensor, Tensor } from './tensor'
 export type { Float16ArrayLike, TensorSource } from './tensor_data'
+export { tryEngine, type TryEngineOptions, type TryEngineResult } from './try_engine'
