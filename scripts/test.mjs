@@ -13,10 +13,12 @@ const args = process.argv.slice(2)
 run(process.execPath, [join(root, 'scripts', 'ensure.mjs')])
 const out = join(root, 'build', 'test')
 const testedModule = join(out, 'cpp', 'tensorrt', 'nt-tensorrt.so')
+const fakeGpu = join(out, 'fake_gpu')
 const skipsTensorRT = process.env.NT_SKIP_TENSORRT === '1'
-/** The module that was compiled here, unless the caller names one. */
+/** The module that was compiled here, unless the caller names one, and the fake GPU (test/native/fake_gpu). */
 const vitestEnv = () => ({
   ...process.env,
+  ...(process.env.NT_FAKE_GPU || skipsTensorRT || !existsSync(join(fakeGpu, 'nt-tensorrt.so')) ? {} : { NT_FAKE_GPU: fakeGpu }),
   ...(process.env.NODE_TENSORRT_MODULE || skipsTensorRT || !existsSync(testedModule) ? {} : { NODE_TENSORRT_MODULE: testedModule }),
 })
 if (args.length > 0) process.exit(runTool('vitest', 'vitest', ['run', ...args], { allowFailure: true, env: vitestEnv() }))
@@ -41,7 +43,10 @@ let withTensorRT = false
 step('compiler of the TensorRT backend module', () => {
   withTensorRT = !skipsTensorRT && fetchSdk()
   // A module of sources that have changed since would be tested in vain.
-  if (!withTensorRT) rmSync(testedModule, { force: true })
+  if (!withTensorRT) {
+    rmSync(testedModule, { force: true })
+    rmSync(fakeGpu, { recursive: true, force: true })
+  }
   return withTensorRT || skipsTensorRT || process.env.CI !== 'true' ? 0 : 1
 })
 step('native tests', () => {
