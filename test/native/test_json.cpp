@@ -195,6 +195,25 @@ TEST(survivesDamage) {
   CHECK(accepted > 1000 && accepted < 99'000);
 }
 
+TEST(whatIsWrittenIsReadBack) {
+  const auto written = [](std::string_view text) {
+    std::string json;
+    appendJsonString(json, text);
+    return json;
+  };
+  CHECK_EQ(written("a\"b\\c\n\x01\x7f/"), std::string("\"a\\\"b\\\\c\\u000a\\u0001\x7f/\""));
+  // Bytes that are no UTF-8, one replacement each.
+  CHECK_EQ(written("\xff\xc3z"), std::string("\"\xef\xbf\xbd\xef\xbf\xbdz\""));
+  std::string all;
+  for (uint32_t point = 0; point < 0x11000; point += point < 0x300 ? 1 : 37) {
+    if (point < 0xD800 || point > 0xDFFF) appendUtf8(all, point);
+  }
+  const std::string json = written(all);
+  const auto document = parseJson(json);
+  REQUIRE(document);
+  CHECK(document->root().string() == all);
+}
+
 }  // namespace
 }  // namespace nt
 
