@@ -1,7 +1,9 @@
 /** Every program in examples/ runs, and says what it is there to show. */
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { fakeGpu, makePlan, scalePlan } from '../support/fake_gpu'
 import { execute, root, tool } from './programs'
 
 const folder = join(root, 'examples')
@@ -52,12 +54,29 @@ describe('examples', () => {
     for (const text of shows) expect(stdout).toEqual(typeof text === 'string' ? expect.stringContaining(text) : expect.stringMatching(text))
   }, 100_000)
 
+  it.skipIf(!fakeGpu.available)('run-engine.mjs, on a GPU of host memory', async () => {
+    const temporary = mkdtempSync(join(tmpdir(), 'node-tensorrt-example-'))
+    const plan = join(temporary, 'model.plan')
+    writeFileSync(plan, makePlan(scalePlan()))
+    const env = { NODE_TENSORRT_MODULE: fakeGpu.native.modulePath, TENSORRT_LIB_DIR: fakeGpu.folder }
+    const { code, stdout, stderr } = await execute([join(folder, 'run-engine.mjs'), plan, '3'], { env })
+    const missing = await execute([join(folder, 'run-engine.mjs'), join(temporary, 'no.plan')], { env })
+    rmSync(temporary, { recursive: true })
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toContain('input x: float32 [-1,4]')
+    // 2 * 0 + 1
+    expect(stdout).toContain('y [4,4]: 1, 1, 1, 1, 1, 1, 1, 1 ...')
+    expect(stdout).toMatch(/3 launches of the graph: \d+\.\d{3} ms each/)
+    expect(missing).toMatchObject({ code: 1, stdout: '' })
+    expect(missing.stderr).toMatch(/^ERR_ENGINE_INVALID: There is no engine at/)
+  })
+
   it('are all tested, and all in the README', () => {
     const found = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((name) => {
       if (name.startsWith('custom-executor')) return name.endsWith('main.ts')
       return /\.(mjs|cjs|ts|mts)$/.test(name)
     })
-    expect(Object.keys(programs).sort()).toEqual(found.sort())
+    expect([...Object.keys(programs), 'run-engine.mjs'].sort()).toEqual(found.sort())
     const readme = readFileSync(join(folder, 'README.md'), 'utf8')
     for (const name of found) expect(readme).toContain(`examples/${name}\``)
   })
