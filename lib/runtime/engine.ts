@@ -7,12 +7,13 @@ import { checkProfile, type EngineInfo, type ProfileInfo, type TensorInfo, Tenso
 import { type ContextOptions, ExecutionContext, readContextOptions } from './execution_context'
 import { discard, NativeHandle, readWaitOptions, throwIfAborted, untilAborted, type WaitOptions } from './handle'
 import type { OnnxEngineManifest } from './onnx_manifest'
-import { openPlanSource, readPlan } from './plan_source'
+import { openPlanSource, type PlanSource, readPlan } from './plan_source'
 import { checkWeights } from './refit'
 import { readDeviceOptions, Runtime } from './runtime'
 import { createEngineSession, type Session, type SessionOptions } from './session'
 import { shareRuntime, type SharedRuntime } from './shared_runtime'
 import type { Tensor } from './tensor'
+import { tryEngine } from './try_engine'
 
 export interface EngineLoadOptions {
   /** Default: one that is shared by the engines of a device and library, and closed with the last of them. */
@@ -25,11 +26,16 @@ export interface EngineLoadOptions {
   sha256?: string | undefined
   /** Take version-compatible plans that hold a runtime, which is code that runs on the host. Default false. */
   allowHostCode?: boolean | undefined
+  /**
+   * Load the plan in a process of its own first: one that crashes TensorRT, or never comes back, is an error then and harms nothing. For a
+   * path; takes about as long again as the load. Default false.
+   */
+  trial?: boolean | undefined
   /** Ends the wait. TensorRT cannot be interrupted: what it makes after that is thrown away. */
   signal?: AbortSignal | undefined
 }
 
-const LOAD_OPTIONS = ['runtime', 'device', 'libraryPath', 'sha256', 'allowHostCode', 'signal'] as const satisfies readonly (keyof EngineLoadOptions)[]
+const LOAD_OPTIONS = ['runtime', 'device', 'libraryPath', 'sha256', 'allowHostCode', 'trial', 'signal'] as const satisfies readonly (keyof EngineLoadOptions)[]
 
 function readLoadOptions(options: unknown) {
   const reader = new ArgumentReader(options, LOAD_OPTIONS, 'Engine.load()')
@@ -44,7 +50,8 @@ function readLoadOptions(options: unknown) {
   }
   const sha256 = reader.string('sha256', 64)?.toLowerCase()
   if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) throw invalidArgument('sha256', 'a SHA-256, 64 hex digits', sha256)
-  return { runtime, ...place, sha256, allowHostCode: reader.boolean('allowHostCode') ?? false, signal: reader.signal('signal') }
+  const allowHostCode = reader.boolean('allowHostCode') ?? false
+  return { runtime, ...place, sha256, allowHostCode, trial: reader.boolean('trial') ?? false, signal: reader.signal('signal') }
 }
 
 /** What an engine is made of. */
@@ -93,8 +100,8 @@ export class Engine extends NativeHandle {
    * @param source path of a plan; path of an engine folder, whose manifest is checked first; or a plan's bytes, which are copied
    * @throws (as a rejection) ERR_INVALID_ARGUMENT; what Runtime.create() throws; ERR_ENGINE_INVALID for a plan that is missing, damaged or
    * not the one of manifest or hash; ERR_ENGINE_INCOMPATIBLE for one of another TensorRT or GPU; ERR_VERSION_MISMATCH for a folder of
-   * another version of this package; ERR_IO, ERR_OUT_OF_MEMORY, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA, ERR_BACKEND_DEAD; ERR_DISPOSED where
-   * the runtime is closed; AbortError
+   * another version of this package; ERR_IO, ERR_OUT_OF_MEMORY, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA, ERR_BACKEND_DEAD; ERR_TIMEOUT
+   * for a trial that hangs; ERR_DISPOSED where the runtime is closed; AbortError
    */
   static async load(source: string | Uint8Array | ArrayBuffer, options: EngineLoadOptions = {}): Promise<Engine> {
     const checked = readLoadOptions(options)
@@ -102,6 +109,7 @@ export class Engine extends NativeHandle {
     checked.runtime?.checkOpen()
     throwIfAborted(signal)
     const opened = await openPlanSource(source)
+    if (checked.trial) await requireTrial(opened, checked)
     // The driver may take a second to wake up, a large plan as long to be read.
     const sharing = checked.runtime === undefined ? shareRuntime(checked.device, checked.libraryPath) : undefined
     sharing?.catch(() => {})
@@ -227,6 +235,16 @@ export class Engine extends NativeHandle {
   protected override afterClose(): Promise<void> {
     return this.#shared?.release() ?? Promise.resolve()
   }
+}
+
+/** @throws (as a rejection) what keeps the plan from loading in a process of its own */
+async function requireTrial(source: PlanSource, { runtime, device, libraryPath, allowHostCode, signal }: ReturnType<typeof readLoadOptions>): Promise<void> {
+  if (source.kind === 'bytes') {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"trial" goes with a path, bytes were given', { hint: 'write them to a file' })
+  }
+  const place = runtime?.info ?? { device, libraryPath: libraryPath === '' ? undefined : libraryPath }
+  const { error } = await tryEngine(source.path, { device: place.device, libraryPath: place.libraryPath, allowHostCode, signal })
+  if (error !== undefined) throw error
 }
 
 /** TensorRT's own words on an engine's layers. */
