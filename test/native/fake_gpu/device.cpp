@@ -15,7 +15,7 @@ namespace nt::fake {
 
 namespace {
 
-constexpr uint64_t kArena = uint64_t{1} << 36;  // addresses of one device
+constexpr uint64_t kArena = uint64_t{1} << 35;  // addresses of one device
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kGarbageBytes = 1 << 20;
 
