@@ -97,7 +97,7 @@ TEST(nothing_was_done_that_cuda_forbids) {
 
 // What a program does that ends with work under way, on a device that is never done with it.
 int endWithWorkUnderWay() {
-  static Gate gate;
+  static Gate& gate = *new Gate;  // outlives the end, as the device does
   static const auto s = stream();
   static const auto c = context();
   c->holdDevice = &gate;
