@@ -232,6 +232,123 @@ TEST(a_damaged_plan_is_refused) {
   CHECK_CONTAINS(library.log.text, "expecting library version 10.6.0 got 10.5.0");
 }
 
+TEST(an_output_whose_size_the_data_decides) {
+  struct Allocator final : nvinfer1::IOutputAllocator {
+    void* memory = nullptr;
+    nvinfer1::Dims shape{};
+    bool refuses = false;
+    void* reallocateOutputAsync(const char*, void*, uint64_t size, uint64_t, cudaStream_t) noexcept override {
+      cudaFree(memory);
+      memory = nullptr;
+      if (!refuses) cudaMalloc(&memory, size);
+      return memory;
+    }
+    void notifyShape(const char*, const nvinfer1::Dims& dims) noexcept override { shape = dims; }
+  };
+  Library library;
+  const auto runtime = library.createRuntime();
+  const auto engine =
+      load(*runtime, makePlan(R"({"tensors":[{"name":"x","mode":"input","shape":[2,3]},)"
+                              R"({"name":"y","mode":"output","dtype":"int64","shape":[2,-1]}],)"
+                              R"("layers":[{"op":"nonzero","inputs":["x"],"output":"y"}]})"));
+  REQUIRE(engine != nullptr);
+  const std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
+  const Stream stream;
+  auto* x = deviceArray<float>(6);
+  const std::vector<float> in = {0, 1, 0, 5, 0, 7};
+  cudaMemcpy(x, in.data(), 24, cudaMemcpyHostToDevice);
+  CHECK(context->setTensorAddress("x", x));
+  CHECK(!context->enqueueV3(stream.handle));
+  CHECK_CONTAINS(library.log.text, "data-dependent shape and no output allocator");
+  Allocator allocator;
+  CHECK(context->setOutputAllocator("y", &allocator));
+  CHECK(context->enqueueV3(stream.handle));
+  CHECK_EQ(allocator.shape.d[1], int64_t{3});
+  std::vector<int64_t> out(6);
+  CHECK_EQ(cudaMemcpyAsync(out.data(), allocator.memory, 48, cudaMemcpyDeviceToHost, stream.handle),
+           cudaSuccess);
+  CHECK(out == std::vector<int64_t>({0, 1, 1, 1, 0, 2}));
+  allocator.refuses = true;
+  CHECK(!context->enqueueV3(stream.handle));
+  CHECK_CONTAINS(library.log.text, "the output allocator of y gave no 48 bytes");
+  cudaStreamSynchronize(stream.handle);
+  cudaFree(x);
+}
+
+TEST(values_of_a_shape_tensor_decide_a_shape) {
+  Library library;
+  const auto runtime = library.createRuntime();
+  const auto engine = load(
+      *runtime,
+      makePlan(R"({"tensors":[{"name":"s","mode":"input","dtype":"int32","shape":[2],"shapeTensor":true},)"
+               R"({"name":"y","mode":"output","dtype":"float16","shape":[-1,-1]}],)"
+               R"("profiles":[{"s":{"values":{"min":[1,1],"opt":[2,2],"max":[4,4]}}}],)"
+               R"("layers":[{"op":"fill","inputs":["s"],"output":"y","a":1.5}]})"));
+  REQUIRE(engine != nullptr);
+  const std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
+  const char* missing = nullptr;
+  CHECK_EQ(context->inferShapes(1, &missing), 1);
+  CHECK_EQ(std::string(missing), std::string("s"));
+  std::vector<int32_t> values = {2, 5};
+  CHECK(context->setInputTensorAddress("s", values.data()));
+  CHECK_EQ(context->inferShapes(0, nullptr), -1);
+  values[1] = 3;
+  CHECK_EQ(context->inferShapes(0, nullptr), 0);
+  CHECK_EQ(context->getTensorShape("y").d[1], int64_t{3});
+  auto* y = deviceArray<uint16_t>(6);
+  const Stream stream;
+  CHECK(context->setTensorAddress("y", y));
+  CHECK(context->enqueueV3(stream.handle));
+  std::vector<uint16_t> out(6);
+  CHECK_EQ(cudaMemcpyAsync(out.data(), y, 12, cudaMemcpyDeviceToHost, stream.handle), cudaSuccess);
+  CHECK_EQ(out[5], uint16_t{0x3E00});
+  cudaFree(y);
+}
+
+TEST(activation_memory_is_used_and_layers_are_timed) {
+  struct Profiler final : nvinfer1::IProfiler {
+    std::string layers;
+    void reportLayerTime(const char* name, float ms) noexcept override {
+      if (ms > 0) layers += std::string(name) + " ";
+    }
+  };
+  Library library;
+  const auto runtime = library.createRuntime();
+  const auto engine = load(*runtime, scalePlan());
+  const std::unique_ptr<nvinfer1::IExecutionContext> context(
+      engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+  const Stream stream;
+  auto* x = deviceArray<float>(4);
+  auto* y = deviceArray<float>(4);
+  CHECK(context->setInputShape("x", nvinfer1::Dims2(1, 4)));
+  CHECK(context->setTensorAddress("x", x));
+  CHECK(context->setTensorAddress("y", y));
+  CHECK(!context->enqueueV3(stream.handle));
+  CHECK_CONTAINS(library.log.text, "device memory is not set");
+  auto* activation = deviceArray<char>(1024);
+  context->setDeviceMemoryV2(activation, 1023);
+  CHECK(!context->enqueueV3(stream.handle));
+  context->setDeviceMemoryV2(activation, 1024);
+  Profiler profiler;
+  context->setProfiler(&profiler);
+  CHECK(context->enqueueV3(stream.handle));
+  CHECK_EQ(profiler.layers, std::string("scale_0 "));
+  char last = 0;
+  CHECK_EQ(cudaMemcpy(&last, activation + 1023, 1, cudaMemcpyDeviceToHost), cudaSuccess);
+  CHECK_EQ(static_cast<uint8_t>(last), uint8_t{0xA5});
+  // Gone before the run: what a GPU would answer with an illegal access.
+  context->setProfiler(nullptr);
+  sleepOn(stream.handle, 1);
+  cudaFree(activation);
+  (void)context->enqueueV3(stream.handle);
+  CHECK_EQ(cudaStreamSynchronize(stream.handle), cudaErrorIllegalAddress);
+  CHECK_EQ(figures().violations, uint64_t{1});
+  clearViolations();
+  revive(0);
+  cudaFree(x);
+  cudaFree(y);
+}
+
 TEST(a_dead_device_answers_everything_with_its_error) {
   const Stream stream;
   cudaEvent_t event = nullptr;
