@@ -164,26 +164,28 @@ export class Stream extends NativeHandle {
     native(() => stream.enqueue(context.native))
   }
 
-  /** Sets an event here. @throws ERR_INVALID_ARGUMENT, ERR_DISPOSED */
+  /** Sets an event here. @throws ERR_INVALID_ARGUMENT, also during a capture; ERR_DISPOSED */
   record(event: Event): void {
     const stream = this.native
     checkEvent(event)
+    this.#checkNotCapturing('record()')
     native(() => stream.record(event.native))
   }
 
   /**
    * What follows here starts once the device has reached the event, as it was recorded before this call.
-   * @throws ERR_INVALID_ARGUMENT, ERR_DISPOSED
+   * @throws ERR_INVALID_ARGUMENT, also during a capture; ERR_DISPOSED
    */
   wait(event: Event): void {
     const stream = this.native
     checkEvent(event)
+    this.#checkNotCapturing('wait()')
     native(() => stream.wait(event.native))
   }
 
   /**
    * Takes down what `commands` queues on this stream, instead of running it. It must do all of that before it returns, with shapes and
-   * addresses that stay; waits of this stream are refused meanwhile.
+   * addresses that stay. Copies, fills and runs can be captured; on this stream everything else is refused meanwhile.
    *
    * @throws (as a rejection) what `commands` throws; ERR_INVALID_ARGUMENT for a function that returns a promise and for a capture within
    * a capture; ERR_CUDA for commands that cannot be captured; ERR_DISPOSED; AbortError
@@ -217,10 +219,11 @@ export class Stream extends NativeHandle {
     return CudaGraph.wrap(graph, this.#owner)
   }
 
-  /** Queues a captured graph. @throws ERR_INVALID_ARGUMENT, ERR_DISPOSED */
+  /** Queues a captured graph. @throws ERR_INVALID_ARGUMENT, also during a capture; ERR_DISPOSED */
   launch(graph: CudaGraph): void {
     const stream = this.native
     if (!(graph instanceof CudaGraph)) throw invalidArgument('graph', 'a CudaGraph', graph)
+    this.#checkNotCapturing('launch()')
     native(() => stream.launch(graph.native))
   }
 
