@@ -86,6 +86,7 @@ export class Session implements AsyncDisposable {
     this.#fallback = fallback
     this.#shapes = this.#shapesFor(backend)
     this.#batcher = this.#batcherFor(backend)
+    this.#counters.reset(backend.lanes, performance.now())
   }
 
   /**
@@ -236,9 +237,9 @@ export class Session implements AsyncDisposable {
     return new RequestShapes(backend.signature, batching, backend.kind === 'tensorrt' && maxGraphs > 0)
   }
 
-  #batcherFor({ lanes, depth }: SessionBackend): DynamicBatcher<SessionRequest> {
-    const { batching, maxQueue, agingMs } = this.#options
-    return new DynamicBatcher<SessionRequest>({ lanes, depth, maxDelayMs: batching?.maxDelayMs ?? 0, maxQueue, agingMs })
+  #batcherFor({ lanes, depth }: SessionBackend, maxDelayMs = this.#options.batching?.maxDelayMs ?? 0): DynamicBatcher<SessionRequest> {
+    const { maxQueue, agingMs } = this.#options
+    return new DynamicBatcher<SessionRequest>({ lanes, depth, maxDelayMs, maxQueue, agingMs })
   }
 
   #listen(backend: SessionBackend): void {
@@ -339,10 +340,11 @@ export class Session implements AsyncDisposable {
       warmed(error)
       return
     }
+    // Given up, as another one reported the backend's death.
+    if (!this.#batches.delete(batch)) return
     const now = performance.now()
     const { requests } = batch
     const { takenAt } = requests[0]!
-    this.#batches.delete(batch)
     this.#batcher.done(batch, now, error === null)
     this.#counters.batchEnded(batch.lane, batch.rows, batch.size, now - takenAt, submitMs, now)
     for (const request of requests) {
@@ -600,7 +602,10 @@ export class Session implements AsyncDisposable {
   async #warmCode(target: WarmUpTarget): Promise<void> {
     const { tensors } = zeroRequest(this.#shapes, target)
     const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
+    // Nobody else comes that could be waited for.
+    this.#batcher = this.#batcherFor(this.#backend, 0)
     for (let i = 0; i < WARM_UP_REQUESTS; i++) await this.run(inputs)
+    this.#batcher = this.#batcherFor(this.#backend)
   }
 }
 
