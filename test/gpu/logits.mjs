@@ -17,7 +17,7 @@ const FP32_TOLERANCE = 1e-3
 const NEAR_TIE = 0.1
 const MEAN_LIMIT = 1e-2
 const MAX_LIMIT = 0.1
-const BF16_MAX_LIMIT = 0.26
+const BF16_MAX_LIMIT = 0.3
 const BF16_SHARE_ABOVE = 1 / 200
 
 /** Raw logits after each prompt, one step a prompt. */
