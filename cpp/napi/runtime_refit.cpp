@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "napi/arguments.h"
@@ -145,7 +147,9 @@ class CopyTurn final : public Job {
  public:
   explicit CopyTurn(std::shared_ptr<Refit> refit) : refit_(std::move(refit)) {}
 
-  void run() noexcept override {}
+  // A thread-safe function that is called while it runs goes on in the same turn of the event loop: this call
+  // comes later.
+  void run() noexcept override { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
 
   napi_value settle(napi_env env, Status& status) noexcept override {
     guarded(env, [&]() -> napi_value {
