@@ -35,6 +35,11 @@ const NO_GPU_CODES = [
   'ERR_TENSORRT_NOT_FOUND',
 ]
 
+/** '' stands for the places that the library looks at by itself. */
+function placeOf({ device, libraryPath }: GpuOptions): { device: number; libraryPath?: string } {
+  return libraryPath === '' ? { device } : { device, libraryPath }
+}
+
 function withoutGpu(error: unknown): boolean {
   return error instanceof TensorRTError && NO_GPU_CODES.includes(error.code)
 }
@@ -52,7 +57,7 @@ export async function checkOnnx(path: string, { device, libraryPath }: DoctorGpu
   }
   const support = 'TensorRT support'
   try {
-    const found = await inspectOnnxModel(path, { device, libraryPath })
+    const found = await inspectOnnxModel(path, placeOf({ device, libraryPath }))
     if (found.supported) return [...checks, { name: support, ok: true, detail: 'TensorRT takes all of its nodes' }]
     const nodes = found.unsupported.map(({ index, name: node, op }) => `${node === '' ? `node ${index}` : node} (${op})`)
     checks.push({
@@ -184,7 +189,7 @@ export async function checkPlan(path: string, options: DoctorGpuOptions): Promis
 async function checkTrial(path: string, { device, libraryPath }: DoctorGpuOptions): Promise<Check> {
   const name = 'Trial in a process of its own'
   try {
-    const trial = await tryEngine(path, libraryPath === '' ? { device } : { device, libraryPath })
+    const trial = await tryEngine(path, placeOf({ device, libraryPath }))
     if (trial.error !== undefined) return { ...failed(name, trial.error), optional: withoutGpu(trial.error) }
     const { inputs, outputs, profiles } = trial.engine!
     return {

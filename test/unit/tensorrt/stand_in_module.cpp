@@ -2,6 +2,7 @@
 // it is cancelled or has done as many as its environment says, and refuses to run engines, naming what it was
 // asked.
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -70,6 +71,10 @@ class StandIn final : public nt::TensorRtModule {
 
   nt::Expected<std::shared_ptr<nt::runtime::Runtime>> createRuntime(
       const nt::runtime::RuntimeOptions&) noexcept override {
+    const char* behaviour = std::getenv("STAND_IN_RUNTIME");
+    if (behaviour != nullptr && std::string(behaviour) == "crash") std::raise(SIGSEGV);
+    if (behaviour != nullptr && std::string(behaviour) == "hang")
+      std::this_thread::sleep_for(std::chrono::hours(1));
     return Status("ERR_NO_GPU", "the stand-in runs nothing");
   }
   void release(std::shared_ptr<nt::runtime::Object>, std::function<void()> done) noexcept override { done(); }
