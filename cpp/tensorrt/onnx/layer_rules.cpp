@@ -32,7 +32,12 @@ bool computes(const ILayer& layer) {
     case LayerType::kDEQUANTIZE:
     case LayerType::kASSERTION:
     case LayerType::kTRIP_LIMIT:
+    case LayerType::kITERATOR:
+    case LayerType::kRECURRENCE:
+    case LayerType::kLOOP_OUTPUT:
     case LayerType::kCONDITION:
+    case LayerType::kCONDITIONAL_INPUT:
+    case LayerType::kCONDITIONAL_OUTPUT:
     case LayerType::kPLUGIN_V2:
     case LayerType::kPLUGIN_V3:
       return false;
