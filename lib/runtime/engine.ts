@@ -211,8 +211,9 @@ export class Engine extends NativeHandle {
    * Sets weights by name. All are set or none, where a name, type or count is wrong. No context of the engine may be running, and the
    * tensors must stay as they are until this resolves.
    *
-   * @throws (as a rejection) ERR_INVALID_TENSOR for a name, type or number of elements that is not the engine's; ERR_INVALID_ARGUMENT for an
-   * engine that cannot be refitted; ERR_WEIGHTS_MISSING for a stripped engine that still lacks some, which are named; ERR_DISPOSED
+   * @throws (as a rejection) ERR_INVALID_TENSOR for a name that the engine has not, with the closest one; ERR_WEIGHTS_INVALID for another type
+   * or number of elements; ERR_INVALID_ARGUMENT for an engine that cannot be refitted; ERR_WEIGHTS_MISSING for a stripped engine that still lacks
+   * some, which are named; ERR_DISPOSED
    */
   async refit(weights: Readonly<Record<string, Tensor>>): Promise<void> {
     const engine = this.native
