@@ -187,7 +187,7 @@ function findOnnxRuntime(): string {
 function startWorker(workerData: OnnxWorkerData): Worker {
   const extension = extname(__filename)
   // Run from the sources, the worker is TypeScript too.
-  const execArgv = extension === '.ts' ? ['--import', 'tsx'] : []
+  const execArgv = extension === '.ts' ? ['--require', 'tsx/cjs'] : []
   return new Worker(join(__dirname, `onnxruntime_worker${extension}`), { workerData, execArgv, name: 'node-tensorrt onnxruntime' })
 }
 
@@ -195,15 +195,20 @@ type LoadedModel = Extract<OnnxAnswer, { kind: 'loaded' }>
 
 function loadedModel(worker: Worker, signal: AbortSignal | undefined): Promise<LoadedModel> {
   return new Promise((resolve, reject) => {
-    const unfollow = signal === undefined ? undefined : followSignal(signal, () => end(() => reject(new AbortError(signal.reason))))
+    let unfollow: (() => void) | undefined
+    const died = (what: string, cause?: Error): void => end(() => reject(new TensorRTError('ERR_INTERNAL', `onnxruntime's thread ${what}`, { cause })))
+    const onMessage = (answer: OnnxAnswer): void => end(() => (answer.kind === 'loaded' ? resolve(answer) : reject(loadError(answer))))
+    const onError = (cause: Error): void => died(`died: ${cause.message}`, cause)
+    const onExit = (code: number): void => died(`ended with ${code}`)
     const end = (settle: () => void): void => {
       unfollow?.()
-      worker.removeAllListeners()
+      worker.off('message', onMessage).off('error', onError).off('exit', onExit)
+      // Its end is no news any more.
+      worker.on('error', () => {})
       settle()
     }
-    worker.once('message', (answer: OnnxAnswer) => end(() => (answer.kind === 'loaded' ? resolve(answer) : reject(loadError(answer)))))
-    worker.once('error', (cause) => end(() => reject(new TensorRTError('ERR_INTERNAL', `onnxruntime's thread died: ${cause.message}`, { cause }))))
-    worker.once('exit', (code) => end(() => reject(new TensorRTError('ERR_INTERNAL', `onnxruntime's thread ended with ${code}`))))
+    worker.once('message', onMessage).once('error', onError).once('exit', onExit)
+    if (signal !== undefined) unfollow = followSignal(signal, () => end(() => reject(new AbortError(signal.reason))))
   })
 }
 
