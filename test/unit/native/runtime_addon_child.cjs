@@ -198,11 +198,14 @@ const parts = {
   async 'log-throws'() {
     const runtime = await createRuntime()
     const uncaught = new Promise((resolve) => process.once('uncaughtException', resolve))
+    // A line that waits does not.
+    const alive = setInterval(() => {}, 1000)
     addon.setLogListener(modulePath, 'verbose', () => {
       throw new Error('mine')
     })
     await runtime.deserialize(new ArrayBuffer(64), false).catch(() => {})
     if ((await uncaught).message !== 'mine') throw new Error('another error')
+    clearInterval(alive)
     addon.setLogListener(modulePath, 'verbose', null)
     addon.injectFaults(modulePath, noFaults)
     ok()
