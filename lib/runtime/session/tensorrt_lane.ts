@@ -10,6 +10,7 @@ import { fromNativeError, native, nativeAsync, type NativeContext, type NativeEn
 import { arrayLengthOf, arrayTypeOf, byteLengthOf, type TensorData } from '../dtype'
 import { volume } from '../shape'
 import { gatherBatch } from './gather'
+import { loopSpinner } from './loop_spinner'
 import type { RequestShapes } from './request_shapes'
 import { isDeath } from './session_backend'
 import type { BatchOutput, SessionBatch } from './session_request'
@@ -171,8 +172,14 @@ export class TensorRTLane {
       batch: null,
       lanePlan: null,
       submitMs: 0,
-      onDone: () => this.finish(slot),
-      onFailed: (error) => this.settle(slot, error, []),
+      onDone: () => {
+        loopSpinner.ended()
+        this.finish(slot)
+      },
+      onFailed: (error) => {
+        loopSpinner.ended()
+        this.settle(slot, error, [])
+      },
     }
     return slot
   }
@@ -214,6 +221,7 @@ export class TensorRTLane {
       completed = Promise.reject(error)
     }
     slot.submitMs = performance.now() - started
+    loopSpinner.began(this.options.spinUs)
     completed.then(slot.onDone, slot.onFailed)
     if (lanePlan.state === 'plain' && ++lanePlan.runs >= RUNS_BEFORE_GRAPH && this.mayCapture(lanePlan)) void this.capture(lanePlan)
   }

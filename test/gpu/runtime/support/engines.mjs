@@ -1,0 +1,57 @@
+/** The engines of the checks, built from the exported models when they are not there yet. */
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { enginesFolder, lib, modelsFolder, options } from './target.mjs'
+import { fakeFolder } from './fake_engines.mjs'
+
+const range = (name, min, opt, max) => ({ [name]: { min, opt, max } })
+const text = (min, opt, max) => ({ ...range('input_ids', min, opt, max), ...range('attention_mask', min, opt, max) })
+const MLP = [range('x', [1, 256], [8, 256], [64, 256])]
+const IMAGES = [range('image', [1, 3, 64, 64], [1, 3, 64, 64], [8, 3, 64, 64])]
+const TEXTS = [text([1, 1], [4, 128], [8, 128])]
+/** A kernel picked for more rows than it gets is a slow one: one profile for single requests, one for each doubling or so. */
+const SERVE = [text([1, 128], [1, 128], [1, 128]), text([2, 128], [16, 128], [16, 128]), text([17, 128], [64, 128], [64, 128]), text([65, 128], [128, 128], [128, 128])]
+
+/** By name: the ONNX file and the options of its build. */
+export const ENGINES = {
+  'mlp-fp32': { onnx: 'mlp', precision: 'fp32', profiles: MLP },
+  'mlp-fp16': { onnx: 'mlp', precision: 'fp16', profiles: MLP },
+  'mlp-stripped': { onnx: 'mlp', precision: 'fp32', profiles: MLP, strip: true, refit: 'any' },
+  'mlp-refit': { onnx: 'mlp', precision: 'fp32', profiles: MLP, refit: 'any' },
+  'mlp-portable': { onnx: 'mlp', precision: 'fp32', profiles: MLP, versionCompatible: true },
+  'resnet-fp32': { onnx: 'resnet', precision: 'fp32', profiles: IMAGES },
+  'resnet-fp16': { onnx: 'resnet', precision: 'fp16', profiles: IMAGES, profilingVerbosity: 'detailed' },
+  'select-fp32': { onnx: 'select', precision: 'fp32', profiles: [range('x', [1, 32], [16, 32], [256, 32])] },
+  'select-fp16': { onnx: 'select', precision: 'fp16', profiles: [range('x', [1, 32], [16, 32], [256, 32])] },
+  'bert-fp32': { onnx: 'bert', precision: 'fp32', profiles: TEXTS },
+  'bert-fp16': { onnx: 'bert', precision: 'fp16', profiles: TEXTS },
+  'bert-serve': { onnx: 'bert_pooled', precision: 'fp16', ioType: 'fp16', profiles: SERVE },
+}
+
+export const TIMING_CACHE = join(enginesFolder, 'timing-cache')
+
+/**
+ * The folder of an engine.
+ * @param onBuilt is told what a build took
+ */
+export async function engineFolder(name, onBuilt = () => {}) {
+  const folder = join(enginesFolder, name)
+  if (existsSync(join(folder, 'engine.json'))) return folder
+  mkdirSync(enginesFolder, { recursive: true })
+  if (options.fake) return fakeFolder(name, folder)
+  const { onnx, ...rest } = ENGINES[name]
+  const started = performance.now()
+  const path = join(modelsFolder, `${onnx}.onnx`)
+  const { manifest } = await lib.buildEngine({ onnx: path, out: folder, timingCache: TIMING_CACHE, cache: false, ...rest })
+  onBuilt({ seconds: (performance.now() - started) / 1000, planBytes: manifest.plan.bytes, manifest })
+  return folder
+}
+
+/** Writes a file in a folder of its own, which is made anew. */
+export function freshFolder(name, files) {
+  const folder = join(enginesFolder, name)
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
+  for (const [file, bytes] of Object.entries(files)) writeFileSync(join(folder, file), bytes)
+  return folder
+}
