@@ -35,9 +35,19 @@ export function setLogger(listener: ((line: LogLine) => void) | null, options: L
     listening = false
     return
   }
+  const tell = (line: LogLine): void => {
+    try {
+      listener(line)
+    } catch (error) {
+      // The other lines of the batch are not lost for it.
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
   setNativeLogListener(level, (lines, dropped) => {
-    for (const line of lines) listener(line)
-    if (dropped > 0) listener({ severity: 'warning', text: `${dropped} lines of TensorRT's log were lost: the event loop did not keep up` })
+    if (dropped > 0) tell({ severity: 'warning', text: `${dropped} lines of TensorRT's log were lost: the event loop did not keep up` })
+    for (const line of lines) tell(line)
   })
   listening = true
 }

@@ -1,6 +1,6 @@
 /** The runtime API on the real module and addon, over a GPU of host memory: results, waits, faults, and what is left in the end. */
 import { createHash } from 'node:crypto'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -269,6 +269,22 @@ describe.skipIf(!fakeGpu.available)('the runtime API on a GPU of host memory', (
     setLogger(null)
     expect(lines.some(({ text }) => text.includes('too much'))).toBe(false)
     await engine.close()
+    // A listener that throws is its owner's bug, and the lines after it are still told.
+    const uncaught: unknown[] = []
+    const handlers = process.listeners('uncaughtException')
+    process.removeAllListeners('uncaughtException').on('uncaughtException', (error) => void uncaught.push(error))
+    const told: string[] = []
+    setLogger(({ text }) => {
+      told.push(text)
+      throw new Error('wrong')
+    })
+    const two = { ...scalePlan(), log: ['one', 'two'].map((text) => ({ severity: 'error' as const, text })) }
+    await Engine.load(makePlan(two), { runtime })
+    await expect.poll(() => told.filter((text) => /one|two/.test(text))).toHaveLength(2)
+    await expect.poll(() => uncaught.length).toBe(told.length)
+    setLogger(null)
+    process.removeAllListeners('uncaughtException')
+    for (const handler of handlers) process.on('uncaughtException', handler)
     expect(() => setLogger(1 as never)).toThrowCode('ERR_INVALID_ARGUMENT', /"listener" must be a function or null/)
     expect(() => setLogger(() => {}, { level: 'debug' as never })).toThrowCode('ERR_INVALID_ARGUMENT', /"level"/)
   })
@@ -289,6 +305,26 @@ describe.skipIf(!fakeGpu.available)('the runtime API on a GPU of host memory', (
     const { deviceBytes } = runtime.memory()
     await Promise.all(Array.from({ length: 30 }, () => failure(Engine.load(good.slice(0, 50), { runtime }))))
     expect(runtime.memory().deviceBytes).toBe(deviceBytes)
+  })
+
+  it.runIf(process.platform === 'linux')('reads a plan of any size with one copy of it at a time', async () => {
+    const bytes = 256 << 20
+    const path = join(folder, 'large.plan')
+    writeFileSync(path, '')
+    truncateSync(path, bytes)
+    const hash = createHash('sha256')
+    const zeros = Buffer.alloc(1 << 20)
+    for (let at = 0; at < bytes; at += zeros.length) hash.update(zeros)
+    const sha256 = hash.digest('hex')
+    // Code and threads that a first load brings along are no copies.
+    expect(await failure(Engine.load(new Uint8Array(2 << 20), { runtime, sha256: '0'.repeat(64) }))).toHaveCode('ERR_ENGINE_INVALID', /SHA-256/)
+    const peak = (): number => 1024 * Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))![1])
+    writeFileSync('/proc/self/clear_refs', '5')
+    const before = peak()
+    expect(await failure(Engine.load(path, { runtime, sha256 }))).toHaveCode('ERR_ENGINE_INVALID', /Magic tag/)
+    expect((peak() - before) / bytes).toBeLessThan(1.1)
+    expect((peak() - before) / bytes).toBeGreaterThan(0.9)
+    rmSync(path)
   })
 
   it('tries a plan in a process of its own', async () => {
