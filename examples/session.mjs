@@ -10,6 +10,7 @@ if (source === undefined) {
 }
 
 const session = await Session.load(source, {
+  backend: source.endsWith('.onnx') ? 'onnxruntime' : 'auto',
   onnx,
   batching: { maxBatch: 16, maxDelayMs: 2 },
   onWarning: ({ message }) => console.error(message),

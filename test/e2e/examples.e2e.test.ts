@@ -41,6 +41,10 @@ const programs: Record<string, { args: string[]; shows: (RegExp | string)[] }> =
       'closed',
     ],
   },
+  'session.mjs': {
+    args: [join(root, 'test', 'fixtures', 'onnx', 'mlp.onnx')],
+    shows: ['onnxruntime on CPU', 'y: float32 [1, 8]', /100 requests in \d+ batches; queued \d/],
+  },
   'commonjs.cjs': { args: [], shows: [/node-tensorrt \d+\.\d+\.\d+ on .*: 7 plus 5 is 12\./] },
   'typescript/story_writer.mts': { args: [], shows: ['brave fox named', /\(\d+ tokens, stop\)/, 'ERR_INVALID_ARGUMENT, not worth a retry'] },
   'custom-executor/main.ts': { args: [], shows: [/^one: (\d+ ){10}\(length\)$/m, /^three: /m] },
