@@ -2,6 +2,7 @@
  * An engine folder: engine.json (see manifest.ts), `plan` (TensorRT's engines), graph.json, the tokenizer's files, and a reference to the
  * weights. A plan is code: its bytes are read once, into memory that nobody else writes, checked, and those same bytes run.
  */
+import { randomUUID } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, relative, resolve } from 'node:path'
 import { type ErrorCode, TensorRTError } from '../errors'
@@ -10,6 +11,7 @@ import { problemError, type TensorRTFacts } from '../native'
 import { requireEngineFit } from './engine_fit'
 import { sha256Bytes, sha256File } from './file_hash'
 import { type EngineManifest, type LLMEngineManifest, parseManifest, type WeightFile } from './manifest'
+import type { EngineVerification } from './verification'
 
 export const MANIFEST_FILE = 'engine.json'
 const GRAPH_FILE = 'graph.json'
@@ -251,6 +253,29 @@ function writeDurably(path: string, bytes: Buffer): Promise<void> {
 
 export function writeManifest(folder: string, manifest: EngineManifest): Promise<void> {
   return writeDurably(join(folder, MANIFEST_FILE), Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`))
+}
+
+/**
+ * Writes what a verification found into the manifest, which is replaced as a whole or not at all.
+ *
+ * @throws (as a rejection) ERR_ENGINE_INVALID where another engine is there by now; ERR_IO, and what {@link readEngineManifest} throws
+ */
+export async function writeVerification({ path, manifest }: EngineFolder, verification: EngineVerification): Promise<LLMEngineManifest> {
+  const file = join(path, MANIFEST_FILE)
+  // Read again, so that nothing is undone that was written meanwhile; and not by its known fields only.
+  const text = (await readRequired(path, MANIFEST_FILE)).toString('utf8')
+  const current = parseManifest(text, file)
+  if (current.plan.sha256 !== manifest.plan.sha256) throw mismatch(file, `plan ${current.plan.sha256}`, manifest.plan.sha256)
+  const raw = { ...(JSON.parse(text) as LLMEngineManifest), verification }
+  const temporary = `${file}.${process.pid}-${randomUUID()}`
+  try {
+    await writeDurably(temporary, Buffer.from(`${JSON.stringify(raw, null, 2)}\n`))
+    await rename(temporary, file)
+  } catch (cause) {
+    await rm(temporary, { force: true })
+    throw new TensorRTError('ERR_IO', `Writing ${file} failed: ${(cause as Error).message}`, { cause })
+  }
+  return raw
 }
 
 /**

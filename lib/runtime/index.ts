@@ -18,6 +18,7 @@ export {
   requireWritable,
   verifyPlan,
   writeEngineFolder,
+  writeVerification,
   type WeightsOptions,
 } from './engine_folder'
 export { type EngineInfo, type ProfileInfo, type ShapeRange, type TensorInfo } from './engine_info'
@@ -73,3 +74,4 @@ export { type CopyOptions, type CopyRowsOptions, type FillOptions, Stream, type 
 export { type AnyTensor, Tensor } from './tensor'
 export type { Float16ArrayLike, TensorSource } from './tensor_data'
 export { tryEngine, type TryEngineOptions, type TryEngineResult } from './try_engine'
+export { type EngineVerification, excesses, requireVerifiedFit, type VerificationLimits } from './verification'

@@ -4,6 +4,7 @@ import type { Precision } from '../native'
 import { Fields, invalidManifest, isObject } from './manifest_fields'
 import { type OnnxEngineManifest, readOnnxManifest } from './onnx_manifest'
 import { checkProfiles, type RowProfile } from './profiles'
+import { type EngineVerification, readVerification } from './verification'
 
 /** To be raised when a reader of the old format would misread the new one. */
 export const ENGINE_FORMAT = 1
@@ -51,6 +52,8 @@ export interface LLMEngineManifest {
     /** One per engine in the plan. */
     parts: { name: string; planBytes: number; seconds: number }[]
   }
+  /** Of the last `verify`; undefined = never verified. */
+  verification?: EngineVerification
 }
 
 /** 100600 -> '10.6.0' */
@@ -145,5 +148,6 @@ function readLLMManifest(fields: Fields, packageVersion: string, where: string):
         seconds: part.number('seconds'),
       })),
     },
+    ...(fields.has('verification') ? { verification: readVerification(fields.object('verification'), where) } : {}),
   }
 }
