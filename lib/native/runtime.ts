@@ -11,8 +11,8 @@ import { findModule, fromModuleError, withModule } from './tensorrt'
  * {@link nativeAsync}.
  *
  * @throws TensorRTError (as a rejection) the addon's load errors, ERR_TENSORRT_MODULE_NOT_FOUND, ERR_TENSORRT_MODULE_LOAD_FAILED,
- *   ERR_DRIVER_NOT_FOUND, ERR_DRIVER_TOO_OLD, ERR_NO_GPU, ERR_CUDA, ERR_TENSORRT_NOT_FOUND, ERR_VERSION_MISMATCH, ERR_INVALID_ARGUMENT for a
- *   device that is not there
+ *   ERR_DRIVER_NOT_FOUND, ERR_DRIVER_TOO_OLD, ERR_NO_GPU, ERR_CUDA, ERR_TENSORRT_NOT_FOUND, ERR_VERSION_MISMATCH, ERR_INVALID_ARGUMENT
+ *   for a device that is not there
  */
 export function createNativeRuntime(options: Omit<NativeRuntimeOptions, 'modulePath'>): Promise<NativeRuntime> {
   return withModule((addon, modulePath) => addon.createRuntime({ ...options, modulePath }))
@@ -55,7 +55,8 @@ export async function nativeAsync<T>(call: () => Promise<T>): Promise<T> {
 }
 
 function convert(error: unknown): unknown {
-  return (error as { code?: unknown } | null)?.code === 'ABORT_ERR' ? new AbortError(undefined, (error as Error).message) : fromNativeError(error)
+  const { code, message } = (error ?? {}) as { code?: unknown; message?: string }
+  return code === 'ABORT_ERR' ? new AbortError(undefined, message) : fromNativeError(error)
 }
 
 function withModuleSync(call: (addon: NativeAddon, modulePath: string) => void): void {

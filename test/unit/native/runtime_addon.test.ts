@@ -106,7 +106,12 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
       const offset = numbers
       return [
         ['stream', 'copy', [o.device, 0, o.pinned, 0, 4], [memory, offset, memory, offset, offset]],
-        ['stream', 'copyRows', [o.device, 0, 8, o.pinned, 0, 8, 4, 2], [memory, offset, offset, memory, offset, offset, offset, offset]],
+        [
+          'stream',
+          'copyRows',
+          [o.device, 0, 8, o.pinned, 0, 8, 4, 2],
+          [memory, offset, offset, memory, offset, offset, offset, offset],
+        ],
         ['stream', 'fill', [o.device, 0, 4, 1], [memory, offset, offset, [...offset, 256]]],
         ['stream', 'enqueue', [o.context], [[...foreign, o.engine]]],
         ['stream', 'resolve', [o.context], [[...foreign, o.engine]]],
@@ -146,7 +151,12 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
             ],
           ],
         ],
-        ['runtime', 'deserialize', [undefined, false], [[...foreign, Buffer.alloc(8), new ArrayBuffer(0), new SharedArrayBuffer(8)], booleans]],
+        [
+          'runtime',
+          'deserialize',
+          [undefined, false],
+          [[...foreign, Buffer.alloc(8), new ArrayBuffer(0), new SharedArrayBuffer(8)], booleans],
+        ],
         ['runtime', 'allocate', ['device', 16, false], [[undefined, null, 1, 'host', {}], numbers, booleans]],
         [
           'runtime',
@@ -192,8 +202,7 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
     })
 
     it('may close the object while they are read', async () => {
-      const { context, engine, device } = await objects()
-      void device
+      const { context, engine } = await objects()
       const shape = [4]
       Object.defineProperty(shape, 0, { get: () => (void context.close(), 4) })
       expect(await failure(() => context.setInputShape(0, shape))).toMatchObject({ code: 'ERR_DISPOSED' })
@@ -239,15 +248,14 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
 
     it('have methods for themselves only', async () => {
       const made = await objects()
-      const others: Objects = made
       for (const [kind, object] of Object.entries(made)) {
         const prototype = Object.getPrototypeOf(object) as object
         for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
           if (name === 'constructor') continue
           const call = (value ?? get) as AnyCall
-          for (const [otherKind, other] of [...Object.entries(others), ['none', {}], ['none', undefined], ['none', prototype]] as [string, unknown][]) {
-            if (otherKind === kind || (kind === 'device' && otherKind === 'pinned') || (kind === 'pinned' && otherKind === 'device')) continue
-            expect(await failure(() => call.call(other)), `${kind}.${name} on ${otherKind}`).toBeInstanceOf(TypeError)
+          for (const other of [...Object.values(made), {}, undefined, prototype] as unknown[]) {
+            if (other instanceof (object as { constructor: AnyCall }).constructor && other !== prototype) continue
+            expect(await failure(() => call.call(other)), `${kind}.${name} on ${inspect(other)}`).toBeInstanceOf(TypeError)
           }
         }
       }
@@ -255,11 +263,48 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
   })
 
   describe('close', () => {
+    /** Of each class: a method or getter with its arguments. */
     const calls: Record<keyof Objects, unknown[][]> = {
-      runtime: [['deserialize', new ArrayBuffer(8), false], ['allocate', 'device', 4, false], ['createStream', { priority: 0, spinUs: 0 }], ['createEvent', true], ['memory'], ['counters'], ['trim']],
-      engine: [['layers', -1], ['createContext', { profile: 0, memory: 'static' }], ['refittableWeights'], ['refit', []], ['serialize']],
-      context: [['setProfile', 0], ['setInputShape', 0, [4]], ['setShapeValues', 0, [4]], ['setAddress', 0, null, 0], ['setDeviceMemory', LATE, 0], ['setProfiling', true], ['output', 1], ['takeProfile']],
-      stream: [['copy', LATE, 0, LATE, 0, 0], ['copyRows', LATE, 0, 1, LATE, 0, 1, 1, 1], ['fill', LATE, 0, 1, 1], ['enqueue', LATE], ['resolve', LATE], ['record', LATE], ['wait', LATE], ['beginCapture'], ['endCapture'], ['launch', LATE], ['synchronize'], ['counters']],
+      runtime: [
+        ['deserialize', new ArrayBuffer(8), false],
+        ['allocate', 'device', 4, false],
+        ['createStream', { priority: 0, spinUs: 0 }],
+        ['createEvent', true],
+        ['memory'],
+        ['counters'],
+        ['trim'],
+      ],
+      engine: [
+        ['layers', -1],
+        ['createContext', { profile: 0, memory: 'static' }],
+        ['refittableWeights'],
+        ['refit', []],
+        ['serialize'],
+      ],
+      context: [
+        ['setProfile', 0],
+        ['setInputShape', 0, [4]],
+        ['setShapeValues', 0, [4]],
+        ['setAddress', 0, null, 0],
+        ['setDeviceMemory', LATE, 0],
+        ['setProfiling', true],
+        ['output', 1],
+        ['takeProfile'],
+      ],
+      stream: [
+        ['copy', LATE, 0, LATE, 0, 0],
+        ['copyRows', LATE, 0, 1, LATE, 0, 1, 1, 1],
+        ['fill', LATE, 0, 1, 1],
+        ['enqueue', LATE],
+        ['resolve', LATE],
+        ['record', LATE],
+        ['wait', LATE],
+        ['beginCapture'],
+        ['endCapture'],
+        ['launch', LATE],
+        ['synchronize'],
+        ['counters'],
+      ],
       event: [['elapsedSince', LATE], ['isComplete']],
       graph: [],
       device: [['address'], ['arrayBuffer']],
@@ -419,13 +464,15 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
   })
 
   it('allocates concurrently', async () => {
-    const made = await Promise.all(Array.from({ length: 200 }, (_, i) => runtime.allocate(i % 2 === 0 ? 'device' : 'pinned', 64 * (i + 1), true)))
+    const kind = (i: number): 'device' | 'pinned' => (i % 2 === 0 ? 'device' : 'pinned')
+    const made = await Promise.all(Array.from({ length: 200 }, (_, i) => runtime.allocate(kind(i), 64 * (i + 1), true)))
     expect(made.map(({ bytes }) => bytes)).toEqual(Array.from({ length: 200 }, (_, i) => 64 * (i + 1)))
     await Promise.all(made.map((memory) => memory.close()))
   })
 
   it('refuses arguments of its exports', async () => {
-    for (const options of [undefined, null, {}, { modulePath, libraryPath, device: 0.5 }, { modulePath: 1, libraryPath, device: 0 }]) {
+    const wrong = [undefined, null, {}, { modulePath, libraryPath, device: 0.5 }, { modulePath: 1, libraryPath, device: 0 }]
+    for (const options of wrong) {
       expect(await failure(() => addon.createRuntime(options as never))).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     }
     expect(await failure(() => addon.createRuntime({ modulePath: '/nowhere.so', libraryPath, device: 0 }))).toMatchObject({
@@ -442,7 +489,8 @@ describe.skipIf(!fakeGpu.available)('native runtime', () => {
   })
 
   describe('ends of environments', () => {
-    it.each(['idle', 'collected', 'workers', 'worker-log', 'log', 'log-throws', 'moved'])('%s: nothing is left but pooled memory', async (name) => {
+    const parts = ['idle', 'collected', 'workers', 'worker-log', 'log', 'log-throws', 'moved']
+    it.each(parts)('%s: nothing is left but pooled memory', async (name) => {
       const { end, report } = await runChild(name)
       expect(end).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' })
       expect(report).toMatchObject({ violations: 0, pinnedBlocks: 0, streams: 0, events: 0, graphs: 0 })
