@@ -23,8 +23,8 @@ export interface BatchingOptions {
   preferredSizes?: readonly number[] | undefined
   /**
    * Row counts that are run, ascending: a batch is filled up to the next one with copies of its last row, whose outputs are dropped.
-   * Each is captured as a CUDA graph. `exact` runs every batch as it is. Default: with CUDA graphs 1, 2, 4 and multiples of 8 (from 64 of 16, from
-   * 128 of 32 ...), else `exact`.
+   * Each is captured as a CUDA graph. `exact` runs every batch as it is. Default: with CUDA graphs 1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32 and so
+   * on, four sizes in each doubling; else `exact`.
    */
   runSizes?: readonly number[] | 'exact' | undefined
   /** Dimensions beside the first one in which requests may differ. Without it only requests of equal shapes share a batch. */

@@ -330,10 +330,10 @@ function holds({ min, max }: ShapeRange, shape: readonly number[]): boolean {
   return shape.every((dim, axis) => dim === BATCH || (dim >= min[axis]! && dim <= max[axis]!))
 }
 
-/** 1, 2, 4, then multiples of an eighth of the power of two below, which bounds padding to an eighth; with `wanted` among them. */
+/** 1, 2, 4, 6, then four sizes in each doubling: padding adds a quarter at most, an eighth on average. With `wanted` among them. */
 function ladder(max: number, wanted: readonly number[]): number[] {
-  const sizes = new Set([1, 2, 4, ...wanted])
-  for (let from = 8; from <= max; from *= 2) for (let size = from; size < 2 * from; size += Math.max(8, from / 4)) sizes.add(size)
+  const sizes = new Set([1, 2, 4, 6, ...wanted])
+  for (let from = 8; from <= max; from *= 2) for (let size = from; size < 2 * from; size += from / 4) sizes.add(size)
   return [...sizes].filter((size) => size <= max).sort((a, b) => a - b)
 }
 

@@ -58,6 +58,9 @@ export class Session implements AsyncDisposable {
   /** Takes over when the backend dies; once. */
   #fallback: BackendSource | undefined
   readonly #counters = new SessionCounters()
+  /** As they were read last, and when the session was ready. */
+  #laneCounters: readonly LaneCounters[] = []
+  #allocations = 0
   #laneCountersAtReady: readonly LaneCounters[] = []
   #allocationsAtReady = 0
   readonly #batches = new Set<SessionBatch>()
@@ -160,9 +163,10 @@ export class Session implements AsyncDisposable {
     })
   }
 
+  /** What the session has done since it was ready. May be called at any time, also when it is closed. */
   stats(): SessionStats {
     const counters = this.#counters
-    const lanes = this.#ended === undefined ? this.#backend.counters() : []
+    this.#readDevice()
     return {
       backend: this.#backend.kind,
       queued: this.#batcher.size,
@@ -180,8 +184,8 @@ export class Session implements AsyncDisposable {
       queueTime: counters.queueTime.stats(),
       runTime: counters.runTime.stats(),
       submitTime: counters.submitTime.stats(),
-      deviceAllocations: this.#ended === undefined ? this.#backend.deviceAllocations() - this.#allocationsAtReady : 0,
-      lanes: counters.laneStats(lanes, this.#laneCountersAtReady, performance.now()),
+      deviceAllocations: this.#allocations - this.#allocationsAtReady,
+      lanes: counters.laneStats(this.#laneCounters, this.#laneCountersAtReady, performance.now()),
     }
   }
 
@@ -222,6 +226,7 @@ export class Session implements AsyncDisposable {
     }
     this.#rejectAll(disposed)
     this.#fallback = undefined
+    this.#readDevice()
     await this.#backend.close()
     for (const callback of this.#afterClose) await callback()
   }
@@ -471,8 +476,7 @@ export class Session implements AsyncDisposable {
     this.#switching = false
     this.#listen(to)
     this.#counters.useLanes(to.lanes, performance.now())
-    this.#laneCountersAtReady = to.counters()
-    this.#allocationsAtReady = to.deviceAllocations()
+    this.#markReady()
     for (const request of waiting) {
       try {
         const { shape, lengths, tensors } = shapes.classify(Object.fromEntries(names.map((name, i) => [name, request.tensors[i]!])))
@@ -567,6 +571,22 @@ export class Session implements AsyncDisposable {
     warnOf(this.#options, warning)
   }
 
+  /** A backend that is closed or dead may say nothing any more: what it said last stays. */
+  #readDevice(): void {
+    try {
+      this.#laneCounters = this.#backend.counters()
+      this.#allocations = this.#backend.deviceAllocations()
+    } catch {
+      // Kept as they are.
+    }
+  }
+
+  #markReady(): void {
+    this.#readDevice()
+    this.#laneCountersAtReady = this.#laneCounters
+    this.#allocationsAtReady = this.#allocations
+  }
+
   async #warmUp(): Promise<void> {
     const { signal } = this.#options
     const backend = this.#backend
@@ -581,8 +601,7 @@ export class Session implements AsyncDisposable {
     }
     if (signal?.aborted === true) throw new AbortError(signal.reason)
     this.#counters.reset(backend.lanes, performance.now())
-    this.#laneCountersAtReady = backend.counters()
-    this.#allocationsAtReady = backend.deviceAllocations()
+    this.#markReady()
   }
 
   async #warmLane(lane: number, target: WarmUpTarget): Promise<void> {

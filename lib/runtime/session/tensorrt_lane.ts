@@ -217,13 +217,22 @@ export class TensorRTLane {
       else this.stream.launch(graph)
       completed = this.stream.synchronize()
     } catch (error) {
-      // Told later, as nobody expects to be called back within a call.
-      completed = Promise.reject(error)
+      completed = this.abandon(error)
     }
     slot.submitMs = performance.now() - started
     loopSpinner.began(this.options.spinUs)
     completed.then(slot.onDone, slot.onFailed)
     if (lanePlan.state === 'plain' && ++lanePlan.runs >= RUNS_BEFORE_GRAPH && this.mayCapture(lanePlan)) void this.capture(lanePlan)
+  }
+
+  /** Ends what was queued of a batch whose commands were refused, so that the next one does not hear of it. */
+  private async abandon(error: unknown): Promise<never> {
+    try {
+      await this.stream.synchronize()
+    } catch {
+      // The first failure is what the batch is told.
+    }
+    throw error
   }
 
   /** The first batch of its shape: TensorRT says what its outputs are. */

@@ -227,6 +227,7 @@ describe('the end', () => {
     await session.close()
     await session[Symbol.asyncDispose]()
     expect(session.stats()).toMatchObject({ failed: 4, running: 0, queued: 0 })
+    for (const { enqueueMs, enqueues, graphLaunches } of session.stats().lanes) expect(Math.min(enqueueMs, enqueues, graphLaunches)).toBeGreaterThanOrEqual(0)
     expect(session.info.backend).toBe('tensorrt')
   })
 
