@@ -26,10 +26,17 @@ export {
   type ModelFacts,
   type ReportOptions,
   type SamplingOptions,
+  saveReferences,
+  type SaveReferencesOptions,
   type ScheduleOptions,
   type StopOptions,
   type TokenLogprob,
   type Usage,
+  type VerificationReport,
+  verifyEngine,
+  type VerifyOptions,
+  type VerifyProgress,
+  type WorstPosition,
 } from './llm'
 export {
   type Executor,
@@ -71,6 +78,7 @@ export {
   type EngineLayers,
   type EngineLoadOptions,
   type EngineManifest,
+  type EngineVerification,
   Event,
   type EventOptions,
   ExecutionContext,
@@ -144,6 +152,7 @@ export {
   tryEngine,
   type TryEngineOptions,
   type TryEngineResult,
+  type VerificationLimits,
   type WaitOptions,
   type WeightFile,
 } from './runtime'

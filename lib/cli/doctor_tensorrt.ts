@@ -1,7 +1,7 @@
 /** What `doctor` says of the GPU: module, driver, GPUs, library, builder; and whether an engine folder runs here. */
 import { TensorRTError } from '../errors'
 import { type NativeProblem, probeTensorRT, type TensorRTProbe } from '../native'
-import { formatCudaVersion, formatLibraryVersion, isEngineFolder, readEngineFolder, readPlan, requireFit } from '../runtime'
+import { excesses, formatCudaVersion, formatLibraryVersion, isEngineFolder, type LLMEngineManifest, readEngineFolder, readPlan, requireFit } from '../runtime'
 import { type Check, failed } from './check'
 import { formatBytes } from './output'
 
@@ -58,16 +58,31 @@ export async function checkEngine(folder: string, facts: TensorRTProbe | undefin
     const built =
       `${manifest.precision}, plan ${formatBytes(manifest.plan.bytes)}, steps of up to ${manifest.profiles.layer.at(-1)!.max} tokens, ` +
       `built by TensorRT ${manifest.tensorrtVersion} for compute capability ${manifest.gpu.computeCapability}`
-    const whole: Check = { name, ok: true, detail: built }
-    if (facts === undefined) return [whole]
+    const checks: Check[] = [{ name, ok: true, detail: built }, checkVerification(folder, manifest)]
+    if (facts === undefined) return checks
     try {
       requireFit(manifest, facts, device)
-      return [whole, { name: `Engine on GPU ${device}`, ok: true, optional: true, detail: 'fits' }]
+      return [...checks, { name: `Engine on GPU ${device}`, ok: true, optional: true, detail: 'fits' }]
     } catch (error) {
       const unfit = error instanceof TensorRTError && error.code === 'ERR_ENGINE_INCOMPATIBLE'
-      return [whole, { ...failed(`Engine on GPU ${device}`, error), optional: !unfit }]
+      return [...checks, { ...failed(`Engine on GPU ${device}`, error), optional: !unfit }]
     }
   } catch (error) {
     return [failed(name, error)]
   }
+}
+
+/** What `verify` found the last time; an engine that was never verified is no failure. */
+function checkVerification(folder: string, { verification }: LLMEngineManifest): Check {
+  const name = 'Engine verified'
+  if (verification === undefined) {
+    return { name, ok: false, optional: true, detail: 'never', hint: `node-tensorrt verify ${folder} compares it with the CPU backend.` }
+  }
+  const { at, against, positions, meanDifference, maxDifference, fit } = verification
+  if (!fit) {
+    const detail = `unfit on ${at}: ${excesses(verification).join('; ')}`
+    return { name, ok: false, detail, code: 'ERR_ENGINE_INCOMPATIBLE', hint: 'Build the engine again, or verify it again.' }
+  }
+  const figures = `mean ${meanDifference.toPrecision(3)}, largest ${maxDifference.toPrecision(3)} of ${positions} log-probabilities`
+  return { name, ok: true, detail: `fit on ${at}, against ${against === 'cpu' ? 'the CPU backend' : 'stored references'}: ${figures}` }
 }

@@ -3,7 +3,9 @@
  * seed alone, so two configurations can be given the same requests.
  */
 import { TensorRTError } from '../errors'
-import type { LLM } from '../llm'
+import { type LLM, type Quantiles, quantiles, seededRandom } from '../llm'
+
+export { type Quantiles, quantiles, seededRandom }
 
 export interface LoadOptions {
   /** Requests in all. */
@@ -20,14 +22,6 @@ export interface LoadOptions {
   seed: number
   signal?: AbortSignal
   onProgress?: (done: number, outputTokens: number) => void
-}
-
-export interface Quantiles {
-  mean: number
-  p50: number
-  p90: number
-  p99: number
-  max: number
 }
 
 export interface LoadReport {
@@ -51,26 +45,6 @@ export interface LoadReport {
   /** Used share of the KV pool's pages, and of the token places in used pages, sampled 20 times a second. */
   kvPagesUsed: Quantiles
   kvUtilisation: Quantiles
-}
-
-/** mulberry32: small, seedable, uniform in [0, 1). */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
-}
-
-/** Nearest-rank quantiles; NaN where there is no sample. */
-export function quantiles(samples: readonly number[]): Quantiles {
-  const sorted = Float64Array.from(samples).sort()
-  const at = (q: number): number => sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] ?? NaN
-  let sum = 0
-  for (const value of sorted) sum += value
-  return { mean: sum / sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) }
 }
 
 export interface PlannedRequest {

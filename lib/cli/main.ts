@@ -6,6 +6,7 @@ import { chatCommand } from './chat'
 import { doctorCommand } from './doctor'
 import { reportFailure } from './output'
 import { runCommand } from './run'
+import { verifyCommand } from './verify'
 import { version } from '../version'
 
 const program = new Command('node-tensorrt')
@@ -20,6 +21,7 @@ Examples:
   $ node-tensorrt chat --system "Begin every answer with: Ahoy!"
   $ node-tensorrt build ./my-llama -o ./my-llama-engine
   $ node-tensorrt build bert.onnx -o ./bert-engine --precision fp16 --profile 'ids:1x128..8x128..32x128'
+  $ node-tensorrt verify ./my-llama-engine
   $ node-tensorrt bench --requests 64 --concurrency 16
   $ node-tensorrt doctor --json
 
@@ -28,6 +30,7 @@ Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
   .addCommand(runCommand())
   .addCommand(chatCommand())
   .addCommand(buildCommand())
+  .addCommand(verifyCommand())
   .addCommand(benchCommand())
   .addCommand(doctorCommand())
 

@@ -12,6 +12,7 @@ export interface ModelOptions {
   device?: number
   libraryPath?: string
   weights?: string
+  allowUnfit?: boolean
   kvCacheMemory?: number
   maxSequences?: number
   prefixCache: boolean
@@ -89,6 +90,7 @@ export function addModelOptions(command: Command): Command {
     .option('--device <n>', 'GPU: its number, as CUDA counts (default: 0)', parseInteger(0, 1023))
     .option('--library-path <path>', 'GPU: libnvinfer, or the folder that has it')
     .option('--weights <folder>', 'engine folders: where the weights are (default: where the build found them)')
+    .option('--allow-unfit', 'GPU: run an engine that verify found unfit')
     .option('--kv-cache-memory <bytes>', 'size of the KV cache, such as 512M (default: by free memory)', parseBytes)
     .option('--max-sequences <n>', 'sequences that run at once (default: 64 on the CPU, 256 on a GPU)', parseInteger(1, 65536))
     .option('--no-prefix-cache', 'do not share pages between equal prompt prefixes')
@@ -139,6 +141,7 @@ export async function loadModel(options: ModelOptions, signal: AbortSignal): Pro
     if (options.device !== undefined) load.device = options.device
     if (options.libraryPath !== undefined) load.libraryPath = options.libraryPath
     if (options.weights !== undefined) load.weights = options.weights
+    if (options.allowUnfit !== undefined) load.allowUnfit = options.allowUnfit
     if (options.kvCacheMemory !== undefined) load.kvCacheMemory = options.kvCacheMemory
     if (options.maxSequences !== undefined) load.maxSequences = options.maxSequences
     return await LLM.load(folder, load)

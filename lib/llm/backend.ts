@@ -33,7 +33,7 @@ type CpuOptions = Pick<
 /**
  * @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws
  */
-function createCpu(model: ModelFolder, options: CpuOptions): Promise<Executor> {
+export function createCpu(model: ModelFolder, options: CpuOptions): Promise<Executor> {
   const { pageSize, numPages, kvCacheMemory } = options
   const maxSlots = options.maxSequences ?? DEFAULT_SEQUENCES
   return CpuBackend.create({

@@ -26,3 +26,13 @@ export type {
   Usage,
 } from './result'
 export type { LLMStats } from './stats'
+export { type Quantiles, quantiles, seededRandom } from './statistics'
+export {
+  saveReferences,
+  type SaveReferencesOptions,
+  type VerificationReport,
+  verifyEngine,
+  type VerifyOptions,
+  type VerifyProgress,
+} from './verify_engine'
+export type { WorstPosition } from './logit_comparison'

@@ -1,7 +1,8 @@
 import { AbortError, TensorRTError } from '../errors'
-import { ArgumentReader, followSignal, invalidArgument } from '../runtime'
+import { ArgumentReader, invalidArgument } from '../runtime'
 import type { Executor, ExecutorInfo } from '../scheduler'
 import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
+import { orAbort, throwIfAborted } from './abort'
 import { createBackend } from './backend'
 import { EngineLoop, type Failover } from './engine_loop'
 import { closeQuietly, type FallbackSource } from './fallback'
@@ -113,7 +114,7 @@ export class LLM {
    * ERR_ADDON_NOT_FOUND and ERR_ADDON_LOAD_FAILED when the native addon is missing or broken; with `backend:
    * 'tensorrt'` what keeps the GPU from being used, such as ERR_DRIVER_NOT_FOUND, or ERR_ENGINE_REQUIRED for a folder
    * without a built engine; for an engine ERR_ENGINE_INVALID (changed or damaged), ERR_ENGINE_INCOMPATIBLE (built for
-   * another GPU or TensorRT), ERR_VERSION_MISMATCH and ERR_OUT_OF_DEVICE_MEMORY; AbortError after an abort
+   * another GPU or TensorRT, or found unfit by `verifyEngine`), ERR_VERSION_MISMATCH and ERR_OUT_OF_DEVICE_MEMORY; AbortError after an abort
    */
   static async load(folder: string, options: LLMOptions = {}): Promise<LLM> {
     const checked = checkLoadOptions(options)
@@ -144,7 +145,7 @@ export class LLM {
         throw error
       }
     })()
-    return signal === undefined ? loading : orAbort(loading, signal)
+    return orAbort(loading, signal, (llm) => llm.close())
   }
 
   /**
@@ -371,24 +372,4 @@ function failoverWarning({ from, to, cause, sequences, durationMs }: Failover): 
 
 function disposed(): TensorRTError {
   return new TensorRTError('ERR_DISPOSED', 'The LLM is closed')
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new AbortError(signal.reason)
-}
-
-/** The LLM, or an AbortError as soon as the signal says so; an LLM that arrives later is closed. */
-async function orAbort(loading: Promise<LLM>, signal: AbortSignal): Promise<LLM> {
-  let unfollow: (() => void) | undefined
-  const aborted = new Promise<never>((_, reject) => {
-    unfollow = followSignal(signal, () => reject(new AbortError(signal.reason)))
-  })
-  try {
-    return await Promise.race([loading, aborted])
-  } catch (error) {
-    loading.then((llm) => llm.close()).catch(() => {})
-    throw error
-  } finally {
-    unfollow!()
-  }
 }

@@ -200,6 +200,8 @@ export interface LLMOptions extends EngineOptions {
    * compared, and files that were touched after the build are hashed.
    */
   verifyWeights?: boolean | undefined
+  /** GPU: run an engine that `verifyEngine` found unfit. Default false. */
+  allowUnfit?: boolean | undefined
   /** Aborts loading. */
   signal?: AbortSignal | undefined
   /** Called for each warning, in place of `process.emitWarning`. */

@@ -2,7 +2,7 @@
 import { TensorRTError } from '../errors'
 import { kvPageBytes } from '../models'
 import { createTensorRTBackend, probeTensorRT } from '../native'
-import { readPlan, requireFit, requireUsable } from '../runtime'
+import { readPlan, requireFit, requireUsable, requireVerifiedFit } from '../runtime'
 import type { Executor } from '../scheduler'
 import { pagesWithin } from './kv_sizing'
 import type { ModelFolder } from './model_folder'
@@ -30,6 +30,7 @@ export async function createTensorRT(model: ModelFolder, options: CheckedLoadOpt
   }
   const { manifest } = engine
   requireFit(manifest, facts, device)
+  if (!options.allowUnfit) requireVerifiedFit(model.path, manifest.verification)
   const mostTokens = manifest.profiles.layer.at(-1)!.max
   const maxStepTokens = options.maxStepTokens ?? mostTokens
   if (maxStepTokens > mostTokens) {

@@ -93,6 +93,7 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'cudaGraphs',
   'weights',
   'verifyWeights',
+  'allowUnfit',
   'signal',
   'onWarning',
 ] as const)
@@ -319,6 +320,7 @@ export interface CheckedLoadOptions extends CheckedEngineOptions {
   cudaGraphs: boolean
   weights: string | undefined
   verifyWeights: boolean | undefined
+  allowUnfit: boolean
   signal: AbortSignal | undefined
   onWarning: LLMOptions['onWarning']
 }
@@ -355,6 +357,7 @@ export function checkLoadOptions(options: unknown): CheckedLoadOptions {
     cudaGraphs: reader.boolean('cudaGraphs') ?? true,
     weights: reader.path('weights'),
     verifyWeights: reader.boolean('verifyWeights'),
+    allowUnfit: reader.boolean('allowUnfit') ?? false,
     signal: reader.signal('signal'),
     onWarning: reader.callback('onWarning') as LLMOptions['onWarning'],
   }
