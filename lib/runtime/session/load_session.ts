@@ -27,7 +27,19 @@ export interface SessionLoadOptions extends SessionOptions, Omit<EngineLoadOptio
   threads?: number | undefined
 }
 
-const LOAD_OPTIONS = ['backend', 'onnx', 'failover', 'threads', 'runtime', 'device', 'libraryPath', 'sha256', 'allowHostCode'] as const
+type EngineOptionName = Exclude<keyof EngineLoadOptions, 'signal'>
+
+/** All of them: each is handed on. */
+const ENGINE_OPTIONS: Readonly<Record<EngineOptionName, true>> = {
+  runtime: true,
+  device: true,
+  libraryPath: true,
+  sha256: true,
+  allowHostCode: true,
+  trial: true,
+}
+const ENGINE_OPTION_NAMES = Object.keys(ENGINE_OPTIONS) as EngineOptionName[]
+const LOAD_OPTIONS = ['backend', 'onnx', 'failover', 'threads', ...ENGINE_OPTION_NAMES] as const
 
 /** Reasons why a GPU cannot be used at all, as against failures of a GPU that can. */
 const UNUSABLE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
@@ -122,8 +134,9 @@ function loadEngine(source: unknown, isOnnx: boolean, options: SessionLoadOption
   if (typeof source !== 'string' && !(source instanceof Uint8Array) && !(source instanceof ArrayBuffer)) {
     return Promise.reject(invalidArgument('source', 'the path of a plan, an engine folder or an ONNX file, or the bytes of a plan', describeValue(source)))
   }
-  const { runtime, device, libraryPath, sha256, allowHostCode } = options
-  return Engine.load(source, { runtime, device, libraryPath, sha256, allowHostCode, signal })
+  const given: Partial<Record<EngineOptionName, unknown>> = {}
+  for (const name of ENGINE_OPTION_NAMES) given[name] = options[name]
+  return Engine.load(source, { ...(given as EngineLoadOptions), signal })
 }
 
 /** What keeps the fallback from running says also why it was needed. */

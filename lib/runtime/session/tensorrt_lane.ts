@@ -111,12 +111,12 @@ export class TensorRTLane {
     try {
       const stream = keep(await nativeAsync(() => runtime.createStream({ priority: streamPriority, spinUs })))
       const activationBytes = Math.max(MIN_BLOCK, ...profiles.map((profile) => order.info.deviceMemory[profile] ?? 0))
-      const activations = keep(await nativeAsync(() => runtime.allocate('device', activationBytes, true)))
+      const activations = keep(await nativeAsync(() => runtime.allocate('device', activationBytes, false)))
       const blockBytes = Math.max(options.blockBytes, MIN_BLOCK)
-      const block = keep(await nativeAsync(() => runtime.allocate('device', blockBytes, true)))
+      const block = keep(await nativeAsync(() => runtime.allocate('device', blockBytes, false)))
       const lane = new TensorRTLane(options, shapes, events, stream, activations, block)
       for (let i = 0; i < depth; i++) {
-        const memory = keep(await nativeAsync(() => runtime.allocate('pinned', blockBytes, true)))
+        const memory = keep(await nativeAsync(() => runtime.allocate('pinned', blockBytes, false)))
         lane.slots.push(lane.makeSlot(i, memory))
       }
       for (const profile of profiles) lane.contexts.set(profile, { context: keep(await lane.makeContext(profile)), plan: null })
@@ -259,14 +259,14 @@ export class TensorRTLane {
     const { runtime } = this.options
     const bytes = plan.blockBytes
     if (this.block.bytes < bytes) {
-      const block = await nativeAsync(() => runtime.allocate('device', bytes, true))
+      const block = await nativeAsync(() => runtime.allocate('device', bytes, false))
       const outgrown = this.block.bytes < bytes ? this.block : block
       if (outgrown !== block) this.block = block
       this.forgetAddresses(outgrown)
     }
     if (slot.memory.bytes < bytes) {
       const outgrown = slot.memory
-      slot.memory = await nativeAsync(() => runtime.allocate('pinned', bytes, true))
+      slot.memory = await nativeAsync(() => runtime.allocate('pinned', bytes, false))
       slot.buffer = native(() => slot.memory.arrayBuffer())
       this.forgetAddresses(outgrown)
     }

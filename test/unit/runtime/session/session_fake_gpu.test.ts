@@ -1,8 +1,11 @@
 /** Sessions on the real module and addon, with a GPU of host memory below them. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { injectNativeFaults } from '../../../../lib/native'
 import { Engine, Runtime, Session, type SessionOptions, type SessionWarning, Tensor } from '../../../../lib/runtime'
-import { fakeGpu, type FakePlan, makePlan, scalePlan } from '../../../support/fake_gpu'
+import { fakeGpu, type FakePlan, makePlan, runOnFakeGpu, scalePlan } from '../../../support/fake_gpu'
 import { codeOf, numbers, row } from './open_session'
 
 describe.skipIf(!fakeGpu.available)('a session on the real module', () => {
@@ -164,5 +167,20 @@ describe.skipIf(!fakeGpu.available)('a session on the real module', () => {
     expect(new Set(codes)).toEqual(new Set(['ERR_BACKEND_DEAD']))
     expect(await codeOf(session.run(row(1, 1, 1, 1)))).toBe('ERR_BACKEND_DEAD')
     await session.close()
+  })
+
+  it.each([1, 2, 3])('breaks no rule of the device and leaves nothing on it, whatever is going on (%i)', async (seed) => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-tensorrt-session-'))
+    const plan = join(folder, 'model.plan')
+    writeFileSync(plan, makePlan(scalePlan({ us: 200, usPerRow: 50 })))
+    const { code, stdout, stderr, report } = await runOnFakeGpu(join(__dirname, 'busy_sessions.mjs'), [plan, String(seed)], { FAKE_GPU_JITTER_US: '300' })
+    rmSync(folder, { recursive: true })
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { counts, ...rest } = JSON.parse(stdout) as { counts: Record<string, number>; queued: number; running: number; completed: number }
+    expect(rest).toMatchObject({ queued: 0, running: 0 })
+    expect(rest.completed).toBeGreaterThan(300)
+    expect(Object.values(counts).reduce((a, b) => a + b)).toBe(640)
+    expect(new Set([...Object.keys(counts), 'ABORT_ERR', 'ERR_TIMEOUT', 'ERR_DISPOSED', 'right'])).toEqual(new Set(['ABORT_ERR', 'ERR_TIMEOUT', 'ERR_DISPOSED', 'right']))
+    expect(report).toMatchObject({ violations: 0, deviceBlocks: 0, pinnedBlocks: 0, streams: 0, events: 0, graphs: 0 })
   })
 })
