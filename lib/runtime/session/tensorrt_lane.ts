@@ -145,7 +145,8 @@ export class TensorRTLane {
   async prepare(plan: TensorRTPlan): Promise<void> {
     for (const slot of this.slots) await this.learn(plan, slot)
     const lanePlan = this.lanePlan(plan)
-    if (this.mayCapture(lanePlan)) await this.capture(lanePlan)
+    // What is declared first keeps its graph: later ones would only push it out.
+    if (this.captured.size < this.options.maxGraphs && this.mayCapture(lanePlan)) await this.capture(lanePlan)
     if (lanePlan.state === 'captured') return
     const context = this.plainContext(plan)
     this.setTo(plan, context)

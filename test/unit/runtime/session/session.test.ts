@@ -204,6 +204,16 @@ describe('CUDA graphs and warm-up', () => {
     expect(gpu.open.get('graph')).toBe(4)
   })
 
+  it('captures no more than it may in the warm-up, the smallest first', async () => {
+    const { gpu, session } = await open(dynamic, { cudaGraphs: 1, batching: { runSizes: [1, 4, 8] } })
+    expect(gpu.open.get('graph')).toBe(2)
+    const launches = gpu.graphLaunches
+    await session.run(row(1, 1, 1, 1))
+    expect(gpu.graphLaunches).toBe(launches + 1)
+    expect(numbers((await session.run({ x: Tensor.zeros('float32', [4, 4]) })).y)).toEqual(Array.from({ length: 16 }, () => 1))
+    expect(gpu.graphLaunches).toBe(launches + 1)
+  })
+
   it('runs plain commands where a capture fails, and says so once', async () => {
     const warnings: SessionWarning[] = []
     const gpu = new GpuDouble(dynamic)
