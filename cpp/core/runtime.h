@@ -1,6 +1,6 @@
 // The typed runtime of generic engines: memory, streams, events, graphs, engines and contexts. Implemented by
-// the TensorRT module (cpp/tensorrt/runtime), wrapped for JavaScript by cpp/napi. Nothing of NVIDIA's is named
-// here.
+// the TensorRT module (cpp/tensorrt/runtime), wrapped for JavaScript by cpp/napi. Nothing of NVIDIA's is
+// named here.
 //
 // Commands of a stream are queued: a call checks its arguments and returns at once, a thread of the stream's
 // hands the commands to CUDA in the order of the calls. After a command that fails, the rest up to the next
@@ -101,9 +101,9 @@ struct StreamCounters {
   uint64_t graphLaunches = 0;
   // Changes of a context's shape or profile that TensorRT had to take in.
   uint64_t reshapes = 0;
-  double enqueueUs = 0;  // host time in enqueueV3 and graph launches
-  double queueUs = 0;    // from the call to the start on the stream's thread, over all commands
-  uint64_t voluntarySwitches = 0;    // of the stream's threads, by the operating system
+  double enqueueUs = 0;            // host time in enqueueV3 and graph launches
+  double queueUs = 0;              // from the call to the start on the stream's thread, over all commands
+  uint64_t voluntarySwitches = 0;  // of the stream's threads, by the operating system
   uint64_t involuntarySwitches = 0;
 };
 
