@@ -1,6 +1,6 @@
 import { Command, Option } from 'commander'
 import { TensorRTError } from '../errors'
-import type { LLM } from '../llm'
+import type { LLM, LLMProfile } from '../llm'
 import { version } from '../version'
 import { type LoadReport, type Quantiles, runLoad } from './load_generator'
 import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
@@ -15,6 +15,7 @@ interface BenchOptions extends ModelOptions {
   sharedPrefix: number
   seed: number
   warmup: number
+  profile?: boolean
 }
 
 export function benchCommand(): Command {
@@ -34,6 +35,7 @@ export function benchCommand(): Command {
     .option('--shared-prefix <share>', 'part of each prompt that is the same in all, 0 to 1', parseNumber(0, 1), 0)
     .option('--seed <n>', 'of the random prompts and lengths', parseInteger(0), 1)
     .option('--warmup <n>', 'requests before the measurement', parseInteger(0), 4)
+    .option('--profile', 'also print where the time of the steps went')
     .option('--json', 'the report as JSON on stdout')
   return addModelOptions(command).action(bench)
 }
@@ -61,13 +63,17 @@ async function bench(options: BenchOptions): Promise<void> {
         await runLoad(llm, { ...closed, requests: options.warmup, seed: options.seed + 1 })
       }
       const started = Date.now()
-      const report = await runLoad(llm, {
+      const running = runLoad(llm, {
         ...load,
         onProgress: (done, tokens) => {
           const seconds = (Date.now() - started) / 1000
           progress.update(`${done}/${options.requests} requests, ${Math.round(tokens / Math.max(seconds, 0.001))} tokens/s`)
         },
       })
+      // An engine that ended has told its requests; their failures are the report.
+      const profiling = options.profile === true ? llm.profile({ until: running }).catch(() => undefined) : undefined
+      const report = await running
+      const profile = await profiling
       progress.clear()
       const setting = {
         version,
@@ -84,8 +90,11 @@ async function bench(options: BenchOptions): Promise<void> {
         prefixCache: options.prefixCache,
         seed: options.seed,
       }
-      if (json) process.stdout.write(`${JSON.stringify({ ...setting, ...report }, null, 2)}\n`)
-      else print(report, `${setting.backend}: ${setting.device}`)
+      if (json) process.stdout.write(`${JSON.stringify({ ...setting, ...report, profile }, null, 2)}\n`)
+      else {
+        print(report, `${setting.backend}: ${setting.device}`)
+        if (profile !== undefined) printProfile(profile)
+      }
       if (report.failed > 0) process.exitCode = 1
     } finally {
       await llm.close()
@@ -112,9 +121,43 @@ function requireRoom(llm: LLM, { input, output }: BenchOptions): void {
   )
 }
 
+const HEADER = `${''.padEnd(22)}${['mean', 'P50', 'P90', 'P99', 'max'].map((h) => h.padStart(10)).join('')}`
+
+function row(name: string, q: Quantiles, scale = 1, digits = 2): string {
+  const values = [q.mean, q.p50, q.p90, q.p99, q.max]
+  return `${name.padEnd(22)}${values.map((v) => (Number.isNaN(v) ? '-' : (v * scale).toFixed(digits)).padStart(10)).join('')}`
+}
+
+function printProfile(profile: LLMProfile): void {
+  const { shares, perStep, decodeSteps, prefillSteps, eventLoop } = profile
+  const percent = (share: number): string => `${(share * 100).toFixed(1)}%`
+  process.stdout.write(
+    [
+      '',
+      `${profile.steps} steps in ${(profile.workMs / 1000).toFixed(2)} s: ${percent(shares.run)} run, ${percent(shares.gap)} gaps; ` +
+        `host ${percent(shares.host)}, of it the scheduler ${percent(shares.scheduler)}`,
+      `event loop busy ${percent(eventLoop.utilisation)} of ${(profile.durationMs / 1000).toFixed(2)} s`,
+      '',
+      HEADER,
+      row(`decode steps (${decodeSteps.steps}), ms`, decodeSteps.runUs, 1e-3),
+      row(`prefill steps (${prefillSteps.steps}), ms`, prefillSteps.runUs, 1e-3),
+      row('queue, ms', perStep.queueUs, 1e-3),
+      row('gap, us', perStep.gapUs, 1, 1),
+      row('plan, us', perStep.planUs, 1, 1),
+      row('pack, us', perStep.packUs, 1, 1),
+      row('submit, us', perStep.submitUs, 1, 1),
+      row('account, us', perStep.completeUs, 1, 1),
+      row('hand out, us', perStep.emitUs, 1, 1),
+      row('prefill rows', perStep.prefillRows, 1, 1),
+      row('decode rows', perStep.decodeRows, 1, 1),
+      row('KV pages used, %', perStep.kvPagesUsed, 100, 1),
+      row('event loop delay, ms', eventLoop.delayMs),
+      '',
+    ].join('\n'),
+  )
+}
+
 function print(report: LoadReport, device: string): void {
-  const row = (name: string, q: Quantiles, scale = 1, digits = 2): string =>
-    `${name.padEnd(22)}${[q.mean, q.p50, q.p90, q.p99, q.max].map((v) => (Number.isNaN(v) ? '-' : (v * scale).toFixed(digits)).padStart(10)).join('')}`
   const cached = report.promptTokens > 0 ? (report.cachedTokens / report.promptTokens) * 100 : 0
   process.stdout.write(
     [
@@ -124,7 +167,7 @@ function print(report: LoadReport, device: string): void {
       `${report.outputTokensPerSecond.toFixed(0)} output tokens/s, ${report.totalTokensPerSecond.toFixed(0)} total tokens/s, ` +
         `${report.requestsPerSecond.toFixed(2)} requests/s`,
       '',
-      `${''.padEnd(22)}${['mean', 'P50', 'P90', 'P99', 'max'].map((h) => h.padStart(10)).join('')}`,
+      HEADER,
       row('TTFT, ms', report.ttftMs),
       row('inter-token, ms', report.interTokenMs),
       row('request, ms', report.latencyMs),

@@ -26,6 +26,7 @@ import {
 } from '../scheduler'
 import { atMost, closeQuietly, Fallback, type FallbackSource } from './fallback'
 import type { GenerationState } from './generation'
+import { type StepListener, StepRecorder } from './step_recorder'
 
 type RequestId = string | number
 
@@ -108,6 +109,9 @@ export class EngineLoop {
   private readonly fallback: Fallback
   /** Dead executors that are being closed. */
   private readonly retired: Promise<void>[] = []
+  /** Takes times; there while somebody listens. */
+  private recorder: StepRecorder | undefined
+  private readonly endListeners = new Set<(reason: TensorRTError) => void>()
 
   /** @throws ERR_INVALID_ARGUMENT when an option is out of range */
   constructor(
@@ -161,6 +165,26 @@ export class EngineLoop {
     this.schedulePump()
   }
 
+  /**
+   * Has `onStep` called with each step from now on, once its tokens are handed out, and `onEnd` when no more will come.
+   * Neither may throw.
+   * @returns ends it
+   */
+  observe(onStep: StepListener, onEnd: (reason: TensorRTError) => void): () => void {
+    if (this.ended !== undefined) {
+      onEnd(this.ended)
+      return () => {}
+    }
+    const recorder = (this.recorder ??= new StepRecorder(this.now))
+    recorder.listeners.add(onStep)
+    this.endListeners.add(onEnd)
+    return () => {
+      recorder.listeners.delete(onStep)
+      this.endListeners.delete(onEnd)
+      if (recorder.listeners.size === 0 && this.recorder === recorder) this.recorder = undefined
+    }
+  }
+
   stats(): SchedulerStats {
     return this.scheduler.stats()
   }
@@ -208,7 +232,7 @@ export class EngineLoop {
   /** Keeps the executor busy first, then hands out what has happened. */
   private turn(events?: SequenceEvents): void {
     this.pump()
-    if (events !== undefined) this.emit(events)
+    if (events !== undefined) this.handOut(events)
     const { death } = this
     this.death = undefined
     if (death !== undefined) this.lose(death)
@@ -219,9 +243,12 @@ export class EngineLoop {
     const now = this.now()
     if (!this.switching) {
       while (this.death === undefined) {
-        const step = this.scheduler.plan(now)
+        const { recorder } = this
+        const step = recorder === undefined ? this.scheduler.plan(now) : recorder.plan(this.scheduler, now)
         if (step === null) break
+        const from = recorder === undefined ? 0 : this.now()
         this.submit(step)
+        recorder?.submitted(from)
       }
       if (this.death === undefined) this.moveSlots(this.scheduler.takeClosedSlots(), [])
       if (this.death !== undefined) return
@@ -305,7 +332,23 @@ export class EngineLoop {
     this.counters.stepsCompleted++
     this.counters.stepQueueUs += result.timings.queueUs
     this.counters.stepRunUs += result.timings.runUs
-    this.turn(this.scheduler.complete(result, this.now()))
+    const { recorder } = this
+    recorder?.arrived(result)
+    const events = this.scheduler.complete(result, this.now())
+    recorder?.completed()
+    this.turn(events)
+    if (this.recorder !== undefined && this.inFlight.length === 0 && !this.scheduler.hasWork) this.recorder.rest()
+  }
+
+  private handOut(events: SequenceEvents): void {
+    const { recorder } = this
+    if (recorder === undefined) {
+      this.emit(events)
+      return
+    }
+    const from = this.now()
+    this.emit(events)
+    recorder.emitted(from)
   }
 
   private emit(events: SequenceEvents): void {
@@ -393,6 +436,7 @@ export class EngineLoop {
     const dead = this.executor
     this.scheduler.halt(this.now())
     this.inFlight.length = 0
+    this.recorder?.reset()
     if (this.fallback.available) {
       this.switching = true
       void this.switchOver(death)
@@ -448,6 +492,8 @@ export class EngineLoop {
     this.active.clear()
     for (const { state } of pending) state.fail(reason)
     this.tellIdle()
+    for (const onEnd of this.endListeners) onEnd(this.ended)
+    this.endListeners.clear()
   }
 }
 

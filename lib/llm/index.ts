@@ -36,3 +36,5 @@ export {
   type VerifyProgress,
 } from './verify_engine'
 export type { WorstPosition } from './logit_comparison'
+export type { LLMProfile, ProfileOptions } from './profile'
+export type { StepProfile } from './step_recorder'

@@ -10,6 +10,7 @@ import { type Generation, GenerationHandle, GenerationState } from './generation
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { readModelFolder } from './model_folder'
 import type { ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions, LLMWarning } from './options'
+import { type LLMProfile, profileLoop, type ProfileOptions } from './profile'
 import { buildRequest, encodePrompt, type RequestContext, requireTokenizer } from './request_builder'
 import { type LLMStats, collectStats } from './stats'
 import {
@@ -277,6 +278,18 @@ export class LLM {
    */
   stats(): LLMStats {
     return collectStats(this.#loop)
+  }
+
+  /**
+   * Profiles what runs from now on: times of the host and of the executor per step, the executor's idle gaps, rows, KV
+   * cache and event loop. Costs some microseconds a step while it lasts, and nothing otherwise. The first of `steps`,
+   * `durationMs` and `until` ends it, and 100,000 steps do.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT; AbortError; ERR_DISPOSED when the LLM is closed meanwhile, and
+   * ERR_BACKEND_DEAD when its backend died and no other took over
+   */
+  profile(options: ProfileOptions = {}): Promise<LLMProfile> {
+    return profileLoop(this.#loop, options)
   }
 
   /**

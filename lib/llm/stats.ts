@@ -46,6 +46,8 @@ export interface LLMStats {
     generated: number
     /** Rows whose result was not needed, as their sequence had ended. */
     wasted: number
+    /** Tokens of prompts that came from the prefix cache, of requests that have ended. */
+    cachedPrompt: number
   }
   steps: {
     submitted: number
@@ -55,6 +57,9 @@ export interface LLMStats {
     /** Means over the completed steps: waiting at the executor for the step before, and running. */
     meanQueueMs: number
     meanRunMs: number
+    /** The sums behind them, in milliseconds: of two readings they give the mean between. */
+    queueMs: number
+    runMs: number
   }
 }
 
@@ -92,6 +97,7 @@ export function collectStats(loop: EngineLoop): LLMStats {
       decode: stats.decodeTokens,
       generated: counters.generatedTokens,
       wasted: stats.wastedRows,
+      cachedPrompt: counters.cachedPromptTokens,
     },
     steps: {
       submitted: stats.steps,
@@ -100,6 +106,8 @@ export function collectStats(loop: EngineLoop): LLMStats {
       inFlight: stats.stepsInFlight,
       meanQueueMs: counters.stepQueueUs / steps / 1000,
       meanRunMs: counters.stepRunUs / steps / 1000,
+      queueMs: counters.stepQueueUs / 1000,
+      runMs: counters.stepRunUs / 1000,
     },
   }
 }

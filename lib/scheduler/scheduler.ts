@@ -303,8 +303,9 @@ export class Scheduler {
    * Plans the next step. Null when nothing can run now: no work, all that runs waits for results, `1 + runAhead` steps
    * are in flight, or {@link halt} was called. Every planned step must be submitted and its result given to {@link complete}; if submitting
    * throws, give complete() a failed result in its place, in order.
+   * @param onPack called when it is decided what runs, before that is packed
    */
-  plan(now: number): PlannedStep | null {
+  plan(now: number, onPack?: () => void): PlannedStep | null {
     if (this.halted || this.inFlight.length > this.runAhead) return null
     this.waiting.promote(now)
     const relieved = this.collect(now)
@@ -324,6 +325,7 @@ export class Scheduler {
       return null
     }
 
+    onPack?.()
     const packed = record.pack(this.pages.table, this.pages.stride)
     this.advance(record)
     this.nextStep++
@@ -333,7 +335,8 @@ export class Scheduler {
     this.counters.prefillTokens += record.tokens - decodeRows
     const close = this.toClose
     this.toClose = []
-    return { stepId: record.wireId(), close, open, packed, tokens: record.tokens, sequences: record.rows }
+    const { tokens, rows: sequences } = record
+    return { stepId: record.wireId(), close, open, packed, tokens, decodeTokens: decodeRows, sequences }
   }
 
   /** Slots to close although no step follows (an idle executor). Otherwise {@link PlannedStep.close} brings them. */

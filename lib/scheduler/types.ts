@@ -35,6 +35,8 @@ export interface PlannedStep {
   packed: Int32Array
   /** Tokens that the step computes, and sequences that it has rows of. */
   tokens: number
+  /** Those of `tokens` that go on with an output, one a sequence. */
+  decodeTokens: number
   sequences: number
 }
 
