@@ -601,7 +601,7 @@ describe('close', () => {
     expect(await failure(llm.generate({ tokens }).result())).toHaveCode('ERR_DISPOSED')
     expect((await generation.result()).tokens).toHaveLength(30)
     await closing
-    expect(activeTimers()).toBe(timers)
+    expect(activeTimers()).toBeLessThanOrEqual(timers)
   })
 
   it('an abort is an end, too, for what is drained', async () => {
