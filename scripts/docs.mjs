@@ -22,10 +22,14 @@ const SECTIONS = [
     'Generations',
     ['Generation', 'GenerationChunk', 'GenerationResult', 'GenerationChoice', 'FinishReason', 'TokenLogprob', 'Usage', 'GenerationTimings', 'GenerationDefaults'],
   ],
-  ['Statistics', ['LLMStats']],
+  ['Statistics', ['LLMStats', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'Quantiles']],
   [
     'Language models for a GPU',
     ['buildLLMEngine', 'BuildEngineOptions', 'BuildProgress', 'BuiltEngine', 'EngineManifest', 'EngineKind', 'LLMEngineManifest', 'RowProfile', 'WeightFile'],
+  ],
+  [
+    'Verifying engines of language models',
+    ['verifyEngine', 'VerifyOptions', 'VerificationLimits', 'VerifyProgress', 'VerificationReport', 'EngineVerification', 'WorstPosition', 'saveReferences', 'SaveReferencesOptions'],
   ],
   ['Sessions', ['Session', 'SessionLoadOptions', 'SessionOptions', 'BatchingOptions', 'RaggedDimension', 'RunOptions', 'TensorMap', 'SessionCloseOptions', 'SessionWarning', 'SessionInfo', 'TensorSignature', 'SessionStats', 'DurationStats', 'LaneStats']],
   ['Tensors', ['Tensor', 'AnyTensor', 'DataType', 'DATA_TYPES', 'TensorData', 'TensorDataTypes', 'TensorSource', 'Float16ArrayLike']],

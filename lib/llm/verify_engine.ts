@@ -34,7 +34,8 @@ export interface VerifyProgress {
   prompts: number
 }
 
-interface PromptOptions {
+/** Options of {@link saveReferences}. */
+export interface SaveReferencesOptions {
   /** Texts, or token ids as they are. Default: eight prompts of 2 to 96 random tokens of the vocabulary. */
   prompts?: readonly (string | ArrayLike<number>)[] | undefined
   /** Tokens that the reference generates after each prompt, greedily, and that are compared too. Default 16. */
@@ -51,11 +52,8 @@ interface PromptOptions {
   onProgress?: ((progress: VerifyProgress) => void) | undefined
 }
 
-/** Options of {@link saveReferences}. */
-export interface SaveReferencesOptions extends PromptOptions {}
-
 /** Options of {@link verifyEngine}. */
-export interface VerifyOptions extends PromptOptions {
+export interface VerifyOptions extends SaveReferencesOptions {
   /** A file that {@link saveReferences} made, in place of prompts and of the CPU backend. */
   references?: string | undefined
   /** Each in place of the precision's own. */
