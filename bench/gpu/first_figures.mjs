@@ -13,6 +13,7 @@ import { open } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import { roofline } from './roofline.mjs'
 import { StepTimer } from './step_timer.mjs'
 
 const root = resolve(import.meta.dirname, '..', '..')
@@ -48,30 +49,6 @@ let seed = 1
 function freshPrompt(length, vocab) {
   const base = seed++
   return Array.from({ length }, (_, i) => 3 + (Math.imul(i + 1 + 7919 * base, 2654435761) >>> 8) % (vocab - 3))
-}
-
-/** Work and bytes of a decoder of this shape, 16-bit weights; embedding rows are looked up, not multiplied. */
-function work(config) {
-  const { hidden_size: hidden, intermediate_size: inner, num_hidden_layers: layers, num_attention_heads: heads, vocab_size: vocab } = config
-  const kvHeads = config.num_key_value_heads
-  const head = config.head_dim ?? hidden / heads
-  const layer = hidden * head * (2 * heads + 2 * kvHeads) + 3 * hidden * inner
-  const matrices = layers * layer + vocab * hidden
-  const kvToken = layers * 2 * kvHeads * head * 2
-  return {
-    layers,
-    weightBytes: 2 * (matrices + (config.tie_word_embeddings ? 0 : vocab * hidden)),
-    /** Least milliseconds of a decode step: every matrix read once, or multiplied where that takes longer, and all keys and values read. */
-    decodeMs: (rows, context) => {
-      const multiplied = (2 * matrices * rows) / (limits.matmulTFLOPs * 1e12)
-      return (Math.max((2 * matrices) / (limits.readGBs * 1e9), multiplied) + (rows * context * kvToken) / (limits.readGBs * 1e9)) * 1e3
-    },
-    /** Least milliseconds to run a prompt: matrices for each token, the head for one, causal attention; or to read every matrix. */
-    prefillMs: (tokens) => {
-      const flops = 2 * (layers * layer * tokens + vocab * hidden) + layers * 2 * heads * head * tokens * tokens
-      return Math.max(flops / (limits.matmulTFLOPs * 1e12), (2 * matrices) / (limits.readGBs * 1e9)) * 1e3
-    },
-  }
 }
 
 /** Bytes per second at which these files can be read now, by one thread. */
@@ -191,7 +168,7 @@ async function measure(argument) {
     await executor.close()
   }
   if (limits !== undefined) {
-    const { layers, weightBytes, decodeMs, prefillMs } = work(config)
+    const { layers, weightBytes, decodeMs, prefillMs } = roofline(config, limits)
     const context = INPUT + OUTPUT / 2
     report.limits = {
       layers,

@@ -1,127 +1,153 @@
 /**
- * What users of a language model see, on fixed loads: time to first token, one stream, and throughput of many requests. Greedy, without prefix
- * cache, up to 256 sequences at once, contexts of up to 4096 tokens; all requests of a load are there from its start.
+ * What users of a language model see, each figure beside what the hardware would allow. Greedy, prefix cache off where nothing else is said, up
+ * to 256 sequences at once, contexts of up to 4096 tokens.
  *
- *   node bench/gpu/serving.mjs --out REPORT.json [--limits LIMITS.json] [--rows ttft,single,...] ENGINE_FOLDER
+ *   node bench/gpu/serving.mjs --out REPORT.json [--limits LIMITS.json] [--config CONFIG.json] [--rows ttft,single,...] ENGINE_FOLDER
+ *   node bench/gpu/serving.mjs --write-requests REQUESTS.json [--rows batch,mixed,long] [--vocab N]     the requests, for other programs
  *
- * Rows: ttft (128, 512, 1024 and 2048 tokens), single (one stream), batch (256 requests of 128 in, 128 out), waves (1024 of them), mixed (512 of
- * 16 ... 1023 in, 16 ... 511 out), long (512 of 1000 in, 1000 out). Each is repeated (`--repeats`), the median counts.
+ * LIMITS.json is what limits.py printed on the same machine. CONFIG.json is the model's Hugging Face config; by default that of the folder, or
+ * of the folder of the same name without "-engine". Rows:
+ *
+ *   ttft      one request alone: 128, 512, 1024 and 2048 tokens         single     one stream
+ *   batch     256 requests of 128 in, 128 out                           waves      1024 of them
+ *   mixed     512 of 16-1023 in, 16-511 out                             long       512 of 1000 in, 1000 out
+ *   poisson   conversations that arrive at random, --seconds each at --rates, shares of saturation
+ *   decode-64, decode-256     sequences that only decode: how busy the GPU is, and what the host takes
+ *   waste     KV places without a token at steady load                  prefix     90% shared prompts, prefix cache on and off
+ *   soak      random lengths, aborts, priorities for --soak-seconds: failures and memory
+ *
+ * Fixed loads are repeated (`--repeats`), the median counts. A row that fails is noted, and the next one runs. `--backend cpu` runs a model folder
+ * on the CPU with fewer and shorter requests (`--scale`), to try the program.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import { runLoad } from './load.mjs'
+import { FIXED_LOADS, fixedLoad, RequestSource } from './requests.mjs'
+import { roofline } from './roofline.mjs'
+import { decode, poisson, prefix, single, soak, ttft, waste } from './serving_rows.mjs'
 
 const root = resolve(import.meta.dirname, '..', '..')
-const require = createRequire(join(root, 'package.json'))
-const { LLM, version } = require(join(root, 'dist', 'index.js'))
-
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    out: { type: 'string' },
+    backend: { type: 'string', default: 'tensorrt' },
+    config: { type: 'string' },
     limits: { type: 'string' },
-    rows: { type: 'string', default: 'ttft,single,batch,waves,mixed' },
-    repeats: { type: 'string', default: '2' },
+    out: { type: 'string' },
+    'kv-cache-fraction': { type: 'string', default: '0.9' },
     'max-step-tokens': { type: 'string', default: '8192' },
+    rates: { type: 'string', default: '0.5,0.7,0.9' },
+    repeats: { type: 'string', default: '2' },
+    rows: { type: 'string' },
+    scale: { type: 'string' },
+    seconds: { type: 'string', default: '20' },
+    'soak-seconds': { type: 'string', default: '300' },
+    vocab: { type: 'string', default: '30000' },
+    weights: { type: 'string' },
+    'write-requests': { type: 'string' },
   },
 })
-const rows = options.rows.split(',')
-const repeats = Number(options.repeats)
-const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
+const [folder] = positionals
+const onCpu = options.backend === 'cpu'
+const rows = options.rows?.split(',') ?? (options['write-requests'] === undefined ? ['ttft', 'single', 'batch', 'waves', 'mixed'] : ['batch', 'mixed', 'long'])
+const scale = Number(options.scale ?? (onCpu ? 0.125 : 1))
 
-/** mulberry32 */
-function randomSource(seed) {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-  }
-}
-const random = randomSource(1)
-const between = (from, to) => from + Math.floor(random() * (to - from))
-const prompt = (length) => Array.from({ length }, () => between(5, 30000))
-
-const start = performance.now()
-const llm = await LLM.load(positionals[0], {
-  backend: 'tensorrt',
-  maxSequences: 256,
-  maxStepTokens: Number(options['max-step-tokens']),
-  prefixCache: false,
-  kvCacheFraction: 0.9,
-})
-const report = { version, node: process.version, engine: positionals[0], device: llm.info.device, at: new Date().toISOString(), loadSeconds: (performance.now() - start) / 1000, rows: {} }
-if (options.limits !== undefined) report.limits = JSON.parse(readFileSync(options.limits, 'utf8'))
-
-async function one(input, output) {
-  const generation = llm.generate({ tokens: input, maxTokens: output, temperature: 0, ignoreEos: true })
-  let first = 0
-  const at = performance.now()
-  for await (const chunk of generation) if (first === 0 && chunk.tokens.length > 0) first = performance.now() - at
-  const { usage } = await generation.result()
-  if (usage.completionTokens !== output) throw new Error(`${usage.completionTokens} tokens instead of ${output}`)
-  return first
+if (options['write-requests'] !== undefined) {
+  const loads = Object.fromEntries(rows.map((name) => [name, { what: FIXED_LOADS[name].what, requests: fixedLoad(name, { vocab: Number(options.vocab), scale }) }]))
+  writeFileSync(options['write-requests'], `${JSON.stringify(loads)}\n`)
+  process.exit()
 }
 
-/** Output tokens a second over the whole load, and what the engine did meanwhile. */
-async function load(requests) {
-  const before = llm.stats()
-  const at = performance.now()
-  const firsts = await Promise.all(requests.map(([input, output]) => one(input, output)))
-  const seconds = (performance.now() - at) / 1000
-  const after = llm.stats()
-  const tokens = requests.reduce((sum, [, output]) => sum + output, 0)
-  return {
-    tokensPerSecond: tokens / seconds,
-    seconds,
-    ttftMs: { p50: median(firsts), max: Math.max(...firsts) },
-    steps: after.steps.completed - before.steps.completed,
-    preemptions: (after.preemptions ?? 0) - (before.preemptions ?? 0),
-  }
+const { LLM, version } = createRequire(join(root, 'package.json'))(join(root, 'dist', 'index.js'))
+const limits = options.limits === undefined ? undefined : JSON.parse(readFileSync(options.limits, 'utf8'))
+const configFile = [options.config, join(folder, 'config.json'), join(folder.replace(/-engine\/?$/, ''), 'config.json')].find((file) => file !== undefined && existsSync(file))
+const bound = limits !== undefined && configFile !== undefined ? roofline(JSON.parse(readFileSync(configFile, 'utf8')), limits) : undefined
+
+const base = onCpu
+  ? { backend: 'cpu', maxSequences: 64, prefixCache: false }
+  : { backend: 'tensorrt', maxSequences: 256, maxStepTokens: Number(options['max-step-tokens']), prefixCache: false, kvCacheFraction: Number(options['kv-cache-fraction']), weights: options.weights }
+let loaded
+
+const bench = {
+  onCpu,
+  scale,
+  seconds: Number(options.seconds),
+  rates: options.rates.split(',').map(Number),
+  soakSeconds: Number(options['soak-seconds']),
+  roofline: bound,
+  source: (seed) => new RequestSource(seed, { vocab: loaded?.llm.info.vocabSize, scale }),
+
+  /** The model with these options: the loaded one if it has them and lives; warmed up. */
+  async load(wanted) {
+    const key = JSON.stringify({ ...base, ...wanted })
+    if (loaded?.key === key) return loaded.llm
+    await bench.unload()
+    const started = performance.now()
+    const llm = await LLM.load(folder, { ...base, ...wanted })
+    loaded = { key, llm }
+    report.loadSeconds ??= (performance.now() - started) / 1000
+    report.device ??= llm.info.device
+    await runLoad(llm, new RequestSource(1, { vocab: llm.info.vocabSize, scale }).same(4, 64, 8))
+    return llm
+  },
+
+  async unload() {
+    const { llm } = loaded ?? {}
+    loaded = undefined
+    await llm?.close()
+  },
+
+  /** What an ideal engine would need for a load. */
+  limitOf(llm, requests) {
+    if (bound === undefined) return undefined
+    const { maxSlots, maxStepTokens, numPages, pageSize } = llm.info
+    const lengths = requests.map(({ tokens, output, at }) => ({ input: tokens.length, output, at }))
+    const seconds = bound.loadSeconds(lengths, { maxSequences: Math.min(maxSlots, base.maxSequences), maxStepTokens, kvTokens: numPages * pageSize })
+    return { seconds, tokensPerSecond: requests.reduce((sum, { output }) => sum + output, 0) / seconds }
+  },
+}
+
+const report = {
+  command: ['node', 'bench/gpu/serving.mjs', ...process.argv.slice(2)].join(' '),
+  version,
+  node: process.version,
+  engine: folder,
+  at: new Date().toISOString(),
+  limits,
+  rows: {},
 }
 
 function note(name, value) {
   report.rows[name] = value
-  console.log(name, JSON.stringify(value))
+  const text = JSON.stringify(value, (key, each) => (key === 'samples' && Array.isArray(each) ? undefined : typeof each === 'number' ? Number(each.toPrecision(5)) : each))
+  console.log(name, text)
   if (options.out !== undefined) writeFileSync(options.out, `${JSON.stringify(report, null, 1)}\n`)
 }
 
-async function measure(name, make) {
-  if (!rows.includes(name)) return
-  try {
-    const results = []
-    for (let i = 0; i < repeats; i++) results.push(await load(make()))
-    note(name, { ...results.sort((a, b) => a.tokensPerSecond - b.tokensPerSecond)[results.length >> 1], all: results.map(({ tokensPerSecond }) => Math.round(tokensPerSecond)) })
-  } catch (error) {
-    note(name, { error: String(error) })
-  }
+async function fixedRow(name) {
+  const llm = await bench.load({})
+  const requests = fixedLoad(name, { vocab: llm.info.vocabSize, scale, count: onCpu ? 64 : undefined })
+  const results = []
+  for (let i = 0; i < Number(options.repeats); i++) results.push(await runLoad(llm, requests))
+  results.sort((a, b) => a.tokensPerSecond - b.tokensPerSecond)
+  return { ...results[results.length >> 1], all: results.map(({ tokensPerSecond }) => Math.round(tokensPerSecond)), limit: bench.limitOf(llm, requests) }
 }
 
-await Promise.all(Array.from({ length: 4 }, () => one(prompt(64), 8)))
-if (rows.includes('ttft')) {
-  for (const length of [128, 512, 1024, 2048]) {
-    const times = []
-    for (let i = 0; i < 10; i++) times.push(await one(prompt(length), 1))
-    note(`ttft-${length}`, { ms: median(times), all: times.map((ms) => Number(ms.toFixed(2))) })
+const special = { single, poisson, waste, prefix, soak, 'decode-64': () => decode(bench, 64), 'decode-256': () => decode(bench, 256) }
+
+for (const name of rows) {
+  try {
+    if (name === 'ttft') for (const [row, value] of Object.entries(await ttft(bench))) note(row, value)
+    else if (FIXED_LOADS[name] !== undefined) note(name, await fixedRow(name))
+    else if (special[name] !== undefined) note(name, await special[name](bench))
+    else throw new Error(`there is no row ${name}`)
+  } catch (error) {
+    note(name, { error: `${error.code ?? ''} ${error.stack ?? error}`.trim() })
+    process.exitCode = 1
+    // Requests of the failed row may still run.
+    await bench.unload().catch((cause) => console.error(`closing failed: ${cause}`))
   }
 }
-if (rows.includes('single')) {
-  const rates = []
-  for (let i = 0; i < 3; i++) {
-    const times = []
-    for (const output of [16, 272]) {
-      const at = performance.now()
-      await one(prompt(128), output)
-      times.push(performance.now() - at)
-    }
-    rates.push(256_000 / (times[1] - times[0]))
-  }
-  note('single', { tokensPerSecond: median(rates), all: rates.map((rate) => Number(rate.toFixed(1))) })
-}
-await measure('batch', () => Array.from({ length: 256 }, () => [prompt(128), 128]))
-await measure('waves', () => Array.from({ length: 1024 }, () => [prompt(128), 128]))
-await measure('mixed', () => Array.from({ length: 512 }, () => [prompt(between(16, 1024)), between(16, 512)]))
-await measure('long', () => Array.from({ length: 512 }, () => [prompt(1000), 1000]))
-await llm.close()
+await bench.unload()
