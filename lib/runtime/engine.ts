@@ -61,6 +61,7 @@ interface Parts {
   shared: SharedRuntime | undefined
   manifest: OnnxEngineManifest | undefined
   path: string | undefined
+  lacking: Set<string>
 }
 
 /**
@@ -79,9 +80,12 @@ export class Engine extends NativeHandle {
   readonly #native: NativeEngine
   readonly #table: TensorTable
   readonly #shared: SharedRuntime | undefined
+  /** Weights that were stripped and not given yet, as far as the manifest tells: TensorRT runs without them, on whatever is there. */
+  readonly #lacking: Set<string>
 
-  private constructor({ engine, runtime, shared, manifest, path }: Parts) {
+  private constructor({ engine, runtime, shared, manifest, path, lacking }: Parts) {
     super('Engine', engine, runtime)
+    this.#lacking = lacking
     this.#native = engine
     this.#shared = shared
     this.runtime = runtime
@@ -121,7 +125,8 @@ export class Engine extends NativeHandle {
       const manifest = opened.kind === 'folder' ? opened.manifest : undefined
       if (manifest !== undefined) requireEngineFit(manifest, { ...runtime.info, gpuName: runtime.info.name })
       const engine = await runtime.track(nativeAsync(() => runtime.native.deserialize(plan, allowHostCode)), signal, discard)
-      return new Engine({ engine, runtime, shared, manifest, path: opened.kind === 'bytes' ? undefined : opened.path })
+      const lacking = new Set(manifest?.build.strip === true ? await nativeAsync(() => engine.refittableWeights()) : [])
+      return new Engine({ engine, runtime, shared, manifest, path: opened.kind === 'bytes' ? undefined : opened.path, lacking })
     } catch (error) {
       const released = sharing?.then(
         ({ release }) => release(),
@@ -183,6 +188,7 @@ export class Engine extends NativeHandle {
     const engine = this.native
     const { signal, profile, memory } = readContextOptions(options, this.profiles.length)
     throwIfAborted(signal)
+    this.requireWeights()
     const context = await this.track(nativeAsync(() => engine.createContext({ profile, memory })), signal, discard)
     return ExecutionContext.wrap(context, { engine: this, runtime: this.runtime, table: this.#table, profile, memory })
   }
@@ -191,7 +197,7 @@ export class Engine extends NativeHandle {
    * A session over this engine: requests of many callers, put into batches and run on contexts of its own. Closing the engine closes it.
    *
    * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_INVALID_TENSOR for declared shapes that no profile takes, ERR_OUT_OF_DEVICE_MEMORY,
-   * ERR_EXECUTION_FAILED, ERR_CUDA, ERR_BACKEND_DEAD, ERR_DISPOSED, AbortError
+   * ERR_EXECUTION_FAILED, ERR_CUDA, ERR_BACKEND_DEAD, ERR_WEIGHTS_MISSING for a stripped engine that was not refitted, ERR_DISPOSED, AbortError
    */
   createSession(options: SessionOptions = {}): Promise<Session> {
     return createEngineSession(this, options)
@@ -208,6 +214,20 @@ export class Engine extends NativeHandle {
   }
 
   /**
+   * Throws where weights were stripped and not given yet.
+   * @throws ERR_WEIGHTS_MISSING, naming them
+   * @internal
+   */
+  requireWeights(): void {
+    if (this.#lacking.size === 0) return
+    const names = [...this.#lacking]
+    const some = names.length > 5 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} more` : names.join(', ')
+    throw new TensorRTError('ERR_WEIGHTS_MISSING', `The engine was built without its weights, and lacks ${some}`, {
+      hint: 'give them to refit(): constants of the model are among them',
+    })
+  }
+
+  /**
    * Sets weights by name. All are set or none, where a name, type or count is wrong. No context of the engine may be running, and the
    * tensors must stay as they are until this resolves.
    *
@@ -220,6 +240,8 @@ export class Engine extends NativeHandle {
     const names = await this.refittableWeights()
     const checked = checkWeights(weights, names)
     await this.track(nativeAsync(() => engine.refit(checked)))
+    for (const { name } of checked) this.#lacking.delete(name)
+    this.requireWeights()
   }
 
   /**

@@ -71,6 +71,7 @@ class SessionHandle extends NativeHandle {
 export async function createEngineSession(engine: Engine, options: SessionOptions = {}): Promise<Session> {
   const checked = checkSessionOptions(options, 'createSession()')
   throwIfAborted(checked.signal)
+  engine.requireWeights()
   const session = await Session.open(await TensorRTBackend.create(engine, checked), checked)
   return follow(session, engine)
 }
@@ -109,6 +110,7 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
     return Session.open(await withoutGpu(fallback, cause), checked)
   }
   try {
+    engine.requireWeights()
     const runs = await TensorRTBackend.create(engine, checked)
     const session = await Session.open(runs, checked, failover ? standIn(engine, fallback!) : undefined)
     follow(session, engine)

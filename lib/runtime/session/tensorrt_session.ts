@@ -35,11 +35,11 @@ export class TensorRTBackend implements SessionBackend {
     private readonly order: TensorOrder,
     private readonly profiles: readonly number[],
     options: CheckedSessionOptions,
-    /** Outputs whose size depends on the data. */
-    dependent: readonly string[],
+    { dependent, outputShapes }: LargestShapes,
   ) {
     this.device = (JSON.parse(runtime.info) as NativeRuntimeInfo).name
-    this.signature = engineSignature(order.info, options.profile)
+    const signature = engineSignature(order.info, options.profile)
+    this.signature = { ...signature, outputs: signature.outputs.map((output, i) => ({ ...output, shape: outputShapes[i]! })) }
     this.lanes = options.contexts
     // Where outputs belong to the context, the next run would overwrite them.
     this.depth = dependent.length > 0 ? 1 : 1 + options.runAhead
@@ -63,7 +63,7 @@ export class TensorRTBackend implements SessionBackend {
     }
     const profiles = profile === undefined ? Array.from({ length: info.profiles }, (_, i) => i) : [profile]
     const largest = await largestShapes(engine, order, profiles, batching?.maxBatch)
-    const backend = new TensorRTBackend(engine.nativeRuntime, order, profiles, options, largest.dependent)
+    const backend = new TensorRTBackend(engine.nativeRuntime, order, profiles, options, largest)
     const laneOptions = {
       runtime: engine.nativeRuntime,
       engine: engine.native,
@@ -138,15 +138,25 @@ export class TensorRTBackend implements SessionBackend {
   }
 }
 
-/** Bytes of inputs and outputs at the profiles' largest shapes, and the outputs that have no size of their own. */
+/** What the profiles' largest shapes come to. */
+interface LargestShapes {
+  /** Of inputs and outputs. */
+  blockBytes: number
+  /** Outputs whose size depends on the data. */
+  dependent: string[]
+  /** By output, -1 = dynamic. TensorRT's own word on them is that of the first profile: a size that is fixed there may vary in the others. */
+  outputShapes: number[][]
+}
+
 async function largestShapes(
   { native: engine, nativeRuntime }: SessionEngine,
   order: TensorOrder,
   profiles: readonly number[],
   maxBatch = Infinity,
-): Promise<{ blockBytes: number; dependent: string[] }> {
+): Promise<LargestShapes> {
   const { info, inputs, outputs } = order
   let blockBytes = 0
+  const outputShapes = outputs.map((tensor) => [...info.tensors[tensor]!.shape])
   const dependent = new Set<string>()
   const stream = await nativeAsync(() => nativeRuntime.createStream({ priority: 0, spinUs: 0 }))
   try {
@@ -162,11 +172,14 @@ async function largestShapes(
           native(() => (isShapeTensor ? context.setShapeValues(tensor, values![profile]!.max) : context.setInputShape(tensor, max)))
         }
         const all = await nativeAsync(() => stream.resolve(context))
-        const outputShapes = outputs.map((tensor) => all[tensor]!)
-        for (const [i, shape] of outputShapes.entries()) if (shape.some((dim) => dim < 0)) dependent.add(info.tensors[outputs[i]!]!.name)
+        const resolved = outputs.map((tensor) => all[tensor]!)
+        for (const [i, shape] of resolved.entries()) {
+          if (shape.some((dim) => dim < 0)) dependent.add(info.tensors[outputs[i]!]!.name)
+          outputShapes[i] = outputShapes[i]!.map((dim, axis) => (dim === shape[axis] ? dim : -1))
+        }
         const { end } = place(order, inputs, shapes, 0)
-        const sized = outputShapes.every((shape) => shape.every((dim) => dim >= 0))
-        blockBytes = Math.max(blockBytes, sized ? place(order, outputs, outputShapes, align(end)).end : align(end))
+        const sized = resolved.every((shape) => shape.every((dim) => dim >= 0))
+        blockBytes = Math.max(blockBytes, sized ? place(order, outputs, resolved, align(end)).end : align(end))
       } finally {
         await context.close()
       }
@@ -179,5 +192,5 @@ async function largestShapes(
       hint: 'limit "batching.maxBatch", or choose a smaller profile',
     })
   }
-  return { blockBytes, dependent: [...dependent] }
+  return { blockBytes, dependent: [...dependent], outputShapes }
 }

@@ -4,16 +4,16 @@
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { engineFolder } from './support/engines.mjs'
+import { engineFolder, SERVED_SIZES } from './support/engines.mjs'
 import { highestRate, inFlight, oneByOne, summary, texts } from './support/load.mjs'
 import { check, finish, lib, options, round } from './support/target.mjs'
 
 const RUNS = options.fake ? 300 : 2000
-const SESSIONS = 5
+const SESSIONS = 2
 const seconds = Number(options.seconds)
 const spinUs = Number(options.spin)
 const maxBatch = Number(options['max-batch'])
-const batching = { maxBatch, maxDelayMs: Number(options['max-delay-ms']), runSizes: [1, 16, 32, 64, 128].filter((size) => size <= maxBatch) }
+const batching = { maxBatch, maxDelayMs: Number(options['max-delay-ms']), runSizes: SERVED_SIZES.filter((size) => size <= maxBatch) }
 const torch = options.torch === undefined ? undefined : JSON.parse(readFileSync(options.torch, 'utf8'))
 const requests = texts(512)
 const folder = await engineFolder('bert-serve')
@@ -56,8 +56,8 @@ for (const mode of modes) {
     try {
       const saturating = mode.batching === undefined ? 4 * mode.contexts : 3 * maxBatch * mode.contexts
       await inFlight(session, requests, saturating, 0.5)
-      figures.saturatedPerSecond = round(await inFlight(session, requests, saturating, 2), 5)
-      const { best, trials } = await highestRate(session, requests, figures.saturatedPerSecond, seconds, 7)
+      figures.saturatedPerSecond = round(await inFlight(session, requests, saturating, 1), 5)
+      const { best, trials } = await highestRate(session, requests, figures.saturatedPerSecond, seconds, mode.batching === undefined ? 2 : 6)
       Object.assign(figures, { best, trials, stats: session.stats() })
       rates.set(nameOf(mode), figures)
     } finally {

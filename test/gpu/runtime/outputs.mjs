@@ -51,7 +51,7 @@ await check('a batch of a session gives what the same batch by hand gives', asyn
   try {
     // Sixteen rows in one batch: the same rows as one request by hand.
     const rows = 16
-    const session = await engine.createSession({ batching: { maxBatch: rows, preferredSizes: [rows], maxDelayMs: 1000 } })
+    const session = await engine.createSession({ batching: { maxBatch: rows, runSizes: [1, rows], maxDelayMs: 1000 } })
     const requests = Array.from({ length: rows }, (_, row) => ({
       input_ids: lib.Tensor.int64(BigInt64Array.from({ length: 128 }, (_, i) => BigInt((i * 7919 + row * 104729) % 30522)), [1, 128]),
       attention_mask: lib.Tensor.int64(new BigInt64Array(128).fill(1n), [1, 128]),

@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { Engine, Runtime } from '../../../lib/runtime'
+import { Engine, Runtime, Tensor } from '../../../lib/runtime'
 import { sha256Memory } from '../../../lib/runtime/file_hash'
 import { readPrivately } from '../../../lib/runtime/private_file'
 import '../matchers'
@@ -125,6 +125,16 @@ describe('a folder', () => {
     const engine = await Engine.load(path, { runtime })
     expect(engine).toMatchObject({ path, manifest: { kind: 'onnx', precision: 'fp16' } })
     expect(deserialized()[0]!.equals(plan)).toBe(true)
+  })
+
+  it('of a stripped plan runs once every weight was given', async () => {
+    const engine = await Engine.load(engineFolder(({ build }) => Object.assign(build as object, { strip: true, refit: 'any' })), { runtime })
+    const lacking = expect.objectContaining({ code: 'ERR_WEIGHTS_MISSING', message: expect.stringContaining('encoder.bias') as string }) as unknown
+    await expect(engine.createContext()).rejects.toEqual(lacking)
+    await expect(engine.createSession()).rejects.toEqual(lacking)
+    await expect(engine.refit({ 'encoder.weight': Tensor.float16([1, 2]) })).rejects.toEqual(lacking)
+    await engine.refit({ 'encoder.bias': Tensor.float16([1, 2]) })
+    await (await engine.createContext()).close()
   })
 
   const wrong: [what: string, make: () => string, code: string, message: RegExp][] = [

@@ -9,8 +9,9 @@ const text = (min, opt, max) => ({ ...range('input_ids', min, opt, max), ...rang
 const MLP = [range('x', [1, 256], [8, 256], [64, 256])]
 const IMAGES = [range('image', [1, 3, 64, 64], [1, 3, 64, 64], [8, 3, 64, 64])]
 const TEXTS = [text([1, 1], [4, 128], [8, 128])]
-/** A kernel picked for more rows than it gets is a slow one: one profile for single requests, one for each doubling or so. */
-const SERVE = [text([1, 128], [1, 128], [1, 128]), text([2, 128], [16, 128], [16, 128]), text([17, 128], [64, 128], [64, 128]), text([65, 128], [128, 128], [128, 128])]
+/** Batches that the server runs; smaller ones are filled up. A kernel picked for one number of rows is the fastest for it. */
+export const SERVED_SIZES = [1, 16, 64, 128]
+const SERVE = SERVED_SIZES.map((rows) => text([rows, 128], [rows, 128], [rows, 128]))
 
 /** By name: the ONNX file and the options of its build. */
 export const ENGINES = {
@@ -18,7 +19,8 @@ export const ENGINES = {
   'mlp-fp16': { onnx: 'mlp', precision: 'fp16', profiles: MLP },
   'mlp-stripped': { onnx: 'mlp', precision: 'fp32', profiles: MLP, strip: true, refit: 'any' },
   'mlp-refit': { onnx: 'mlp', precision: 'fp32', profiles: MLP, refit: 'any' },
-  'mlp-portable': { onnx: 'mlp', precision: 'fp32', profiles: MLP, versionCompatible: true },
+  // The lean runtime of the library that it runs on will do: this one's is no part of the plan.
+  'mlp-portable': { onnx: 'mlp', precision: 'fp32', profiles: MLP, versionCompatible: true, excludeLeanRuntime: true },
   'resnet-fp32': { onnx: 'resnet', precision: 'fp32', profiles: IMAGES },
   'resnet-fp16': { onnx: 'resnet', precision: 'fp16', profiles: IMAGES, profilingVerbosity: 'detailed' },
   'select-fp32': { onnx: 'select', precision: 'fp32', profiles: [range('x', [1, 32], [16, 32], [256, 32])] },

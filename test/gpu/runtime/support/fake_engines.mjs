@@ -21,7 +21,7 @@ const MODELS = {
     layers: [{ op: 'rowsum', inputs: ['image'], output: 'logits' }, { op: 'sleep', us: 100 }],
   }),
   bert: () => ({
-    inputs: [text([1, 128], [1, 128], [1, 128]), text([2, 128], [16, 128], [16, 128]), text([17, 128], [128, 128], [128, 128])],
+    inputs: [1, 16, 64, 128].map((rows) => text([rows, 128], [rows, 128], [rows, 128])),
     outputs: [output('pooler_output', 'float16', [-1, -1])],
     layers: [{ op: 'identity', inputs: ['input_ids'], output: 'pooler_output' }, { op: 'sleep', us: 300, usPerRow: 20 }],
   }),

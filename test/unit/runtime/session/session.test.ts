@@ -148,6 +148,16 @@ describe('batching', () => {
 })
 
 describe('profiles', () => {
+  it('batches where an output looks fixed, as it is under the first profile', async () => {
+    const model = affineModel([range([1, 4], [1, 4], [1, 4]), range([2, 4], [8, 4], [8, 4])])
+    const output = (name: string, width: number): ModelDouble['tensors'][number] => tensor({ name, mode: 'output', shape: [1, width] })
+    const { gpu, session } = await open({ ...model, tensors: [model.tensors[0]!, output('y', 4), output('sum', 1)] }, { batching: { maxBatch: 8, runSizes: [1, 8] } })
+    expect(session.info.outputs.map(({ shape }) => shape)).toEqual([[-1, 4], [-1, 1]])
+    const outs = await Promise.all([1, 2, 3].map((value) => session.run({ x: Tensor.float32([value, 0, 0, 0], [1, 4]) })))
+    expect(outs.map(({ sum }) => numbers(sum))).toEqual([[1], [2], [3]])
+    expect(gpu.enqueued.at(-1)).toMatchObject({ profile: 1, shapes: [[8, 4]] })
+  })
+
   it('runs a batch under the profile whose OPT is nearest', async () => {
     const model = affineModel([range([1, 4], [1, 4], [8, 4]), range([2, 4], [16, 4], [32, 4])])
     const { gpu, session } = await open(model)
