@@ -273,7 +273,10 @@ export async function writeVerification({ path, manifest }: EngineFolder, verifi
     await rename(temporary, file)
   } catch (cause) {
     await rm(temporary, { force: true })
-    throw new TensorRTError('ERR_IO', `Writing ${file} failed: ${(cause as Error).message}`, { cause })
+    throw new TensorRTError('ERR_IO', `Writing ${file} failed: ${(cause as Error).message}`, {
+      hint: 'write: false, or --dry-run, verifies without writing',
+      cause,
+    })
   }
   return raw
 }

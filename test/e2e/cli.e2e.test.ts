@@ -4,6 +4,7 @@ import { closeSync, cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmS
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { LLMProfile } from '../../lib'
 import { execute, type ExecuteOptions, type Outcome, root, start } from './programs'
 
 const main = join(root, 'dist', 'cli', 'main.js')
@@ -370,6 +371,18 @@ describe('bench', () => {
     }
     expect(report.latencyMs.max).toBeGreaterThanOrEqual(report.ttftMs.max)
     expect(report.latencyMs.max).toBeLessThanOrEqual(report.seconds * 1000 + 1)
+  })
+
+  it('--profile tells where the time of the steps went', async () => {
+    const { profile } = await json<{ profile: LLMProfile }>([...LOAD, '--profile', '--no-prefix-cache'])
+    expect(profile.backend).toBe('cpu')
+    // 24 outputs of 16 tokens, at most 8 of them at a time.
+    expect(profile.steps).toBeGreaterThanOrEqual((24 * 16) / 8)
+    expect(profile.decodeSteps.steps + profile.prefillSteps.steps).toBe(profile.steps)
+    expect(profile.shares.run).toBeGreaterThan(0.2)
+    const table = await cli([...LOAD.filter((option) => option !== '--json'), '--profile'])
+    expect(table.stdout).toMatch(/\d+ steps in [\d.]+ s: [\d.]+% run, [\d.]+% gaps; host [\d.]+%, of it the scheduler [\d.]+%\n/)
+    for (const name of ['decode steps', 'prefill steps', 'gap, us', 'plan, us', 'hand out, us', 'event loop delay, ms']) expect(table.stdout).toContain(`\n${name}`)
   })
 
   it('asks for the same by the same seed, and finds shared prefixes', async () => {
