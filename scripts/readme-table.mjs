@@ -3,6 +3,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { readServingReports, servingSummary } from './serving-table.mjs'
 
 const START = '<!-- measurements: written by scripts/readme-table.mjs -->'
 const END = '<!-- /measurements -->'
@@ -60,9 +61,15 @@ export function renderTable(folder) {
     ...(prefix === undefined ? [] : prefixRows(prefix)),
     ...(transformers === undefined ? [] : transformersRows(transformers)),
   ]
-  if (rows.length === 0) return `${START}\nNo figures yet: \`npm run bench\` measures them on your machine.\n${END}`
+  const serving = servingSummary(readServingReports(folder))
+  if (serving.length > 0) serving.push('More, with pictures: [serving on a GPU](docs/benchmarks/serving.md), [performance](docs/performance.md).', '')
+  if (rows.length === 0) {
+    const lines = [...serving, 'No figures yet of the CPU backend: `npm run bench` measures them on your machine.']
+    return `${START}\n${lines.join('\n')}\n${END}`
+  }
   const { device, machine, model } = batching ?? prefix ?? transformers
   const lines = [
+    ...serving,
     `CPU backend, \`${model}\`, ${device}, ${machine.memoryGiB} GiB, Node ${machine.node.slice(1)}, ${machine.date.slice(0, 10)}; medians:`,
     '',
     '| load | this | that | ratio |',

@@ -79,9 +79,9 @@ async function deviceMiB() {
 
 /** Calls `sample` each `ms` until `work` settles. */
 export async function whileSampling(ms, sample, work) {
-  let running = true
+  const ended = new AbortController()
   const sampling = (async () => {
-    while (running) {
+    while (!ended.signal.aborted) {
       await sample()
       await sleep(ms)
     }
@@ -89,12 +89,15 @@ export async function whileSampling(ms, sample, work) {
   try {
     return await work
   } finally {
-    running = false
+    ended.abort()
     await sampling
   }
 }
 
-export const memoryNow = async () => ({ rssMiB: process.memoryUsage().rss / 2 ** 20, heapMiB: process.memoryUsage().heapUsed / 2 ** 20, deviceMiB: await deviceMiB() })
+export async function memoryNow() {
+  const { rss, heapUsed } = process.memoryUsage()
+  return { rssMiB: rss / 2 ** 20, heapMiB: heapUsed / 2 ** 20, deviceMiB: await deviceMiB() }
+}
 
 /**
  * Growth between the second and the last fifth of the samples, by their medians: the first fifth is warm-up.

@@ -55,19 +55,28 @@ const rows = options.rows?.split(',') ?? (options['write-requests'] === undefine
 const scale = Number(options.scale ?? (onCpu ? 0.125 : 1))
 
 if (options['write-requests'] !== undefined) {
-  const loads = Object.fromEntries(rows.map((name) => [name, { what: FIXED_LOADS[name].what, requests: fixedLoad(name, { vocab: Number(options.vocab), scale }) }]))
+  const lengths = { vocab: Number(options.vocab), scale }
+  const loads = Object.fromEntries(rows.map((name) => [name, { what: FIXED_LOADS[name].what, requests: fixedLoad(name, lengths) }]))
   writeFileSync(options['write-requests'], `${JSON.stringify(loads)}\n`)
   process.exit()
 }
 
 const { LLM, version } = createRequire(join(root, 'package.json'))(join(root, 'dist', 'index.js'))
 const limits = options.limits === undefined ? undefined : JSON.parse(readFileSync(options.limits, 'utf8'))
-const configFile = [options.config, join(folder, 'config.json'), join(folder.replace(/-engine\/?$/, ''), 'config.json')].find((file) => file !== undefined && existsSync(file))
+const configFiles = [options.config, join(folder, 'config.json'), join(folder.replace(/-engine\/?$/, ''), 'config.json')]
+const configFile = configFiles.find((file) => file !== undefined && existsSync(file))
 const bound = limits !== undefined && configFile !== undefined ? roofline(JSON.parse(readFileSync(configFile, 'utf8')), limits) : undefined
 
 const base = onCpu
   ? { backend: 'cpu', maxSequences: 64, prefixCache: false }
-  : { backend: 'tensorrt', maxSequences: 256, maxStepTokens: Number(options['max-step-tokens']), prefixCache: false, kvCacheFraction: Number(options['kv-cache-fraction']), weights: options.weights }
+  : {
+      backend: 'tensorrt',
+      maxSequences: 256,
+      maxStepTokens: Number(options['max-step-tokens']),
+      prefixCache: false,
+      kvCacheFraction: Number(options['kv-cache-fraction']),
+      weights: options.weights,
+    }
 let loaded
 
 const bench = {
@@ -121,7 +130,8 @@ const report = {
 
 function note(name, value) {
   report.rows[name] = value
-  const text = JSON.stringify(value, (key, each) => (key === 'samples' && Array.isArray(each) ? undefined : typeof each === 'number' ? Number(each.toPrecision(5)) : each))
+  const short = (key, each) => (key === 'samples' && Array.isArray(each) ? undefined : typeof each === 'number' ? Number(each.toPrecision(5)) : each)
+  const text = JSON.stringify(value, short)
   console.log(name, text)
   if (options.out !== undefined) writeFileSync(options.out, `${JSON.stringify(report, null, 1)}\n`)
 }

@@ -1,6 +1,6 @@
 /**
- * The rows of serving.mjs beyond fixed loads. Each takes the bench (`{ load(options), source(seed), limitOf(llm, requests), roofline?, onCpu, scale, seconds, soakSeconds, rates }`)
- * and gives its figures.
+ * The rows of serving.mjs beyond fixed loads. Each takes the bench, `{ load(options), source(seed), limitOf(llm, requests), roofline?, onCpu, scale,
+ * seconds, soakSeconds, rates }`, and gives its figures.
  */
 import { growth, mean, median, memoryNow, runLoad, runRequest, sleep, whileSampling } from './load.mjs'
 
@@ -49,13 +49,12 @@ export async function decode(bench, count, steps = bench.onCpu ? 100 : 1000) {
   for (let pass = 0; pass < passes; pass++) {
     const requests = bench.source(30 + pass).same(sequences, 128, 1).map(({ tokens }) => ({ tokens, output: perPass + 2 * slack }))
     const work = requests.map((request) => runRequest(llm, request))
-    let ended = false
-    const all = Promise.all(work).finally(() => (ended = true))
-    // Awaited below; a failure until then is not unhandled.
-    all.catch(() => {})
+    const all = Promise.all(work)
     const start = llm.stats().tokens.decode
-    while (!ended && (llm.stats().running < sequences || llm.stats().tokens.decode - start < sequences * 2)) await sleep(2)
-    if (!ended) profiles.push(await llm.profile({ steps: perPass, keep: 0, until: all }))
+    const allDecode = () => llm.stats().running === sequences && llm.stats().tokens.decode - start >= sequences * 2
+    // The first to come: a load that ends, or fails, never reaches it.
+    for (let waiting = true; waiting && !allDecode(); ) waiting = await Promise.race([sleep(2).then(() => true), all.then(() => false)])
+    if (allDecode()) profiles.push(await llm.profile({ steps: perPass, keep: 0, until: all }))
     await all
   }
   if (profiles.length < passes) throw new Error('the sequences ended before all of them ran together')
@@ -65,6 +64,7 @@ export async function decode(bench, count, steps = bench.onCpu ? 100 : 1000) {
   const step = (name) => fixed(profiles.reduce((sum, { perStep, steps: n }) => sum + perStep[name].mean * n, 0) / taken)
   const context = input + slack / 2 + perPass / 2
   const stepMs = wallMs / taken
+  const leastMs = bench.roofline?.decodeMs(sequences, context)
   return {
     sequences,
     steps: taken,
@@ -85,7 +85,7 @@ export async function decode(bench, count, steps = bench.onCpu ? 100 : 1000) {
     runUs: profiles[0].perStep.runUs,
     gapUs: profiles[0].perStep.gapUs,
     eventLoop: fixed(mean(profiles.map(({ eventLoop }) => eventLoop.utilisation))),
-    limit: bench.roofline && { stepMs: fixed(bench.roofline.decodeMs(sequences, context)), tokensPerSecond: fixed((sequences * 1000) / bench.roofline.decodeMs(sequences, context)) },
+    limit: leastMs && { stepMs: fixed(leastMs), tokensPerSecond: fixed((sequences * 1000) / leastMs) },
   }
 }
 
@@ -115,13 +115,20 @@ export async function waste(bench) {
   const samples = []
   const warm = performance.now() + (bench.seconds * 1000) / 4
   const sample = () => {
-    const { running, waiting, kv } = llm.stats()
+    const { running, kv } = llm.stats()
     const now = performance.now()
     if (now < warm || now > until || running === 0) return
     const places = kv.usedPages * pageSize
     const filled = kv.utilisation * places
     const reserved = [...live.values()].reduce((sum, length) => sum + length, 0)
-    samples.push({ waste: 1 - kv.utilisation, maxLength: 1 - filled / (running * maxPositions), ownLength: 1 - filled / reserved, running, waiting, tokens: filled / running, used: kv.usedPages / kv.totalPages })
+    samples.push({
+      waste: 1 - kv.utilisation,
+      maxLength: 1 - filled / (running * maxPositions),
+      ownLength: 1 - filled / reserved,
+      running,
+      tokens: filled / running,
+      used: kv.usedPages / kv.totalPages,
+    })
   }
   await whileSampling(50, sample, Promise.all(Array.from({ length: clients }, client)))
   if (samples.length === 0) throw new Error('no sample at steady load')
