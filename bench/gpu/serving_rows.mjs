@@ -99,17 +99,21 @@ export async function waste(bench) {
   const clients = Math.min(256, maxSlots)
   const source = bench.source(40)
   const until = performance.now() + bench.seconds * 1000
-  const live = new Map()
-  let id = 0
+  const end = new AbortController()
+  const live = new Set()
   let ended = 0
   const client = async () => {
     while (performance.now() < until) {
       const [request] = source.mixed(1)
-      const key = id++
-      live.set(key, request.tokens.length + request.output)
-      await runRequest(llm, request)
-      live.delete(key)
-      ended++
+      live.add(request)
+      try {
+        await runRequest(llm, { ...request, signal: end.signal })
+        ended++
+      } catch (error) {
+        // What is left when the time is over.
+        if (!end.signal.aborted) throw error
+      }
+      live.delete(request)
     }
   }
   const samples = []
@@ -120,7 +124,7 @@ export async function waste(bench) {
     if (now < warm || now > until || running === 0) return
     const places = kv.usedPages * pageSize
     const filled = kv.utilisation * places
-    const reserved = [...live.values()].reduce((sum, length) => sum + length, 0)
+    const reserved = [...live].reduce((sum, { tokens, output }) => sum + tokens.length + output, 0)
     samples.push({
       waste: 1 - kv.utilisation,
       maxLength: 1 - filled / (running * maxPositions),
@@ -130,7 +134,8 @@ export async function waste(bench) {
       used: kv.usedPages / kv.totalPages,
     })
   }
-  await whileSampling(50, sample, Promise.all(Array.from({ length: clients }, client)))
+  const timer = setTimeout(() => end.abort(), bench.seconds * 1000)
+  await whileSampling(50, sample, Promise.all(Array.from({ length: clients }, client))).finally(() => clearTimeout(timer))
   if (samples.length === 0) throw new Error('no sample at steady load')
   const of = (name) => fixed(mean(samples.map((each) => each[name])))
   return {
