@@ -3,10 +3,10 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const LOADS = [
-  ['ttft-128', 'time to the first token, 128 tokens, ms', 'ms'],
-  ['ttft-512', 'the same, 512 tokens', 'ms'],
-  ['ttft-1024', 'the same, 1024 tokens', 'ms'],
-  ['ttft-2048', 'the same, 2048 tokens', 'ms'],
+  ['ttft-128', 'time to the first token of 128, ms', 'ms'],
+  ['ttft-512', 'time to the first token of 512, ms', 'ms'],
+  ['ttft-1024', 'time to the first token of 1024, ms', 'ms'],
+  ['ttft-2048', 'time to the first token of 2048, ms', 'ms'],
   ['single', 'one stream, tokens/s', 'tokensPerSecond'],
   ['batch', '256 requests of 128 in, 128 out: output tokens/s', 'tokensPerSecond'],
   ['waves', '1024 requests of 128 in, 128 out: output tokens/s', 'tokensPerSecond'],

@@ -133,7 +133,7 @@ describe('tables', () => {
   it('put each figure beside its limit and its peers', async () => {
     const { servingSections } = await load<{ servingSections(report: object): string[] }>('scripts', 'serving-table.mjs')
     const text = servingSections(report).join('\n')
-    expect(text).toContain('| the same, 512 tokens | 20.0 | 10.0 (50.0%) | 30.0 | 1.50x | - | - |')
+    expect(text).toContain('| time to the first token of 512, ms | 20.0 | 10.0 (50.0%) | 30.0 | 1.50x | - | - |')
     expect(text).toMatch(/16-511 out: output tokens\/s \| 6,000 \| 8,000 \(75\.0%\) \| 5,000 \| 1\.20x \| 600 \(4 of 16 batches\) \| 10\.00x \|/)
     expect(text).toContain('Rows that failed: batch (Error: no).')
   })
