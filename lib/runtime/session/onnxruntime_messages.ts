@@ -22,6 +22,8 @@ export interface OnnxWorkerData {
   model: string | Uint8Array
   /** 0 = onnxruntime's own choice */
   threads: number
+  /** One Int32, which becomes 1 when runs that have not begun are not wanted any more. The message `null` ends the thread. */
+  closing: SharedArrayBuffer
 }
 
 /** A batch, its inputs in the model's order. */

@@ -53,11 +53,14 @@ export class OnnxRuntimeBackend implements SessionBackend {
   private closing: Promise<void> | undefined
   /** Why nothing runs any more. */
   private death: TensorRTError | undefined
+  private readonly exited: Promise<void>
 
   private constructor(
     private readonly worker: Worker,
+    private readonly closingFlag: Int32Array,
     readonly signature: ModelSignature,
   ) {
+    this.exited = new Promise((resolve) => worker.once('exit', () => resolve()))
     worker.on('message', (answer: OnnxAnswer) => this.onAnswer(answer))
     worker.on('error', (error) => this.die(error))
     worker.on('exit', () => this.die(new Error('the worker thread has ended')))
@@ -75,10 +78,11 @@ export class OnnxRuntimeBackend implements SessionBackend {
     if (signal?.aborted === true) throw new AbortError(signal.reason)
     const modulePath = findOnnxRuntime()
     if (typeof onnx === 'string' && !existsSync(onnx)) throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no ONNX file ${onnx}`)
-    const worker = startWorker({ modulePath, model: onnx, threads })
+    const closing = new SharedArrayBuffer(4)
+    const worker = startWorker({ modulePath, model: onnx, threads, closing })
     try {
       const loaded = await loadedModel(worker, signal)
-      return new OnnxRuntimeBackend(worker, signatureOf(loaded, typeof onnx === 'string' ? onnx : 'the model'))
+      return new OnnxRuntimeBackend(worker, new Int32Array(closing), signatureOf(loaded, typeof onnx === 'string' ? onnx : 'the model'))
     } catch (error) {
       await worker.terminate()
       throw error
@@ -128,8 +132,12 @@ export class OnnxRuntimeBackend implements SessionBackend {
     return this.closing
   }
 
+  /** The run that has begun comes to its end: onnxruntime cannot be interrupted, and what it throws in a terminated thread ends the process. */
   private async end(): Promise<void> {
-    await this.worker.terminate()
+    Atomics.store(this.closingFlag, 0, 1)
+    this.worker.ref()
+    this.worker.postMessage(null)
+    await this.exited
   }
 
   private pack(id: number, batch: SessionBatch): OnnxRun {

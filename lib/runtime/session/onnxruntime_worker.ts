@@ -57,7 +57,7 @@ async function run(onnx: OnnxModule, session: Onnx.InferenceSession, { id, input
   )
 }
 
-async function main({ modulePath, model, threads }: OnnxWorkerData): Promise<void> {
+async function main({ modulePath, model, threads, closing }: OnnxWorkerData): Promise<void> {
   let onnx: OnnxModule
   try {
     onnx = createRequire(modulePath)(modulePath) as OnnxModule
@@ -76,9 +76,14 @@ async function main({ modulePath, model, threads }: OnnxWorkerData): Promise<voi
   }
   // One after the other: a run that is awaited would let the next message in.
   let last = Promise.resolve()
-  port.on('message', (request: OnnxRun) => {
+  const flag = new Int32Array(closing)
+  port.on('message', (request: OnnxRun | null) => {
+    if (request === null) {
+      void last.then(() => port.close())
+      return
+    }
     last = last
-      .then(() => run(onnx, session, request))
+      .then(() => (Atomics.load(flag, 0) === 0 ? run(onnx, session, request) : undefined))
       .catch((error: Error) => answer({ kind: 'run-failed', id: request.id, message: error.message }))
   })
   answer({

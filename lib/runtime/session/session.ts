@@ -46,8 +46,10 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 const RUN_OPTIONS = ['signal', 'priority', 'deadline', 'timeoutMs', 'outputs'] as const
 /** Runs of each prepared batch: the first ones are slow, the last ones tell its time. */
 const WARM_UP_RUNS = 3
-/** Requests that run before the session is ready, so that the code that serves them is compiled. */
-const WARM_UP_REQUESTS = 20
+/** Requests that run before the session is ready, so that the code that serves them is compiled; fewer where they take long. */
+const WARM_UP_REQUESTS = 500
+const LEAST_WARM_UP_REQUESTS = 20
+const WARM_UP_REQUESTS_MS = 200
 
 /** Runs requests through a model. Made by `engine.createSession()` and {@link Session.load}. */
 export class Session implements AsyncDisposable {
@@ -623,7 +625,8 @@ export class Session implements AsyncDisposable {
     const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
     // Nobody else comes that could be waited for.
     this.#batcher = this.#batcherFor(this.#backend, 0)
-    for (let i = 0; i < WARM_UP_REQUESTS; i++) await this.run(inputs)
+    const until = performance.now() + WARM_UP_REQUESTS_MS
+    for (let i = 0; i < LEAST_WARM_UP_REQUESTS || (i < WARM_UP_REQUESTS && performance.now() < until); i++) await this.run(inputs)
     this.#batcher = this.#batcherFor(this.#backend)
   }
 }
