@@ -9,7 +9,7 @@ import { highestRate, inFlight, oneByOne, summary, texts } from './support/load.
 import { check, finish, lib, options, round } from './support/target.mjs'
 
 const RUNS = options.fake ? 300 : 2000
-const SESSIONS = 2
+const SESSIONS = 5
 const seconds = Number(options.seconds)
 const spinUs = Number(options.spin)
 const maxBatch = Number(options['max-batch'])
@@ -42,7 +42,7 @@ for (const mode of modes) {
     const { p50, p99 } = figures.latencyMs
     figures.p99OverP50 = round(p99 / p50)
     const firsts = figures.firstMs.map((first) => first / p50).sort((a, b) => a - b)
-    figures.firstOverP50 = { median: round(firsts[firsts.length >> 1]), max: round(firsts.at(-1)) }
+    figures.firstOverP50 = { median: round(firsts[(firsts.length - 1) >> 1]), max: round(firsts.at(-1)) }
     latencies.set(nameOf(mode), figures)
     assert.ok(figures.p99OverP50 <= 1.3, `P99 / P50 is ${figures.p99OverP50}`)
     assert.ok(figures.firstOverP50.median <= 1.5, `the first request takes ${figures.firstOverP50.median} times the median`)
