@@ -46,10 +46,12 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 const RUN_OPTIONS = ['signal', 'priority', 'deadline', 'timeoutMs', 'outputs'] as const
 /** Runs of each prepared batch: the first ones are slow, the last ones tell its time. */
 const WARM_UP_RUNS = 3
-/** Requests that run before the session is ready, so that the code that serves them is compiled; fewer where they take long. */
-const WARM_UP_REQUESTS = 500
-const LEAST_WARM_UP_REQUESTS = 20
-const WARM_UP_REQUESTS_MS = 200
+/** Requests that run before a session is ready. */
+const WARM_UP_REQUESTS = 20
+/** Requests after which the code that serves them is compiled, which the first session of a process sees to; fewer where they take long. */
+const COMPILED_AFTER = 500
+const COMPILE_MS = 200
+let servedToCompile = 0
 
 /** Runs requests through a model. Made by `engine.createSession()` and {@link Session.load}. */
 export class Session implements AsyncDisposable {
@@ -625,8 +627,11 @@ export class Session implements AsyncDisposable {
     const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
     // Nobody else comes that could be waited for.
     this.#batcher = this.#batcherFor(this.#backend, 0)
-    const until = performance.now() + WARM_UP_REQUESTS_MS
-    for (let i = 0; i < LEAST_WARM_UP_REQUESTS || (i < WARM_UP_REQUESTS && performance.now() < until); i++) await this.run(inputs)
+    const until = performance.now() + COMPILE_MS
+    for (let i = 0; i < WARM_UP_REQUESTS || (servedToCompile < COMPILED_AFTER && performance.now() < until); i++) {
+      await this.run(inputs)
+      servedToCompile++
+    }
     this.#batcher = this.#batcherFor(this.#backend)
   }
 }
