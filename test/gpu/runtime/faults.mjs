@@ -92,8 +92,6 @@ async function failEachNth(fault, most, report) {
 }
 
 await check('allocations of one life', countAllocations)
-await check(`the Nth device allocation fails, N = 1 ... ${NTH}`, (report) => failEachNth('failDeviceAllocation', NTH, report), { timeoutMs: 300_000 })
-await check(`the Nth pinned allocation fails, N = 1 ... ${PINNED}`, (report) => failEachNth('failPinnedAllocation', PINNED, report), { timeoutMs: 300_000 })
 
 await check('an enqueue that fails: its request hears of it, the session goes on', async (report) => {
   const engine = await Engine.load(folder, { runtime })
@@ -169,4 +167,8 @@ await runtime.close()
 if (!options.fake) {
   await check('a closed runtime is gone', async () => assert.throws(() => runtime.memory(), { code: 'ERR_DISPOSED' }))
 }
+
+// Last, as they take minutes: a life each.
+await check(`the Nth device allocation fails, N = 1 ... ${NTH}`, (report) => failEachNth('failDeviceAllocation', NTH, report), { timeoutMs: 300_000 })
+await check(`the Nth pinned allocation fails, N = 1 ... ${PINNED}`, (report) => failEachNth('failPinnedAllocation', PINNED, report), { timeoutMs: 300_000 })
 await finish()
