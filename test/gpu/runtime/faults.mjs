@@ -163,12 +163,12 @@ await check('everything is closed while hundreds of requests are in flight', asy
   assert.equal(after.pinnedBytes, before.pinnedBytes)
 })
 
+// Last, as they take minutes: a life each.
+await check(`the Nth device allocation fails, N = 1 ... ${NTH}`, (report) => failEachNth('failDeviceAllocation', NTH, report), { timeoutMs: 300_000 })
+await check(`the Nth pinned allocation fails, N = 1 ... ${PINNED}`, (report) => failEachNth('failPinnedAllocation', PINNED, report), { timeoutMs: 300_000 })
+
 await runtime.close()
 if (!options.fake) {
   await check('a closed runtime is gone', async () => assert.throws(() => runtime.memory(), { code: 'ERR_DISPOSED' }))
 }
-
-// Last, as they take minutes: a life each.
-await check(`the Nth device allocation fails, N = 1 ... ${NTH}`, (report) => failEachNth('failDeviceAllocation', NTH, report), { timeoutMs: 300_000 })
-await check(`the Nth pinned allocation fails, N = 1 ... ${PINNED}`, (report) => failEachNth('failPinnedAllocation', PINNED, report), { timeoutMs: 300_000 })
 await finish()
