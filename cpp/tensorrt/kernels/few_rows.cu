@@ -22,7 +22,6 @@ constexpr int kSteps = 4;    // steps of a chunk
 constexpr int kBuffers = 2;  // chunks in flight
 constexpr int kTileRows = 16;
 constexpr int kTileFloats = kTileRows * kFewRowsMax;
-constexpr int kMaxSharedBytes = 227 * 1024;
 
 struct Chunk {
   uint4 a[kSteps][2];
@@ -320,8 +319,12 @@ cudaError_t dispatch(const FewRowsArgs& args, bool overlap, cudaStream_t stream)
 
 bool fewRowsFits(DType type, int32_t rows, int32_t k) noexcept {
   constexpr int kStaticBytes = static_cast<int>((2 * kTileFloats + kFewRowsMax) * kWarps * sizeof(float));
-  return type != DType::kF32 && rows >= 1 && rows <= kFewRowsMax && k >= kStep && k % kStep == 0 &&
-         k <= kMaxSharedBytes && sharedBytes(rows, k) + kStaticBytes <= kMaxSharedBytes;
+  if (type == DType::kF32 || rows < 1 || rows > kFewRowsMax || k < kStep || k % kStep != 0) return false;
+  int device = 0;
+  int available = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+         k <= available && sharedBytes(rows, k) + kStaticBytes <= available;
 }
 
 cudaError_t fewRowsLinear(DType type, const FewRowsArgs& args, bool overlap, cudaStream_t stream) noexcept {

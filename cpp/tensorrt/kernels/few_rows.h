@@ -31,7 +31,8 @@ struct FewRowsArgs {
   FewRowsGate gate = FewRowsGate::kNone;
 };
 
-// Whether a call can be made: 16-bit types, k a multiple of 32, the rows of x in one block's shared memory.
+// Whether a call can be made on the thread's device: 16-bit types, k a multiple of 32, the rows of x in one
+// block's shared memory (227 KiB on Hopper, 163 and 99 on compute capability 8.0 and 8.9).
 bool fewRowsFits(DType type, int32_t rows, int32_t k) noexcept;
 
 // `overlap` starts the kernel while the one before it in the stream ends (programmatic dependent launch, from
