@@ -1,4 +1,5 @@
 /** Public options of sessions, and what they come to once checked. */
+import { availableParallelism } from 'node:os'
 import { TensorRTError } from '../../errors'
 import { ArgumentReader, invalidArgument } from '../argument_reader'
 import type { Tensor } from '../tensor'
@@ -70,7 +71,8 @@ export interface SessionOptions {
   streamPriority?: number | undefined
   /**
    * GPU: microseconds for which a stream's threads spin before they sleep, and for which the event loop goes on turning after a batch was
-   * handed to the device. More than a batch takes gives the least and the steadiest latency, for processor time. Default 50.
+   * handed to the device. More than a batch takes gives the least and the steadiest latency, for processor time. Default: 1000 where the
+   * process may use processors enough (four, and two more for each context), else 50.
    */
   spinUs?: number | undefined
   /** Called for each warning, in place of `process.emitWarning`. */
@@ -159,8 +161,9 @@ export function checkSessionOptions(options: unknown, what: string, others: read
   const reader = new ArgumentReader(options, [...SESSION_OPTION_NAMES, ...others], what)
   const warmUp = reader.get('warmUp') ?? true
   if (typeof warmUp !== 'boolean' && !Array.isArray(warmUp)) throw invalidArgument('warmUp', 'true, false or an array of shapes', warmUp)
+  const contexts = reader.integer('contexts', 1, 64) ?? 1
   return {
-    contexts: reader.integer('contexts', 1, 64) ?? 1,
+    contexts,
     profile: reader.integer('profile', 0, MAX_DIMENSION),
     batching: checkBatching(reader.get('batching')),
     maxQueue: reader.integer('maxQueue', 1, 1_000_000) ?? 1024,
@@ -170,10 +173,19 @@ export function checkSessionOptions(options: unknown, what: string, others: read
     maxGraphs: checkGraphs(reader.get('cudaGraphs')),
     runAhead: reader.integer('runAhead', 0, 1) ?? 1,
     streamPriority: reader.integer('streamPriority', 0, 100) ?? 0,
-    spinUs: reader.integer('spinUs', 0, 1_000_000) ?? 50,
+    spinUs: reader.integer('spinUs', 0, 1_000_000) ?? defaultSpinUs(contexts, availableParallelism()),
     onWarning: reader.callback('onWarning') as CheckedSessionOptions['onWarning'],
     signal: reader.signal('signal'),
   }
+}
+
+/**
+ * Threads that spin must not take processors from those that work. Each context has two threads, beside the event loop and what else there is.
+ *
+ * @returns microseconds
+ */
+export function defaultSpinUs(contexts: number, processors: number): number {
+  return processors >= 4 + 2 * contexts ? 1000 : 50
 }
 
 function checkGraphs(value: unknown): number {

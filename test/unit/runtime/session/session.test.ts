@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { Tensor } from '../../../../lib/runtime'
-import { checkSessionOptions, type SessionWarning, type TensorMap } from '../../../../lib/runtime/session/options'
+import { checkSessionOptions, defaultSpinUs, type SessionWarning, type TensorMap } from '../../../../lib/runtime/session/options'
 import { Session } from '../../../../lib/runtime/session/session'
 import { TensorRTBackend } from '../../../../lib/runtime/session/tensorrt_session'
 import { affineModel, GpuDouble, type ModelDouble, nativeError, range, tensor } from './gpu_double'
@@ -312,4 +312,17 @@ it('takes shape tensors by their values', async () => {
     const { head } = await session.run({ ...row(1, 2, 3, 4), n: Tensor.int64([BigInt(n)]) })
     expect([head!.shape, numbers(head)]).toEqual([[1, n], [1, 2, 3, 4].slice(0, n)])
   }
+})
+
+describe('spinning', () => {
+  it('is left to machines with processors enough for it', () => {
+    expect([1, 2, 5].map((processors) => defaultSpinUs(1, processors))).toEqual([50, 50, 50])
+    expect([6, 16].map((processors) => defaultSpinUs(1, processors))).toEqual([1000, 1000])
+    expect([4, 6, 7].map((contexts) => defaultSpinUs(contexts, 16))).toEqual([1000, 1000, 50])
+  })
+
+  it('is as asked, where it is', () => {
+    expect(checkSessionOptions({ spinUs: 0 }, 'createSession()').spinUs).toBe(0)
+    expect(checkSessionOptions({ spinUs: 2000, contexts: 64 }, 'createSession()').spinUs).toBe(2000)
+  })
 })
