@@ -2,6 +2,7 @@
 import { TensorRTError } from '../errors'
 import {
   type Executor,
+  GREEDY_SAMPLING,
   type SlotSampling,
   STEP_HEADER_INTS,
   STEP_SEQUENCE_INTS,
@@ -12,20 +13,7 @@ import {
 import { orAbort, throwIfAborted } from './abort'
 
 /** Nothing is sampled; prompt rows report the log-probability of their token alone. */
-const SAMPLING: SlotSampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0,
-  logprobs: -1,
-  promptLogprobs: 0,
-  minTokens: 0,
-  bannedTokens: new Int32Array(0),
-}
+const SAMPLING: SlotSampling = { ...GREEDY_SAMPLING, promptLogprobs: 0 }
 
 interface Row {
   slot: number

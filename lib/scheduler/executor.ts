@@ -67,6 +67,22 @@ export interface SlotSampling {
   bannedTokens: Int32Array
 }
 
+/** The most probable token each time; nothing is penalised, banned or reported. */
+export const GREEDY_SAMPLING: SlotSampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0,
+  logprobs: -1,
+  promptLogprobs: -1,
+  minTokens: 0,
+  bannedTokens: new Int32Array(0),
+}
+
 export interface SlotInit {
   slot: number
   sampling: SlotSampling

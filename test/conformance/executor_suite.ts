@@ -12,6 +12,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { TensorRTError } from '../../lib/errors'
 import {
   type Executor,
+  GREEDY_SAMPLING,
   LAST_SAMPLED_TOKEN,
   type SlotSampling,
   STEP_HEADER_INTS,
@@ -22,21 +23,6 @@ import {
 } from '../../lib/scheduler'
 
 const { SAMPLE, PROMPT_LOGPROBS, LOGITS } = StepFlag
-
-const GREEDY: SlotSampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0,
-  logprobs: -1,
-  promptLogprobs: -1,
-  minTokens: 0,
-  bannedTokens: new Int32Array(0),
-}
 
 interface Row {
   slot: number
@@ -104,7 +90,7 @@ class Rig {
   open(slot: number, prompt: number[], sampling: Partial<SlotSampling> = {}, output: number[] = []): void {
     this.executor.openSlot({
       slot,
-      sampling: { ...GREEDY, ...sampling },
+      sampling: { ...GREEDY_SAMPLING, ...sampling },
       prompt: Int32Array.from(prompt),
       output: Int32Array.from(output),
     })

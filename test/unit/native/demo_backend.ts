@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { graphFromConfig } from '../../../lib/models'
 import { CpuBackend, type CpuBackendOptions } from '../../../lib/native'
 import {
+  GREEDY_SAMPLING,
   LAST_SAMPLED_TOKEN,
   type SlotInit,
   STEP_HEADER_INTS,
@@ -34,20 +35,7 @@ export function greedySlot(slot: number, prompt: number[]): SlotInit {
     slot,
     prompt: Int32Array.from(prompt),
     output: new Int32Array(0),
-    sampling: {
-      temperature: 0,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      seed: 0,
-      logprobs: -1,
-      promptLogprobs: -1,
-      minTokens: 0,
-      bannedTokens: new Int32Array(0),
-    },
+    sampling: GREEDY_SAMPLING,
   }
 }
 
