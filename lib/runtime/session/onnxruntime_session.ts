@@ -225,6 +225,7 @@ function loadError(answer: OnnxAnswer): TensorRTError {
   if (missing) {
     return new TensorRTError('ERR_ONNXRUNTIME_NOT_FOUND', `onnxruntime-node does not load: ${message}`, { hint: 'install it again: npm install onnxruntime-node' })
   }
+  // onnxruntime gives no codes: its words tell what it lacks from what is broken.
   const unsupported = /unsupported data type|not implemented|is not a registered function|opset/i.test(message)
   return new TensorRTError(unsupported ? 'ERR_ONNX_UNSUPPORTED' : 'ERR_ONNX_INVALID', `onnxruntime does not take the model: ${message}`)
 }
