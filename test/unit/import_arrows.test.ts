@@ -18,7 +18,11 @@ const allowed: [file: string, imported: string][] = [
   ['lib/llm/a.ts', '../native'],
   ['lib/llm/a.ts', '../runtime'],
   ['lib/llm/a.ts', 'node:fs'],
+  ['lib/server/routes/a.ts', '../../llm'],
+  ['lib/server/a.ts', '../text'],
+  ['lib/server/a.ts', 'hono'],
   ['lib/cli/a.ts', '../llm'],
+  ['lib/cli/a.ts', '../server'],
 ]
 const forbidden: [file: string, imported: string][] = [
   ['lib/scheduler/a.ts', '../native'],
@@ -39,6 +43,9 @@ const forbidden: [file: string, imported: string][] = [
   ['lib/llm/a.ts', '../scheduler/heap'],
   ['lib/llm/a.ts', 'bindings'],
   ['lib/llm/a.ts', '../../build/Release/node-tensorrt.node'],
+  ['lib/server/a.ts', '../scheduler'],
+  ['lib/server/routes/a.ts', '../../llm/engine_loop'],
+  ['lib/server/a.ts', '../cli/serve'],
   ['lib/cli/a.ts', '../scheduler'],
   ['lib/cli/a.ts', 'node-gyp-build'],
   ['lib/a.ts', 'bindings'],

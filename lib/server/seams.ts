@@ -1,0 +1,104 @@
+/**
+ * What the parts of the server know of each other. Routes know these interfaces alone, so telemetry and admission can be
+ * left out, replaced or tested by themselves.
+ */
+import type { FinishReason, Usage } from '../llm'
+
+export type Endpoint = 'chat' | 'completions' | 'embeddings'
+
+/** A request whose body was read and whose prompt was encoded. */
+export interface RequestFacts {
+  /** Given by the client in x-request-id, where that is harmless, else made by the server. */
+  id: string
+  endpoint: Endpoint
+  /** Name under which the model is served. */
+  model: string
+  stream: boolean
+  n: number
+  promptTokens: number
+  /** Per choice; undefined: as many as fit. */
+  maxTokens: number | undefined
+  /** Lower is more urgent. */
+  priority: number
+  /** Milliseconds within which the whole output must exist. */
+  deadlineMs: number | undefined
+  /** Name of the API key, never the key; undefined where no keys are asked for. */
+  keyName: string | undefined
+  /** W3C trace context of the caller. */
+  traceparent: string | undefined
+  tracestate: string | undefined
+  /** Sampling parameters worth a span's attribute. */
+  temperature: number | undefined
+  topP: number | undefined
+}
+
+export type RequestOutcome =
+  | { kind: 'finished'; finishReasons: readonly FinishReason[]; usage: Usage }
+  /** The client went away, or broke off. */
+  | { kind: 'aborted' }
+  | { kind: 'failed'; error: Error }
+
+/** Hears of one request from its admission to its end. Calls never throw. */
+export interface RequestTelemetry {
+  /** Tokens of a choice reached the server; the first call for a choice is its first token. */
+  tokens(choice: number, count: number): void
+  /** Once. `queueMs` is the time before the first step, where the request got that far. */
+  end(outcome: RequestOutcome, times: { queueMs: number | undefined }): void
+}
+
+/** One line of the access log. */
+export interface HttpFacts {
+  requestId: string
+  method: string
+  /** The route's pattern, never the path as it came. `other` for what is no route. */
+  route: string
+  status: number
+  durationMs: number
+  responseBytes: number
+  keyName: string | undefined
+  model: string | undefined
+  backend: string
+  /** `error.code` of the answer, where it was an error. */
+  errorCode: string | undefined
+  /** Where the client went away before the end. */
+  aborted: boolean
+}
+
+export interface Telemetry {
+  start(facts: RequestFacts): RequestTelemetry
+  /** A request that admission or the queue turned away. */
+  refused(facts: RequestFacts, reason: RefusalReason): void
+  http(facts: HttpFacts): void
+  /** Prometheus' text format. */
+  metrics(): Promise<{ contentType: string; body: string }>
+  /** May be called twice. */
+  close(): Promise<void>
+}
+
+export type RefusalReason = 'queue_full' | 'sla' | 'deadline' | 'draining' | 'not_ready' | 'key_limit'
+
+export type AdmissionDecision =
+  | { admitted: true; ticket: AdmissionTicket }
+  | {
+      admitted: false
+      reason: RefusalReason
+      /** When to try again, in seconds, at least 1. */
+      retryAfterSeconds: number
+      message: string
+    }
+
+/** What admission learns of a request that it let in. */
+export interface AdmissionTicket {
+  firstToken(): void
+  tokens(choice: number, count: number): void
+  /** Once, whatever became of it. */
+  end(): void
+}
+
+/** Decides, before a request is queued, whether it can be served as promised. */
+export interface Admission {
+  admit(facts: RequestFacts): AdmissionDecision
+  /** Seconds until a request that is refused now might be served; for answers to ERR_QUEUE_FULL. */
+  retryAfterSeconds(facts: RequestFacts): number
+  close(): void
+}
