@@ -62,12 +62,16 @@ export interface HttpFacts {
   errorCode: string | undefined
   /** Where the client went away before the end. */
   aborted: boolean
+  /** Of a request that ran to its end. */
+  usage?: Usage | undefined
 }
 
 export interface Telemetry {
   start(facts: RequestFacts): RequestTelemetry
   /** A request that admission or the queue turned away. */
   refused(facts: RequestFacts, reason: RefusalReason): void
+  /** An HTTP request has come; `http` tells of its end. */
+  httpStarted(): void
   http(facts: HttpFacts): void
   /** Prometheus' text format. */
   metrics(): Promise<{ contentType: string; body: string }>
