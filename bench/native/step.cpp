@@ -50,11 +50,11 @@ Steps::Steps(const LlamaShape& shape, int layers, int32_t pages, int64_t maxRows
   const int64_t stride = maxRows + 1;
   state_.batchIndices = table;
   state_.positions = table + stride;
-  state_.qIndptr = table + 2 * stride;
+  state_.parts[0].qIndptr = table + 2 * stride;
   state_.kvIndptr = table + 3 * stride;
   state_.lastPageLen = table + 4 * stride;
   state_.kvIndices = table + 5 * stride;
-  state_.workspace = {floats_.as<>(), kFloatBytes, ints_.as<>(), intsHost_, kIntBytes};
+  state_.parts[0].workspace = {floats_.as<>(), kFloatBytes, ints_.as<>(), intsHost_, kIntBytes};
 }
 
 Steps::~Steps() {
@@ -106,7 +106,10 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
   state_.rows = static_cast<uint32_t>(batchIndices.size());
   state_.batch = static_cast<uint32_t>(lastPageLen.size());
   REQUIRE(state_.rows <= maxRows_);
-  state_.path = path;
+  nt::AttentionPart& part = state_.parts[0];
+  part.path = path;
+  part.sequences = state_.batch;
+  part.rows = state_.rows;
   CUDA_CHECK(cudaStreamSynchronize(stream_));  // the pinned plan buffer may still be on its way
   const auto put = [&](const int32_t* device, const std::vector<int32_t>& host) {
     CUDA_CHECK(
@@ -114,7 +117,7 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
   };
   put(state_.batchIndices, batchIndices);
   put(state_.positions, positions);
-  put(state_.qIndptr, qIndptr);
+  put(part.qIndptr, qIndptr);
   put(state_.kvIndptr, kvIndptr);
   put(state_.lastPageLen, lastPageLen);
   put(state_.kvIndices, kvIndices);
@@ -133,7 +136,7 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
                                    cudaGraph};
   const auto start = std::chrono::steady_clock::now();
   CUDA_CHECK((path == nt::AttentionPath::kDecode ? kernels->planDecode : kernels->planPrefill)(
-      state_.workspace, args, &state_.plan, stream_));
+      part.workspace, args, &part.plan, stream_));
   planUs_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -72,6 +72,7 @@ struct StepResult {
   std::vector<float> logits;
   float queueUs = 0;
   float runUs = 0;
+  float deviceUs = -1;  // by the device's own clock; -1 where it has none
 };
 
 // Called on a thread of the backend, once per step, in order. Must return quickly and never throw.

@@ -36,6 +36,7 @@ napi_value makeStepResult(napi_env env, const StepResult& result) noexcept {
   out.set("logits", result.logits);
   out.set("queueUs", static_cast<double>(result.queueUs));
   out.set("runUs", static_cast<double>(result.runUs));
+  out.set("deviceUs", static_cast<double>(result.deviceUs));
   return out.object();
 }
 

@@ -350,6 +350,9 @@ class TensorRtBackend final : public Backend {
       note(result.status);
       return;
     }
+    float ms = 0;
+    if (cudaEventElapsedTime(&ms, buffers.begun.get(), buffers.done.get()) == cudaSuccess)
+      result.deviceUs = ms * 1000;
     try {
       result.status = fill(buffers, result);
     } catch (const std::bad_alloc&) {

@@ -32,6 +32,7 @@ class SegmentEngine {
 
   // Most rows of one enqueue.
   int32_t maxRows() const noexcept { return profiles_.back().max; }
+  const std::vector<RowProfile>& profiles() const noexcept { return profiles_; }
 
   // Makes a context for captures of steps of this many rows. A captured graph holds on to the state of its
   // context, which must not run another shape afterwards. After setActivationMemory.

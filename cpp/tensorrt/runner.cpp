@@ -9,7 +9,7 @@ namespace nt {
 namespace {
 
 // Rows a sequence, on average, from which tiles of 128 query rows are well filled.
-constexpr int32_t kWideRows = 64;
+constexpr uint32_t kWideRows = 64;
 
 kernels::SlotParams toParams(const SamplingParams& sampling) {
   kernels::SlotParams params;
@@ -97,12 +97,15 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   const bool captured = graph != graphs_.end();
   const TableLayout layout = captured ? TableLayout(graph->first, graph->first, graph->first)
                                       : TableLayout(rows, sequences, entries);
-  const AttentionPath path = oneRowEach ? decodePath_ : AttentionPath::kPrefill;
-  const size_t ints = fillTables(step, buffers.entries, layout, info_.pageSize,
-                                 path == AttentionPath::kDecode, buffers.tables.as<int32_t>());
+  const size_t ints =
+      fillTables(step, buffers.entries, layout, info_.pageSize,
+                 oneRowEach && decodePath_ == AttentionPath::kDecode, buffers.tables.as<int32_t>());
+  const cudaError_t begun = cudaEventRecord(buffers.begun.get(), stream_.get());
+  if (Status status = toStatus(begun, "Beginning a step"); !status) return status;
   if (Status status = sendTables(buffers, ints); !status) return status;
-  setState(layout, path);
-  if (Status status = planAttention(layout, buffers, path, captured); !status) return status;
+  setState(layout);
+  const int32_t singles = oneRowEach ? layout.sequences : leadingSingles(step);
+  if (Status status = planAttention(layout, buffers, singles, captured); !status) return status;
 
   if (Status status = reserveLogits(buffers); !status) return status;
   if (captured) {
@@ -137,55 +140,74 @@ Status Runner::sendTables(const StepBuffers& buffers, size_t ints) {
                   "Sending a step's tables");
 }
 
-void Runner::setState(const TableLayout& layout, AttentionPath path) {
+void Runner::setState(const TableLayout& layout) {
   state_.batchIndices = table(layout.batchIndices);
   state_.positions = table(layout.positions);
-  state_.qIndptr = table(layout.qIndptr);
   state_.kvIndptr = table(layout.kvIndptr);
   state_.kvIndices = table(layout.kvIndices);
   state_.lastPageLen = table(layout.lastPageLen);
   state_.rows = static_cast<uint32_t>(layout.rows);
   state_.batch = static_cast<uint32_t>(layout.sequences);
-  state_.path = path;
-  state_.workspace.floats = floats_.as<>();
-  state_.workspace.floatBytes = floats_.bytes();
-  state_.workspace.intBytes = plans_.empty() ? 0 : ints_.bytes() / plans_.size();
 }
 
-Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,
+Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffers, int32_t singles,
                              bool cudaGraph) {
-  if (!attention_->needsPlan) return {};
-  const auto* block = buffers.tables.as<int32_t>();
+  const auto sequences = static_cast<uint32_t>(layout.sequences);
+  const auto rows = static_cast<uint32_t>(layout.rows);
+  const auto decodes = static_cast<uint32_t>(singles);
+  // The plain kernels take any mixture, and gain nothing from parts.
+  const bool mixed = attention_->needsPlan && decodes > 0 && decodes < sequences;
+  state_.partCount = mixed ? 2 : 1;
   for (size_t i = 0; i < plans_.size(); ++i) {
     AttentionPlan& plan = plans_[i];
-    kernels::Workspace workspace = state_.workspace;
-    workspace.ints = ints_.as<char>() + i * workspace.intBytes;
-    workspace.intsHost = buffers.plans.as<char>() + i * workspace.intBytes;
-    kernels::PlanArgs args;
-    args.qIndptr = block + layout.qIndptr;
-    args.kvIndptr = block + layout.kvIndptr;
-    args.rows = static_cast<uint32_t>(layout.rows);
-    args.batch = static_cast<uint32_t>(layout.sequences);
-    args.heads = static_cast<uint32_t>(plan.heads);
-    args.kvHeads = static_cast<uint32_t>(kvHeads_);
-    args.pageSize = static_cast<uint32_t>(info_.pageSize);
-    args.window = plan.window;
-    args.cudaGraph = cudaGraph;
-    args.lastPageLen = block + layout.lastPageLen;
-    plan.path = path;
-    if (path == AttentionPath::kPrefill && widePrefill_ && !cudaGraph && plan.window == 0 &&
-        layout.rows >= kWideRows * layout.sequences) {
-      plan.path = AttentionPath::kWidePrefill;
-    }
-    const auto make = plan.path == AttentionPath::kDecode        ? attention_->planDecode
-                      : plan.path == AttentionPath::kWidePrefill ? attention_->planWidePrefill
-                                                                 : attention_->planPrefill;
-    if (Status status = toStatus(make(workspace, args, &plan.plan, stream_.get()), "Planning attention");
-        !status) {
-      return status;
+    AttentionPart& first = plan.parts[0];
+    first.path = mixed || decodes == sequences ? decodePath_ : AttentionPath::kPrefill;
+    first.sequences = mixed ? decodes : sequences;
+    first.rows = mixed ? decodes : rows;
+    first.qIndptr = table(layout.qIndptr);
+    AttentionPart& second = plan.parts[1];
+    second.path = AttentionPath::kPrefill;
+    second.firstSequence = second.firstRow = decodes;
+    second.sequences = sequences - decodes;
+    second.rows = rows - decodes;
+    second.qIndptr = table(layout.wideIndptr);
+    if (!attention_->needsPlan) continue;
+    for (size_t p = 0; p < state_.partCount; ++p) {
+      kernels::Workspace& workspace = plan.parts[p].workspace;
+      workspace.floats = floats_.as<>();
+      workspace.floatBytes = floats_.bytes();
+      workspace.intBytes = ints_.bytes() / (plans_.size() * plan.parts.size());
+      const size_t offset = (i * plan.parts.size() + p) * workspace.intBytes;
+      workspace.ints = ints_.as<char>() + offset;
+      workspace.intsHost = buffers.plans.as<char>() + offset;
+      if (Status status = planPart(layout, buffers, plan, cudaGraph, plan.parts[p]); !status) return status;
     }
   }
   return {};
+}
+
+Status Runner::planPart(const TableLayout& layout, const StepBuffers& buffers, const AttentionPlan& plan,
+                        bool cudaGraph, AttentionPart& part) {
+  const auto* block = buffers.tables.as<int32_t>();
+  kernels::PlanArgs args;
+  args.qIndptr = block + (part.firstSequence == 0 ? layout.qIndptr : layout.wideIndptr);
+  args.kvIndptr = block + layout.kvIndptr + part.firstSequence;
+  args.rows = part.rows;
+  args.batch = part.sequences;
+  args.heads = static_cast<uint32_t>(plan.heads);
+  args.kvHeads = static_cast<uint32_t>(kvHeads_);
+  args.pageSize = static_cast<uint32_t>(info_.pageSize);
+  args.window = plan.window;
+  args.cudaGraph = cudaGraph;
+  args.lastPageLen = block + layout.lastPageLen + part.firstSequence;
+  if (part.path == AttentionPath::kPrefill && widePrefill_ && !cudaGraph && plan.window == 0 &&
+      part.rows >= kWideRows * part.sequences) {
+    part.path = AttentionPath::kWidePrefill;
+  }
+  const auto make = part.path == AttentionPath::kDecode        ? attention_->planDecode
+                    : part.path == AttentionPath::kWidePrefill ? attention_->planWidePrefill
+                                                               : attention_->planPrefill;
+  return toStatus(make(part.workspace, args, &part.plan, stream_.get()), "Planning attention");
 }
 
 Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated) {
@@ -207,9 +229,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
   for (size_t i = 0; i < head; ++i) {
     const Layer& layer = layers_[i];
     state_.layer = static_cast<int32_t>(i);
-    state_.plan = plans_[layer.plan].plan;
-    if (attention_->needsPlan) state_.path = plans_[layer.plan].path;
-    state_.workspace.ints = ints_.as<char>() + layer.plan * state_.workspace.intBytes;
+    state_.parts = plans_[layer.plan].parts;
     if (Status status = enqueueSegment(i, layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(), dedicated);
         !status) {
       return status;

@@ -2,6 +2,7 @@
 // threads or queues; all calls come from one thread at a time.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@ struct StepBuffers {
   PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see
                          // Runner::resultsOf
   PinnedBuffer logits;   // raw rows, in the engine's type
+  Event begun;           // before the step's first command; both take the device's time
   Event done;
 
   std::vector<StepEntry> entries;
@@ -64,12 +66,11 @@ class Runner {
   Status drain() const;
 
  private:
-  // Layers that share heads and window share a plan; each plan has a part of the workspace.
+  // Layers that share heads and window share a plan; each part of each has a piece of the workspace.
   struct AttentionPlan {
     int32_t heads = 0;
     int32_t window = 0;
-    AttentionPath path = AttentionPath::kPrefill;  // of the step that was planned last
-    kernels::Plan plan;
+    std::array<AttentionPart, 2> parts;  // of the step that was planned last
   };
   struct Layer {
     SegmentEngine* engine = nullptr;
@@ -88,13 +89,17 @@ class Runner {
   Status allocatePool(const TensorRtOptions& options, const Graph& graph);
   Status makeRopeTables(const Graph& graph);
   Status warmUp(StepBuffers& buffers);
+  Status warmUp(StepBuffers& buffers, int32_t rows, int32_t singles);
   Status captureGraphs(StepBuffers& buffers);
   // `invalidated`: it failed because of what another thread did, and may be tried again.
   Status capture(int32_t bucket, StepBuffers& buffers, bool& invalidated);
 
-  Status planAttention(const TableLayout& layout, const StepBuffers& buffers, AttentionPath path,
+  // `singles`: sequences of one row at the step's head.
+  Status planAttention(const TableLayout& layout, const StepBuffers& buffers, int32_t singles,
                        bool cudaGraph);
-  void setState(const TableLayout& layout, AttentionPath path);
+  Status planPart(const TableLayout& layout, const StepBuffers& buffers, const AttentionPlan& plan,
+                  bool cudaGraph, AttentionPart& part);
+  void setState(const TableLayout& layout);
   Status reserveLogits(StepBuffers& buffers) const;
   Status sendTables(const StepBuffers& buffers, size_t ints);
   // Embedding, layers, head and sampling, on the engines' dedicated contexts or the others; `buffers`, where

@@ -209,7 +209,7 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
         return plan.heads == op->heads && plan.window == op->window;
       });
       layer.plan = static_cast<size_t>(known - plans_.begin());
-      if (known == plans_.end()) plans_.push_back({op->heads, op->window, AttentionPath::kPrefill, {}});
+      if (known == plans_.end()) plans_.push_back({op->heads, op->window, {}});
       if (op->heads / op->kvHeads > kMaxDecodeGroup) decodePath_ = AttentionPath::kPrefill;
     }
     layers_.push_back(layer);
@@ -237,7 +237,9 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   // A capture lists a page for each sequence of its bucket, which may be more than there are slots.
   const auto pagesListed = static_cast<uint64_t>(std::max(maxPagesListed_, sequenceCapacity));
   const uint64_t tableBytes = (largest.kvIndices + pagesListed) * sizeof(int32_t);
-  const uint64_t planBytes = attention_->needsPlan ? kPlanBytes * plans_.size() : 0;
+  const uint64_t planBytes =
+      attention_->needsPlan ? kPlanBytes * plans_.size() * std::tuple_size_v<decltype(AttentionPlan::parts)>
+                            : 0;
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes =
       slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) + vocab * sizeof(uint32_t));
@@ -353,24 +355,36 @@ Expected<StepBuffers> Runner::createBuffers() const {
   for (Status status :
        {allocate(buffers.tables, tables_.bytes()), allocate(buffers.plans, ints_.bytes()),
         allocate(buffers.results, entries * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t)),
-        toStatus(cudaEventCreateWithFlags(buffers.done.put(), cudaEventDisableTiming | cudaEventBlockingSync),
-                 "cudaEventCreate")}) {
+        toStatus(cudaEventCreate(buffers.begun.put()), "cudaEventCreate"),
+        toStatus(cudaEventCreateWithFlags(buffers.done.put(), cudaEventBlockingSync), "cudaEventCreate")}) {
     if (!status) return status;
   }
   return buffers;
 }
 
-// The largest step, before there is work: what it lacks (memory, a kernel) shows now and not in a request,
-// and the kernels are loaded.
+// Each profile's largest step and a mixed one, before there is work: what they lack (memory, a kernel) shows
+// now and not in a request, and the kernels are loaded.
 Status Runner::warmUp(StepBuffers& buffers) {
   const int64_t longest = int64_t{info_.maxSlots} * info_.maxPositions;
-  const auto rows = static_cast<int32_t>(std::min<int64_t>(info_.maxStepTokens, longest));
-  const int32_t sequences = (rows + info_.maxPositions - 1) / info_.maxPositions;
+  const auto most = static_cast<int32_t>(std::min<int64_t>(info_.maxStepTokens, longest));
+  if (Status status = warmUp(buffers, most, 0); !status) return status;
+  for (const RowProfile& profile : engines_.front()->profiles()) {
+    if (profile.max >= most) break;
+    if (Status status = warmUp(buffers, profile.max, 0); !status) return status;
+  }
+  // Both parts of attention, the second one too short for the wide kernel.
+  const int32_t mixed = std::min(most, info_.maxPositions);
+  if (info_.maxSlots < 2 || mixed < 3) return {};
+  return warmUp(buffers, std::min<int32_t>(mixed, kBuckets[4]), 1);
+}
+
+Status Runner::warmUp(StepBuffers& buffers, int32_t rows, int32_t singles) {
+  const int32_t sequences = singles + (rows - singles + info_.maxPositions - 1) / info_.maxPositions;
   const TableLayout layout(rows, sequences, std::min(rows, engines_.back()->maxRows()));
-  const size_t ints = fillWarmUp(layout, info_.pageSize, buffers.tables.as<int32_t>());
-  setState(layout, AttentionPath::kPrefill);
+  const size_t ints = fillWarmUp(layout, info_.pageSize, singles, buffers.tables.as<int32_t>());
+  setState(layout);
   if (Status status = sendTables(buffers, ints); !status) return status;
-  if (Status status = planAttention(layout, buffers, AttentionPath::kPrefill, false); !status) return status;
+  if (Status status = planAttention(layout, buffers, singles, false); !status) return status;
   if (Status status = enqueueModel(layout, nullptr, false); !status) return status;
   return toStatus(cudaStreamSynchronize(stream_.get()), "The first step");
 }
@@ -396,10 +410,10 @@ Status Runner::captureGraphs(StepBuffers& buffers) {
 Status Runner::capture(int32_t bucket, StepBuffers& buffers, bool& invalidated) {
   invalidated = false;
   const TableLayout layout(bucket, bucket, bucket);
-  const size_t ints = fillWarmUp(layout, info_.pageSize, buffers.tables.as<int32_t>());
-  setState(layout, decodePath_);
+  const size_t ints = fillWarmUp(layout, info_.pageSize, bucket, buffers.tables.as<int32_t>());
+  setState(layout);
   if (Status status = sendTables(buffers, ints); !status) return status;
-  if (Status status = planAttention(layout, buffers, decodePath_, true); !status) return status;
+  if (Status status = planAttention(layout, buffers, bucket, true); !status) return status;
   for (size_t i = 0; i < engines_.size(); ++i) {
     if (fewRows_[i] != nullptr && bucket <= fewRows_[i]->maxRows()) continue;
     if (Status status = engines_[i]->dedicate(bucket, stream_.get()); !status) return status;

@@ -16,6 +16,7 @@ TableLayout::TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryC
   positions = take(rows);
   batchIndices = take(rows);
   qIndptr = take(sequences + 1);
+  wideIndptr = take(sequences + 1);
   kvIndptr = take(sequences + 1);
   lastPageLen = take(sequences);
   sequenceSlots = take(sequences);
@@ -23,6 +24,12 @@ TableLayout::TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryC
   entrySlots = take(entries);
   entryTargets = take(entries);
   kvIndices = at;
+}
+
+int32_t leadingSingles(const StepBatch& step) noexcept {
+  const auto wide = std::find_if(step.sequences.begin(), step.sequences.end(),
+                                 [](const StepSequence& sequence) { return sequence.tokens > 1; });
+  return static_cast<int32_t>(wide - step.sequences.begin());
 }
 
 size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
@@ -53,6 +60,10 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
     kvIndptr[index + 1] = kvIndptr[index] + pages;
     ++index;
   }
+  const int32_t singles = leadingSingles(step);
+  for (int32_t i = singles; i <= index && singles < index; ++i) {
+    block[layout.wideIndptr + static_cast<size_t>(i - singles)] = qIndptr[i] - singles;
+  }
   const int32_t pagesListed = kvIndptr[index];
   for (; row < layout.rows; ++row) {
     block[layout.tokens + static_cast<size_t>(row)] = 0;
@@ -78,19 +89,22 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
   return layout.kvIndices + static_cast<size_t>(pagesListed);
 }
 
-size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t* block) {
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block) {
   std::fill_n(block, layout.kvIndices, 0);
+  const int32_t others = layout.sequences - singles;
+  const int32_t left = layout.rows - singles;
   int32_t row = 0;
   int32_t pages = 0;
   for (int32_t i = 0; i < layout.sequences; ++i) {
     const auto at = static_cast<size_t>(i);
-    const int32_t tokens = layout.rows / layout.sequences + (i < layout.rows % layout.sequences ? 1 : 0);
+    const int32_t tokens = i < singles ? 1 : left / others + (i - singles < left % others ? 1 : 0);
     for (int32_t position = 0; position < tokens; ++position, ++row) {
       block[layout.positions + static_cast<size_t>(row)] = position;
       block[layout.batchIndices + static_cast<size_t>(row)] = i;
     }
     pages += (tokens + pageSize - 1) / pageSize;
     block[layout.qIndptr + at + 1] = row;
+    if (i >= singles) block[layout.wideIndptr + at + 1 - static_cast<size_t>(singles)] = row - singles;
     block[layout.kvIndptr + at + 1] = pages;
     block[layout.lastPageLen + at] = (tokens - 1) % pageSize + 1;
   }

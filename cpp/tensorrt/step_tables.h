@@ -33,6 +33,8 @@ struct TableLayout {
   size_t positions;      // [rows]
   size_t batchIndices;   // [rows] sequence, negative for padding
   size_t qIndptr;        // [sequences + 1]
+  size_t wideIndptr;     // [sequences + 1] of the sequences behind the leading ones of one row, counted from
+                         // their first row; written where there are both
   size_t kvIndptr;       // [sequences + 1]
   size_t lastPageLen;    // [sequences]
   size_t sequenceSlots;  // [sequences]
@@ -42,13 +44,16 @@ struct TableLayout {
   size_t kvIndices;      // the rest
 };
 
+// Sequences of one row at the head of the step: generated tokens, as a scheduler plans them first.
+int32_t leadingSingles(const StepBatch& step) noexcept;
+
 // Writes the tables of a step to `block`, padded to the layout's counts, and returns the number of int32s
 // used. `oneRowEach`: row i is sequence i, as the decode kernels want it, also for padding.
 size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
                   int32_t pageSize, bool oneRowEach, int32_t* block);
 
-// The same for a step of made-up sequences, the rows shared out evenly (rows >= sequences), all their pages
-// being page 0: to run a shape before there is work for it.
-size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t* block);
+// The same for a step of made-up sequences, all their pages being page 0: to run a shape before there is work
+// for it. The first `singles` have one row each, the others share the rest out evenly (rows >= sequences).
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block);
 
 }  // namespace nt

@@ -37,6 +37,8 @@ export interface LLMProfile {
   shares: {
     /** The executor worked. */
     run: number
+    /** The device was busy, by its own clock; NaN where there is none. */
+    device: number
     /** The executor waited for the next step although there was work: what a GPU lost to the host. */
     gap: number
     /** The event loop's thread worked on steps; in part while the executor ran others. */
@@ -71,6 +73,7 @@ const FIGURES = [
   'submitUs',
   'queueUs',
   'runUs',
+  'deviceUs',
   'gapUs',
   'completeUs',
   'emitUs',
@@ -189,7 +192,9 @@ export async function profileLoop(loop: EngineLoop, options: ProfileOptions): Pr
   }
   const { name, device } = loop.info
   const delay = (ns: number): number => Math.max(0, ns / 1e6 - DELAY_RESOLUTION_MS)
-  const perStep = Object.fromEntries(FIGURES.map((figure) => [figure, quantiles(sums.columns[figure])]))
+  const perStep = Object.fromEntries(
+    FIGURES.map((figure) => [figure, quantiles(sums.columns[figure].filter((value) => !Number.isNaN(value)))]),
+  )
   return {
     backend: name,
     device,
@@ -199,6 +204,7 @@ export async function profileLoop(loop: EngineLoop, options: ProfileOptions): Pr
     steps: sums.steps,
     shares: {
       run: sums.share('runUs'),
+      device: sums.share('deviceUs'),
       gap: sums.share('gapUs'),
       host: sums.share('planUs', 'packUs', 'submitUs', 'completeUs', 'emitUs'),
       scheduler: sums.share('planUs', 'packUs', 'completeUs'),

@@ -12,6 +12,8 @@ export interface StepProfile {
   /** Executor: from the hand-over to the start of the work, and the work. */
   queueUs: number
   runUs: number
+  /** Executor: between the device's own time stamps of the step's begin and end; NaN where it has no clock of its own. */
+  deviceUs: number
   /** Executor: idle before this step although there was work; 0 for the first step after a rest. */
   gapUs: number
   /** Host: accounting for the result, before the next step is planned. */
@@ -70,6 +72,7 @@ export class StepRecorder {
       submitUs: 0,
       queueUs: 0,
       runUs: 0,
+      deviceUs: Number.NaN,
       gapUs: 0,
       completeUs: 0,
       emitUs: 0,
@@ -106,6 +109,7 @@ export class StepRecorder {
     const { profile } = step
     profile.queueUs = timings.queueUs
     profile.runUs = timings.runUs
+    profile.deviceUs = timings.deviceUs ?? Number.NaN
     const startedAt = step.submittedAt + timings.queueUs / 1000
     step.endedAt = startedAt + timings.runUs / 1000
     // The executor's clock starts within the hand-over, so a start may seem to be before the end of the step before.

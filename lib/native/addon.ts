@@ -23,8 +23,11 @@ export interface NativeStepResult {
   topIds: Int32Array
   topLogprobs: Float32Array
   logits: Float32Array
+  hidden: Float32Array
   queueUs: number
   runUs: number
+  /** -1: the backend has no clock of a device. */
+  deviceUs: number
 }
 
 export interface NativeCpuOptions {
@@ -170,6 +173,8 @@ export interface NativeBackend {
   start(onResult: (result: NativeStepResult) => void): void
   openSlot(init: SlotInit): void
   closeSlot(slot: number): void
+  /** Copies the array. */
+  setMask(slot: number, mask: Int32Array | null): void
   /** Copies the array. */
   submit(step: Int32Array): void
   /** Idempotent: every call returns a promise of the same end. */

@@ -1,7 +1,7 @@
 /** A native backend as an {@link Executor}, and the CPU's. */
 import { isErrorCode, TensorRTError, type ErrorCode } from '../errors'
 import type { Graph } from '../models/graph'
-import type { Executor, ExecutorInfo, LogprobRow, SlotInit, StepResult } from '../scheduler/executor'
+import type { Executor, ExecutorInfo, LogprobRow, SlotInit, StepResult, StepTimings } from '../scheduler/executor'
 import type { NativeBackend, NativeCpuOptions, NativeStepResult } from './addon'
 import { loadAddon } from './load'
 
@@ -31,6 +31,10 @@ export class NativeExecutor implements Executor {
 
   closeSlot(slot: number): void {
     translateErrors(() => this.#native.closeSlot(slot))
+  }
+
+  setMask(slot: number, mask: Int32Array | null): void {
+    translateErrors(() => this.#native.setMask(slot, mask))
   }
 
   submit(step: Int32Array): void {
@@ -76,8 +80,9 @@ export function fromNativeError(error: unknown): unknown {
 
 /** @internal exported for its tests */
 export function fromNativeResult(native: NativeStepResult): StepResult {
-  const { stepId, tokens, logits, queueUs, runUs } = native
-  const result: StepResult = { stepId, tokens, logprobs: unpackLogprobs(native), logits, timings: { queueUs, runUs } }
+  const { stepId, tokens, logits, hidden, queueUs, runUs, deviceUs } = native
+  const timings: StepTimings = deviceUs < 0 ? { queueUs, runUs } : { queueUs, runUs, deviceUs }
+  const result: StepResult = { stepId, tokens, logprobs: unpackLogprobs(native), logits, hidden, timings }
   if (native.errorCode !== '') {
     const code: ErrorCode = isErrorCode(native.errorCode) ? native.errorCode : 'ERR_INTERNAL'
     result.error = { code, message: native.errorMessage, retryable: native.retryable }

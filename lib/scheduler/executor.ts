@@ -112,6 +112,11 @@ export interface StepTimings {
   queueUs: number
   /** Microseconds the backend worked on the step. */
   runUs: number
+  /**
+   * Microseconds between the device's own time stamps of the step's first and last command (CUDA events). Undefined where the
+   * executor has no such clock.
+   */
+  deviceUs?: number
 }
 
 /** What came of one step. */

@@ -243,22 +243,31 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) return status;
 
   kernels::AttentionArgs attention;
-  attention.q = rotated;
-  attention.out = out;
-  attention.qIndptr = step.qIndptr;
   attention.batchIndices = step.batchIndices;
   attention.positions = step.positions;
   attention.kv = kv;
-  attention.rows = rows;
   attention.heads = static_cast<uint32_t>(heads);
   attention.scale = params.scale;
   attention.window = params.window;
   attention.overlap = step.overlap;
-  const auto run = step.path == AttentionPath::kDecode        ? kernels->runDecode
-                   : step.path == AttentionPath::kWidePrefill ? kernels->runWidePrefill
-                                                              : kernels->runPrefill;
-  if (run == nullptr) return kPluginNoKernel;
-  return run(step.workspace, step.plan, attention, stream);
+  const int64_t rowBytes = heads * headDim * elementBytes;
+  for (uint32_t i = 0; i < step.partCount; ++i) {
+    const AttentionPart& part = step.parts[i];
+    const auto run = part.path == AttentionPath::kDecode        ? kernels->runDecode
+                     : part.path == AttentionPath::kWidePrefill ? kernels->runWidePrefill
+                                                                : kernels->runPrefill;
+    if (run == nullptr) return kPluginNoKernel;
+    attention.q = static_cast<char*>(rotated) + part.firstRow * rowBytes;
+    attention.out = static_cast<char*>(out) + part.firstRow * rowBytes;
+    attention.qIndptr = part.qIndptr;
+    attention.kv.indptr = kv.indptr + part.firstSequence;
+    attention.kv.lastPageLen = kv.lastPageLen + part.firstSequence;
+    attention.kv.batch = part.sequences;
+    attention.rows = part.rows;
+    if (const cudaError_t status = run(part.workspace, part.plan, attention, stream); status != cudaSuccess)
+      return status;
+  }
+  return cudaSuccess;
 }
 
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept {

@@ -7,6 +7,7 @@
 // state.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "tensorrt/kernels/attention.h"
@@ -17,6 +18,18 @@ enum class AttentionPath : uint8_t {
   kPrefill,      // any number of rows a sequence
   kWidePrefill,  // the same, for many rows a sequence; see kernels::AttentionKernels
   kDecode,       // one row a sequence; row i is sequence i
+};
+
+// Sequences of a step, in a row, that one kernel takes.
+struct AttentionPart {
+  AttentionPath path = AttentionPath::kPrefill;
+  uint32_t firstSequence = 0;
+  uint32_t sequences = 0;
+  uint32_t firstRow = 0;
+  uint32_t rows = 0;
+  const int32_t* qIndptr = nullptr;  // device, [sequences + 1], counted from firstRow
+  kernels::Plan plan;
+  kernels::Workspace workspace;
 };
 
 struct StepState {
@@ -33,18 +46,18 @@ struct StepState {
   // The step's tables (device). See kernels::PagedKv and kernels::AttentionArgs.
   const int32_t* batchIndices = nullptr;  // [rows], negative for padding
   const int32_t* positions = nullptr;     // [rows]
-  const int32_t* qIndptr = nullptr;       // [batch + 1]
   const int32_t* kvIndptr = nullptr;      // [batch + 1]
   const int32_t* kvIndices = nullptr;
   const int32_t* lastPageLen = nullptr;  // [batch]
   uint32_t rows = 0;                     // rows of the graph, padding included
   uint32_t batch = 0;                    // sequences, padding included
 
-  AttentionPath path = AttentionPath::kPrefill;
+  // Together all rows. A second one where generated tokens and prompts share a step: what is fast for one row
+  // a sequence is slow for many, and the reverse.
+  std::array<AttentionPart, 2> parts;
+  uint32_t partCount = 1;
   // See kernels::RopeAppendArgs.
   bool overlap = false;
-  kernels::Plan plan;
-  kernels::Workspace workspace;
   // Takes the plain kernels even where FlashInfer has the shape. To be set before contexts are created.
   bool plainKernels = false;
 

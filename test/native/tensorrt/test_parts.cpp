@@ -278,10 +278,44 @@ TEST(paddedDecodeRowsAreSequencesOfTheirOwn) {
   for (size_t i = 1; i < 4; ++i) CHECK_EQ(block[layout.batchIndices + i], -1);
 }
 
+TEST(sequencesBehindTheLeadingSinglesAreCountedFromTheirFirstRow) {
+  StepBatch step;
+  step.packed = {7, 3, 5, -1, -1, 11, 12, 13, 14, 15};
+  const std::span<const int32_t> packed = step.packed;
+  const auto sequence = [&](int32_t firstRow, int32_t tokens, size_t page) {
+    StepSequence made;
+    made.tokens = tokens;
+    made.firstRow = firstRow;
+    made.pages = packed.subspan(page, 1);
+    return made;
+  };
+  step.sequences = {sequence(0, 1, 0), sequence(1, 1, 1), sequence(2, 3, 2), sequence(5, 1, 0),
+                    sequence(6, 1, 1)};
+  step.tokens = packed.subspan(3);
+  CHECK_EQ(leadingSingles(step), 2);
+  const TableLayout layout(7, 5, 0);
+  std::vector<int32_t> block(layout.kvIndices + 8, -77);
+  fillTables(step, {}, layout, 16, false, block.data());
+  const std::vector<int32_t> expected = {0, 3, 4, 5, -77, -77};
+  for (size_t i = 0; i < expected.size(); ++i) CHECK_EQ(block[layout.wideIndptr + i], expected[i]);
+  step.sequences.erase(step.sequences.begin() + 2);
+  CHECK_EQ(leadingSingles(step), 4);
+}
+
+TEST(warmUpOfAMixedStep) {
+  const TableLayout layout(20, 3, 1);
+  std::vector<int32_t> block(layout.kvIndices + 4, -77);
+  CHECK_EQ(fillWarmUp(layout, 16, 1, block.data()), layout.kvIndices + 3);
+  const std::vector<int32_t> rows = {0, 1, 11, 20};
+  const std::vector<int32_t> wide = {0, 10, 19};
+  for (size_t i = 0; i < rows.size(); ++i) CHECK_EQ(block[layout.qIndptr + i], rows[i]);
+  for (size_t i = 0; i < wide.size(); ++i) CHECK_EQ(block[layout.wideIndptr + i], wide[i]);
+}
+
 TEST(warmUpSharesTheRowsOut) {
   const TableLayout layout(35, 2, 1);
   std::vector<int32_t> block(layout.kvIndices + 4, -77);
-  CHECK_EQ(fillWarmUp(layout, 16, block.data()), layout.kvIndices + 4);
+  CHECK_EQ(fillWarmUp(layout, 16, 0, block.data()), layout.kvIndices + 4);
   CHECK_EQ(block[layout.qIndptr + 1], 18);
   CHECK_EQ(block[layout.qIndptr + 2], 35);
   CHECK_EQ(block[layout.kvIndptr + 2], 4);

@@ -23,7 +23,7 @@ class SlowHost extends HashExecutor {
   override start(onResult: (result: StepResult) => void): void {
     super.start((result) => {
       const waitedUs = (performance.now() - this.submitted.shift()!) * 1000
-      onResult({ ...result, timings: { queueUs: waitedUs - 1000, runUs: 1000 } })
+      onResult({ ...result, timings: { queueUs: waitedUs - 1000, runUs: 1000, deviceUs: 900 } })
     })
   }
   override submit(step: Int32Array): void {
@@ -59,6 +59,9 @@ describe('a profile', () => {
     expect(sum(profile, 'queueUs') / 1000).toBeCloseTo(after.steps.queueMs - before.steps.queueMs, 3)
     expect(profile.perStep.decodeRows.max).toBe(12)
     expect(profile.perStep.runUs.p50).toBeGreaterThan(0)
+    // The processor is its own clock.
+    expect(profile.shares.device).toBeNaN()
+    expect(profile.perStep.deviceUs.mean).toBeNaN()
     expect(profile.perStep.kvPagesUsed.max).toBeLessThanOrEqual(1)
     for (const name of ['planUs', 'packUs', 'submitUs', 'completeUs', 'emitUs'] as const) expect(profile.perStep[name].mean).toBeGreaterThan(0)
     // The executor either works on a step or waits for one, from the first to the last.
@@ -77,6 +80,8 @@ describe('a profile', () => {
     expect(profile.shares.gap).toBeGreaterThan(0.6)
     expect(profile.shares.run).toBeLessThan(0.4)
     expect(profile.perStep.runUs).toEqual({ mean: 1000, p50: 1000, p90: 1000, p99: 1000, max: 1000 })
+    expect(profile.perStep.deviceUs.max).toBe(900)
+    expect(profile.shares.device).toBeCloseTo(0.9 * profile.shares.run, 10)
     expect(profile.restMs).toBe(0)
   })
 
