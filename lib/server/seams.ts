@@ -6,6 +6,78 @@ import type { FinishReason, Usage } from '../llm'
 
 export type Endpoint = 'chat' | 'completions' | 'embeddings'
 
+/** What can be told of a request before its body is read. */
+export interface RequestHead {
+  /** As given by the client, or made by the server. */
+  id: string
+  method: string
+  /** The route's pattern, such as `/v1/models/:model`; `other` for a path that is no route. */
+  route: string
+  /** Value of a header, by its lower-case name; undefined where it was not sent. */
+  header(name: string): string | undefined
+}
+
+/** Who a request comes from. */
+export interface Caller {
+  /** Name of the API key, never the key. */
+  keyName?: string | undefined
+  /** Keeps cached prefixes of this caller from all others; joined with the request's own `cache_salt`. */
+  cacheSalt?: string | undefined
+  /** Limits of this caller, where they differ from the server's. */
+  limits?: Partial<RequestLimits> | undefined
+}
+
+/** What one request may ask for. */
+export interface RequestLimits {
+  /** Bytes of a body. */
+  maxBodyBytes: number
+  /** Nesting of arrays and objects in a body. */
+  maxJsonDepth: number
+  /** Choices of one request: `n` times the number of prompts. */
+  maxChoices: number
+  /** Inputs of one request for embeddings. */
+  maxInputs: number
+  /** Tokens to generate per choice; a request that asks for more is refused, one that says nothing gets at most these. */
+  maxOutputTokens: number
+  /** Tokens of one prompt, below what the model's context allows. */
+  maxPromptTokens: number
+  /** Milliseconds that a body may take to arrive. */
+  bodyTimeoutMs: number
+  /** Milliseconds from the call after which a request that runs still is given up. */
+  requestTimeoutMs: number
+  /** The most urgent priority that may be asked for; lower is more urgent. */
+  minPriority: number
+}
+
+/** Why a request is refused, as its answer says it. */
+export interface Refusal {
+  status: 400 | 401 | 403 | 404 | 429 | 503
+  /** Short and stable, such as `invalid_api_key`. */
+  code: string
+  message: string
+  /** Seconds, at least 1; for the header `retry-after`. */
+  retryAfterSeconds?: number | undefined
+}
+
+/** Decides who may do what. */
+export interface Security {
+  /** Called for every request, also for paths that are no routes, before its body is read. */
+  authenticate(request: RequestHead): Caller | { refusal: Refusal } | Promise<Caller | { refusal: Refusal }>
+  /**
+   * Called once a request for work was read, before admission.
+   * @returns what ends the caller's claim, called once whatever became of the request
+   */
+  begin?(caller: Caller, facts: RequestFacts): { release(): void } | { refusal: Refusal }
+}
+
+/** What the server is asked by those who route traffic to it. */
+export interface HealthProbe {
+  /** Why the process should be replaced; undefined while it is alive. */
+  notLive?(): string | undefined
+  /** Why no traffic should come at the moment; undefined while it is welcome. */
+  notReady?(): string | undefined
+}
+
 /** A request whose body was read and whose prompt was encoded. */
 export interface RequestFacts {
   /** Given by the client in x-request-id, where that is harmless, else made by the server. */
