@@ -10,6 +10,7 @@ import {
   type Executor,
   type ExecutorInfo,
   LAST_SAMPLED_TOKEN,
+  NOTHING_ALLOWED,
   type SlotInit,
   StepChecker,
   StepFlag,
@@ -23,9 +24,14 @@ interface Slot {
   init: SlotInit
   sampled: number
   last: number
+  mask: Int32Array | null
 }
 
-type Command = { open: SlotInit } | { close: number } | { step: StepView }
+type Command =
+  | { open: SlotInit }
+  | { close: number }
+  | { slot: number; mask: Int32Array | null }
+  | { step: StepView }
 
 export class HashExecutor implements Executor {
   readonly info: ExecutorInfo
@@ -72,6 +78,12 @@ export class HashExecutor implements Executor {
     this.queue.push({ close: slot })
   }
 
+  setMask(slot: number, mask: Int32Array | null): void {
+    this.ensureOpen()
+    this.checker.setMask(slot, mask)
+    this.queue.push({ slot, mask: mask === null ? null : mask.slice() })
+  }
+
   submit(step: Int32Array): void {
     this.ensureOpen()
     if (this.onResult === undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'start() comes before submit()')
@@ -99,11 +111,13 @@ export class HashExecutor implements Executor {
     for (let command = this.queue.shift(); command !== undefined; command = this.queue.shift()) {
       if ('step' in command) return command.step
       if ('close' in command) this.slots.delete(command.close)
+      else if ('mask' in command) this.slots.get(command.slot)!.mask = command.mask
       else
         this.slots.set(command.open.slot, {
           init: command.open,
           sampled: command.open.output.length,
           last: command.open.output.at(-1) ?? 0,
+          mask: null,
         })
     }
     return undefined
@@ -136,9 +150,10 @@ export class HashExecutor implements Executor {
       })
       if ((seq.flags & StepFlag.LOGITS) !== 0) logits.push(row)
       if ((seq.flags & StepFlag.SAMPLE) === 0) return
-      slot.last = sample(row, sampling, slot.sampled)
-      slot.sampled++
+      slot.last = sample(row, sampling, slot.sampled, slot.mask)
       tokens.push(slot.last)
+      if (slot.last === NOTHING_ALLOWED) return
+      slot.sampled++
       if (sampling.logprobs >= 0)
         result.logprobs.push(logprobRow(index, seq.cached + seq.tokens.length, slot.last, row, sampling.logprobs))
     })

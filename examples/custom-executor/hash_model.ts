@@ -1,5 +1,5 @@
 /** A "language model": logits are a hash of all tokens so far. */
-import type { LogprobRow, SlotSampling } from '../../lib/scheduler'
+import { type LogprobRow, maskAllows, NOTHING_ALLOWED, type SlotSampling } from '../../lib/scheduler'
 
 /** `[vocabSize]`, each in [0, 8). */
 export function logitsAfter(tokens: Int32Array, vocabSize: number): Float32Array<ArrayBuffer> {
@@ -14,16 +14,25 @@ function mix(value: number): number {
 }
 
 /** Output token number `index`: greedy, or by temperature with Gumbel noise keyed by (seed, index, token). */
-export function sample(logits: Float32Array, sampling: SlotSampling, index: number): number {
-  const { temperature, seed, minTokens, bannedTokens } = sampling
-  let best = -1
+export function sample(
+  logits: Float32Array,
+  sampling: SlotSampling,
+  index: number,
+  mask: Int32Array | null = null,
+): number {
+  const { temperature, seed, minTokens, bannedTokens, logitBias } = sampling
+  const biased = logits.slice()
+  logitBias?.ids.forEach((id, i) => (biased[id]! += logitBias.values[i]!))
+  let best = NOTHING_ALLOWED
   let bestScore = -Infinity
-  logits.forEach((logit, token) => {
-    if (index < minTokens && bannedTokens.includes(token)) return
+  biased.forEach((logit, token) => {
+    if (!maskAllows(mask, token) || (index < minTokens && bannedTokens.includes(token))) return
     const uniform = ((mix(mix(mix(seed) ^ index) + token) >>> 8) + 0.5) / 2 ** 24
     const score = temperature === 0 ? logit : logit / temperature - Math.log(-Math.log(uniform))
     if (score > bestScore) [best, bestScore] = [token, score]
   })
+  // The mask wins over the ban.
+  if (best === NOTHING_ALLOWED && index < minTokens) return sample(logits, { ...sampling, minTokens: 0 }, index, mask)
   return best
 }
 

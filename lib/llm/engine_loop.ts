@@ -7,7 +7,9 @@
  *
  * When the executor dies and there is another to fall back to, everything that lives waits in the dead executor's
  * scheduler, which is halted, until the other is there; then it moves to a new scheduler over that one. Meanwhile requests
- * come, are aborted and run out of time as ever.
+ * come, are aborted and run out of time as ever. In the background the model's own executor is made again where it can be;
+ * once it is back and has run a step, everything moves to it in the same way. Without another, requests are refused until
+ * then.
  */
 import { TensorRTError } from '../errors'
 import {
@@ -17,16 +19,23 @@ import {
   NO_TOKEN,
   type PlannedStep,
   Scheduler,
+  type SchedulerLimits,
+  type SchedulerLoad,
   type SchedulerOptions,
   type SchedulerStats,
   type Sequence,
   type SequenceEvents,
   type SlotInit,
+  type SlotMask,
   type StepResult,
 } from '../scheduler'
-import { atMost, closeQuietly, Fallback, type FallbackSource } from './fallback'
+import { atMost, closeQuietly, DEAD_CLOSE_MS, deathByTimeout, deathOf, isDeath, noneLeft, outage, refusedResult } from './death'
+import { Fallback, type FallbackSource } from './fallback'
 import type { GenerationState } from './generation'
+import { Restart, type RestartFailure, type RestartSource } from './restart'
+import { StartedExecutor } from './started_executor'
 import { type StepListener, StepRecorder } from './step_recorder'
+import { StepWatch } from './step_watch'
 
 type RequestId = string | number
 
@@ -38,6 +47,7 @@ interface ActiveRequest {
 
 interface StepInFlight {
   stepId: number
+  tokens: number
   /** Set when the executor refused the step: what stands in for its result. */
   refused: StepResult | undefined
 }
@@ -51,13 +61,21 @@ export interface LoopCounters {
   generatedTokens: number
   cachedPromptTokens: number
   failovers: number
+  restarts: number
 }
 
-/** One executor in place of another. */
-export interface Failover {
+/**
+ * `serving`: the model's own executor runs it, or `substituted`, another. `switching`: none does, the other is on its way.
+ * `down`: none does until the model's own is back. `ended`: none will.
+ */
+export type LoopPhase = 'serving' | 'substituted' | 'switching' | 'down' | 'ended'
+
+/** One executor in place of another, or the model's own back in its place. */
+export interface Switchover {
+  kind: 'failover' | 'return'
   from: ExecutorInfo
   to: ExecutorInfo
-  /** Why the first one died. */
+  /** Why the model's own executor died. */
   cause: TensorRTError
   /** Live sequences that moved. */
   sequences: number
@@ -65,22 +83,26 @@ export interface Failover {
   durationMs: number
 }
 
+/** What happens to executors. None may throw. */
+export interface LoopEvents {
+  /** Another executor has taken over; called before it runs its first step. */
+  onSwitchover?: ((switchover: Switchover) => void) | undefined
+  /** There is no executor now, but there may be one again. */
+  onOutage?: ((cause: TensorRTError, from: ExecutorInfo) => void) | undefined
+  onRestartFailure?: ((failure: RestartFailure) => void) | undefined
+}
+
 export interface EngineLoopOptions extends SchedulerOptions {
-  /** Takes over when the executor dies; once. */
+  /** Takes over when the executor dies. */
   fallback?: FallbackSource | undefined
-  /** Called when another executor has taken over, before it runs its first step. Must not throw. */
-  onFailover?: ((failover: Failover) => void) | undefined
+  /** Makes the executor again when it has died. */
+  restart?: RestartSource | undefined
+  /** A step that takes longer, in ms, is the death of its executor. Default: none is. */
+  stepTimeoutMs?: number | undefined
+  events?: LoopEvents | undefined
 }
 
 const MAX_TIMER_MS = 2 ** 31 - 1
-/** How long `close` waits for a dead executor, whose device may never answer. */
-const DEAD_CLOSE_MS = 5000
-
-/** Failures after which an executor runs no more steps. */
-function isDeath({ code, retryable }: NonNullable<StepResult['error']>): boolean {
-  return code === 'ERR_BACKEND_DEAD' || code === 'ERR_DISPOSED' || (code === 'ERR_CUDA' && !retryable)
-}
-
 export class EngineLoop {
   readonly counters: LoopCounters = {
     stepQueueUs: 0,
@@ -89,8 +111,9 @@ export class EngineLoop {
     generatedTokens: 0,
     cachedPromptTokens: 0,
     failovers: 0,
+    restarts: 0,
   }
-  private executor: Executor
+  private started: StartedExecutor
   private scheduler: Scheduler
   private readonly active = new Map<RequestId, ActiveRequest>()
   /** Requests with something new to deliver, in the course of one call. */
@@ -99,16 +122,20 @@ export class EngineLoop {
   private pumpScheduled = false
   private timer: NodeJS.Timeout | undefined
   private timerAt = Infinity
-  /** Why no more work is taken: closed, or the executor died. */
-  private ended: TensorRTError | undefined
+  /** Why no more work is taken, for ever or for now: closed, or the executor died. */
+  private refusal: TensorRTError | undefined
+  private draining = false
   private onIdle: (() => void) | undefined
   /** Why nothing more is submitted: the executor said so while work was handed to it. */
   private death: TensorRTError | undefined
-  /** True while the executor is dead and the next one is not there yet. */
-  private switching = false
+  private current: LoopPhase = 'serving'
+  /** The last death of the model's own executor: why, and when. */
+  private lost: { cause: TensorRTError; info: ExecutorInfo; at: number } | undefined
   private readonly fallback: Fallback
-  /** Dead executors that are being closed. */
-  private readonly retired: Promise<void>[] = []
+  readonly restart: Restart
+  private readonly watch: StepWatch
+  /** Executors that are being closed: dead ones, and ones that were in for another. */
+  private readonly retired = new Set<Promise<void>>()
   /** Takes times; there while somebody listens. */
   private recorder: StepRecorder | undefined
   private readonly endListeners = new Set<(reason: TensorRTError) => void>()
@@ -120,9 +147,41 @@ export class EngineLoop {
     readonly now: () => number = () => performance.now(),
   ) {
     this.fallback = new Fallback(options.fallback)
-    this.executor = executor
-    this.scheduler = new Scheduler(executor.info, options)
+    this.restart = new Restart(
+      options.restart,
+      { onReady: (started) => this.comeBack(started), onFailure: (failure) => this.restartFailed(failure) },
+      now,
+    )
+    this.watch = new StepWatch(options.stepTimeoutMs, (ms) => this.onStepTimeout(ms), now)
+    this.scheduler = new Scheduler(limitsOf(executor), options)
+    this.started = new StartedExecutor(executor)
     this.listen()
+  }
+
+  private get executor(): Executor {
+    return this.started.executor
+  }
+
+  get phase(): LoopPhase {
+    return this.current
+  }
+
+  /** Why the last executor that died did so. */
+  get lastError(): TensorRTError | undefined {
+    return this.lost?.cause
+  }
+
+  get isDraining(): boolean {
+    return this.draining
+  }
+
+  /** The oldest step in flight: milliseconds that it has been running, and its tokens; 0 and 0 without one. */
+  get oldestStep(): { ms: number; tokens: number } {
+    return { ms: this.watch.ms, tokens: this.inFlight[0]?.tokens ?? 0 }
+  }
+
+  private get runs(): boolean {
+    return this.current === 'serving' || this.current === 'substituted'
   }
 
   /** Of the executor that runs the model; while there is none, of the one that did. */
@@ -143,7 +202,7 @@ export class EngineLoop {
    * @throws what {@link Scheduler.add} throws, ERR_DISPOSED when closed, ERR_BACKEND_DEAD when the executor has died
    */
   add(request: GenerationRequest, state: GenerationState): void {
-    if (this.ended !== undefined) throw this.ended
+    if (this.refusal !== undefined) throw this.refusal
     const sequences = this.scheduler.add(request, this.now())
     this.active.set(request.id, { id: request.id, state, sequences })
     this.schedulePump()
@@ -154,7 +213,7 @@ export class EngineLoop {
    * @throws ERR_QUEUE_FULL, ERR_DISPOSED when closed, ERR_BACKEND_DEAD when the executor has died
    */
   assertTakes(n: number): void {
-    if (this.ended !== undefined) throw this.ended
+    if (this.refusal !== undefined) throw this.refusal
     this.scheduler.assertTakes(n)
   }
 
@@ -171,8 +230,8 @@ export class EngineLoop {
    * @returns ends it
    */
   observe(onStep: StepListener, onEnd: (reason: TensorRTError) => void): () => void {
-    if (this.ended !== undefined) {
-      onEnd(this.ended)
+    if (this.refusal !== undefined) {
+      onEnd(this.refusal)
       return () => {}
     }
     const recorder = (this.recorder ??= new StepRecorder(this.now))
@@ -189,6 +248,10 @@ export class EngineLoop {
     return this.scheduler.stats()
   }
 
+  load(): SchedulerLoad {
+    return this.scheduler.load()
+  }
+
   /** Verifies that no page is lost. @throws ERR_INTERNAL */
   check(): void {
     this.scheduler.check()
@@ -196,6 +259,7 @@ export class EngineLoop {
 
   /** Takes no new requests from now on. @returns a promise of the moment when the pending ones have ended */
   drain(): Promise<void> {
+    this.draining = true
     this.scheduler.drain()
     if (this.active.size === 0) return Promise.resolve()
     return new Promise((resolve) => (this.onIdle = resolve))
@@ -206,7 +270,7 @@ export class EngineLoop {
    * @throws (as a rejection) what the `close` of a living executor throws
    */
   async close(reason: TensorRTError): Promise<void> {
-    const alive = this.ended === undefined && !this.switching
+    const alive = this.runs
     this.end(reason)
     const standby = this.fallback.close()
     try {
@@ -239,9 +303,9 @@ export class EngineLoop {
   }
 
   private pump(): void {
-    if (this.ended !== undefined) return
+    if (this.current === 'ended') return
     const now = this.now()
-    if (!this.switching) {
+    if (this.runs) {
       while (this.death === undefined) {
         const { recorder } = this
         const step = recorder === undefined ? this.scheduler.plan(now) : recorder.plan(this.scheduler, now)
@@ -250,7 +314,7 @@ export class EngineLoop {
         this.submit(step)
         recorder?.submitted(from)
       }
-      if (this.death === undefined) this.moveSlots(this.scheduler.takeClosedSlots(), [])
+      if (this.death === undefined) this.moveSlots(this.scheduler.takeClosedSlots(), [], [])
       if (this.death !== undefined) return
       if (this.inFlight.length === 0 && this.scheduler.hasWork) {
         // Nothing would ever wake the loop again: better an error than promises that never settle.
@@ -262,9 +326,10 @@ export class EngineLoop {
   }
 
   private submit(step: PlannedStep): void {
-    if (!this.moveSlots(step.close, step.open)) return
-    const entry: StepInFlight = { stepId: step.stepId, refused: undefined }
+    if (!this.moveSlots(step.close, step.open, step.masks)) return
+    const entry: StepInFlight = { stepId: step.stepId, tokens: step.tokens, refused: undefined }
     this.inFlight.push(entry)
+    this.watch.submitted()
     try {
       this.executor.submit(step.packed)
     } catch (error) {
@@ -276,10 +341,11 @@ export class EngineLoop {
   }
 
   /** An executor that does not take its slots is as good as dead: what it has is unknown. @returns false then */
-  private moveSlots(close: readonly number[], open: readonly SlotInit[]): boolean {
+  private moveSlots(close: readonly number[], open: readonly SlotInit[], masks: readonly SlotMask[]): boolean {
     try {
       for (const slot of close) this.executor.closeSlot(slot)
       for (const init of open) this.executor.openSlot(init)
+      for (const { slot, mask } of masks) this.executor.setMask!(slot, mask)
       return true
     } catch (error) {
       this.death = deathOf(error)
@@ -289,12 +355,8 @@ export class EngineLoop {
 
   // --- the way out ---
 
-  /** What an executor still says after its death goes nowhere. */
   private listen(): void {
-    const { executor } = this
-    executor.start((result) => {
-      if (executor === this.executor && !this.switching) this.onResult(result)
-    })
+    this.started.listener = (result) => this.onResult(result)
   }
 
   private onResult(result: StepResult): void {
@@ -313,7 +375,7 @@ export class EngineLoop {
   }
 
   private guarded(handle: () => void): void {
-    if (this.ended !== undefined) return
+    if (this.current === 'ended') return
     try {
       handle()
     } catch (cause) {
@@ -322,13 +384,14 @@ export class EngineLoop {
   }
 
   private take(result: StepResult): void {
-    if (this.ended !== undefined || this.switching) return
+    if (!this.runs) return
     const { error } = result
     if (error !== undefined && isDeath(error)) {
       this.lose(deathOf(new TensorRTError(error.code, error.message)))
       return
     }
     this.inFlight.shift()
+    this.watch.restart(this.inFlight.length)
     this.counters.stepsCompleted++
     this.counters.stepQueueUs += result.timings.queueUs
     this.counters.stepRunUs += result.timings.runUs
@@ -430,96 +493,151 @@ export class EngineLoop {
 
   // --- the end ---
 
-  /** The executor is dead. Another takes over, or this is the end. */
+  private onStepTimeout(ms: number): void {
+    const stepId = this.inFlight[0]?.stepId
+    if (stepId !== undefined) this.guarded(() => this.lose(deathByTimeout(stepId, ms)))
+  }
+
+  /** The executor is dead. Another takes over, or requests are refused until it is back, or this is the end. */
   private lose(death: TensorRTError): void {
-    if (this.ended !== undefined || this.switching) return
-    const dead = this.executor
-    this.scheduler.halt(this.now())
-    this.inFlight.length = 0
-    this.recorder?.reset()
-    if (this.fallback.available) {
-      this.switching = true
-      void this.switchOver(death)
+    if (!this.runs) return
+    const now = this.now()
+    const substituted = this.current === 'substituted'
+    const { executor: dead } = this
+    const { info } = dead
+    // What it still says goes nowhere.
+    this.started.listener = undefined
+    this.scheduler.halt(now)
+    this.dropSteps()
+    this.lost = { cause: death, info, at: now }
+    let close!: () => void
+    const closing = new Promise<void>((resolve) => (close = () => resolve(closeQuietly(dead))))
+    this.retire(closing)
+    if (!substituted) this.restart.begin(info.vocabSize, closing)
+    if (!substituted && this.fallback.available) {
+      this.current = 'switching'
+      void this.switchOver(this.lost)
     } else {
-      this.end(death)
+      this.standDown(death)
     }
-    // Only now: it may answer for its queued steps at once, and nobody listens any more.
-    this.retired.push(closeQuietly(dead))
+    // Only now: it may answer for its queued steps at once.
+    close()
+  }
+
+  private retire(closing: Promise<void>): void {
+    this.retired.add(closing)
+    void closing.then(() => this.retired.delete(closing))
+  }
+
+  private dropSteps(): void {
+    this.inFlight.length = 0
+    this.death = undefined
+    this.watch.stop()
+    this.recorder?.reset()
+  }
+
+  /** There is no executor: everything pending rejects, and what comes is refused until the model's own is back. */
+  private standDown(death: TensorRTError): void {
+    if (!this.restart.hopeful) {
+      this.end(death)
+      return
+    }
+    this.current = 'down'
+    this.refuse(death, outage(death))
+    this.options.events?.onOutage?.(death, this.info)
   }
 
   /** Never rejects. */
-  private async switchOver(death: TensorRTError): Promise<void> {
-    const from = this.executor.info
-    const since = this.now()
+  private async switchOver(lost: NonNullable<EngineLoop['lost']>): Promise<void> {
     let next: Executor | undefined
     try {
-      next = await this.fallback.take(from.vocabSize)
-      if (this.ended === undefined) this.moveTo(next, { from, to: next.info, cause: death, since })
+      next = await this.fallback.take(lost.info.vocabSize)
+      if (this.current === 'switching' && this.lost === lost) this.moveTo(new StartedExecutor(next), 'substituted')
       else void closeQuietly(next)
     } catch (cause) {
-      if (next !== undefined) this.retired.push(closeQuietly(next))
-      this.end(noneLeft(death, cause))
+      if (next !== undefined) this.retire(closeQuietly(next))
+      if (this.current === 'switching' && this.lost === lost) this.standDown(noneLeft(lost.cause, cause))
     }
   }
 
-  private moveTo(next: Executor, { since, ...of }: Pick<Failover, 'from' | 'to' | 'cause'> & { since: number }): void {
-    const scheduler = new Scheduler(next.info, this.options)
+  /** The model's own executor works again. @throws when it cannot take over; nothing has changed then */
+  private comeBack(started: StartedExecutor): void {
+    const { executor } = this
+    const replaces = this.current === 'substituted'
+    const substitute = this.started
+    this.moveTo(started, 'serving')
+    substitute.listener = undefined
+    let ended: Promise<unknown> = Promise.resolve()
+    if (replaces) {
+      const closing = closeQuietly(executor)
+      this.retire(closing)
+      ended = closing
+    }
+    this.fallback.renew(ended)
+  }
+
+  private restartFailed(failure: RestartFailure): void {
+    this.options.events?.onRestartFailure?.(failure)
+    if (failure.nextDelayMs === undefined && this.current === 'down') this.end(noneLeft(this.lost!.cause, failure.error))
+  }
+
+  /** Everything that lives goes on with another executor. @throws when that is impossible; nothing has changed then */
+  private moveTo(next: StartedExecutor, phase: 'serving' | 'substituted'): void {
+    const scheduler = new Scheduler(limitsOf(next.executor), this.options)
     const now = this.now()
-    const { waiting: sequences } = this.scheduler.stats()
-    this.executor = next
-    this.switching = false
+    const { cause, at } = this.lost!
+    const from = this.info
+    const idleSince = this.runs ? now : at
+    this.dropSteps()
+    const evacuation = this.scheduler.evacuate(now)
+    const sequences = evacuation.requests.flat().filter((seq) => !seq.finished).length
+    this.started = next
+    this.current = phase
+    this.refusal = undefined
     this.listen()
-    const events = scheduler.adopt(this.scheduler.evacuate(now), now)
+    const events = scheduler.adopt(evacuation, now)
     this.scheduler = scheduler
-    this.counters.failovers++
-    this.options.onFailover?.({ ...of, sequences, durationMs: now - since })
+    const kind = phase === 'serving' ? 'return' : 'failover'
+    if (kind === 'return') this.counters.restarts++
+    else this.counters.failovers++
+    const { info: to } = next.executor
+    this.options.events?.onSwitchover?.({ kind, from, to, cause, sequences, durationMs: now - idleSince })
     this.guarded(() => this.turn(events))
   }
 
   /** Something is wrong that another executor would not put right. */
   private die(error: TensorRTError): void {
-    if (this.ended !== undefined) return
+    if (this.current === 'ended') return
+    const alive = this.runs
     this.end(error)
-    if (!this.switching) this.retired.push(closeQuietly(this.executor))
+    if (alive) this.retire(closeQuietly(this.executor))
   }
 
   private end(reason: TensorRTError): void {
-    this.ended ??= reason
+    this.current = 'ended'
+    this.restart.stop()
+    this.refuse(this.refusal ?? reason, this.refusal ?? reason)
+  }
+
+  /** Rejects what is pending, and refuses what comes. */
+  private refuse(pendingReason: TensorRTError, reason: TensorRTError): void {
+    this.refusal = reason
     clearTimeout(this.timer)
+    this.timer = undefined
+    this.timerAt = Infinity
     this.inFlight.length = 0
+    this.watch.stop()
     this.scheduler.clear()
     const pending = [...this.active.values()]
     this.active.clear()
-    for (const { state } of pending) state.fail(reason)
+    for (const { state } of pending) state.fail(pendingReason)
     this.tellIdle()
-    for (const onEnd of this.endListeners) onEnd(this.ended)
+    for (const onEnd of this.endListeners) onEnd(pendingReason)
     this.endListeners.clear()
+    if (this.recorder !== undefined) this.recorder = undefined
   }
 }
 
-function deathOf(cause: unknown): TensorRTError {
-  return new TensorRTError('ERR_BACKEND_DEAD', `The executor has ended: ${messageOf(cause)}`, { cause })
-}
-
-function noneLeft(death: TensorRTError, failure: unknown): TensorRTError {
-  return new TensorRTError('ERR_BACKEND_DEAD', `${death.message}; and no other took over: ${messageOf(failure)}`, {
-    cause: new AggregateError([death.cause, failure], 'A backend died, and so did the attempt to replace it'),
-  })
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
-}
-
-function refusedResult(stepId: number, error: unknown): StepResult & { error: NonNullable<StepResult['error']> } {
-  const { code, message } =
-    error instanceof TensorRTError ? error : { code: 'ERR_STEP_FAILED' as const, message: String(error) }
-  return {
-    stepId,
-    error: { code, message, retryable: false },
-    tokens: new Int32Array(0),
-    logprobs: [],
-    logits: new Float32Array(0),
-    timings: { queueUs: 0, runUs: 0 },
-  }
+function limitsOf({ info, setMask }: Executor): SchedulerLimits {
+  return { ...info, takesMasks: setMask !== undefined }
 }

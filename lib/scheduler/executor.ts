@@ -17,9 +17,18 @@
  * once in a step. Pages that a step writes are listed by no other sequence of that step. `LAST_SAMPLED_TOKEN` may stand
  * only first (and then alone) in a sequence's tokens.
  *
- * Order is the whole of the synchronisation: `openSlot`, `closeSlot` and `submit` take effect in the order of the calls, so
- * a step may be submitted while earlier ones still run, and sees what they wrote. Results arrive in the order of submission,
- * exactly one per submitted step, never synchronously from within `submit`.
+ * Order is the whole of the synchronisation: `openSlot`, `setMask`, `closeSlot` and `submit` take effect in the order of the
+ * calls, so a step may be submitted while earlier ones still run, and sees what they wrote. Results arrive in the order of
+ * submission, exactly one per submitted step, never synchronously from within `submit`.
+ *
+ * ## Sampling
+ * A row's logits become a token in this order, which is vLLM's: token mask, logit bias, penalties, banned tokens; then the
+ * largest of them where the temperature is 0, else temperature, minP, topK, topP and a draw. Where the mask allows nothing but
+ * banned tokens, the mask wins: an output that a grammar has completed ends, whatever `minTokens` says.
+ *
+ * ## What an executor may lack
+ * `setMask` (then requests that need masks are refused) and hidden states (`info.hiddenSize` is 0 or absent; then steps have
+ * no HIDDEN flag, and requests for embeddings are refused). Everything else is owed.
  */
 import type { ErrorCode } from '../errors'
 
@@ -28,6 +37,12 @@ export const STEP_HEADER_INTS = 6
 export const STEP_SEQUENCE_INTS = 5
 /** In place of a token id: the token that this slot sampled in the step before. */
 export const LAST_SAMPLED_TOKEN = -1
+/** In place of a sampled token: the slot's mask left none with a finite logit. */
+export const NOTHING_ALLOWED = -1
+/** Most tokens of a {@link LogitBias}. */
+export const MAX_LOGIT_BIAS = 1024
+/** Largest bias, up or down: beyond the logits of any model, and far from the ends of float32. */
+export const MAX_LOGIT_BIAS_VALUE = 1e6
 
 /** Per-sequence flags of a step. */
 export const StepFlag = {
@@ -37,7 +52,17 @@ export const StepFlag = {
   PROMPT_LOGPROBS: 2,
   /** Return the raw float32 logits of the sequence's last row, before penalties and temperature (verification). */
   LOGITS: 4,
+  /** Return the hidden state of the sequence's last row: what the final norm makes of it, before the vocabulary's matrix. */
+  HIDDEN: 8,
 } as const
+
+/** Added to the logits of single tokens. */
+export interface LogitBias {
+  /** At most {@link MAX_LOGIT_BIAS}, none twice. */
+  ids: Int32Array
+  /** One per id, at most {@link MAX_LOGIT_BIAS_VALUE} in size. */
+  values: Float32Array
+}
 
 /** Sampling state of a slot. Every field is final: validated and defaulted by the caller. */
 export interface SlotSampling {
@@ -65,6 +90,8 @@ export interface SlotSampling {
   minTokens: number
   /** The tokens that would end the sequence. */
   bannedTokens: Int32Array
+  /** Before penalties. */
+  logitBias?: LogitBias | undefined
 }
 
 /** The most probable token each time; nothing is penalised, banned or reported. */
@@ -99,7 +126,10 @@ export interface LogprobRow {
   /** Position of `token` in prompt + output. */
   position: number
   token: number
-  /** Natural log, of the model's own distribution (before temperature, penalties and truncation). */
+  /**
+   * Natural log, of the model's own distribution: before mask, bias, penalties, temperature and truncation. (vLLM masks
+   * first, so its log-probabilities under a grammar are those among the allowed tokens.)
+   */
   logprob: number
   /** 1 = the most probable. */
   rank: number
@@ -127,12 +157,17 @@ export interface StepResult {
    * ERR_DISPOSED and an ERR_CUDA that is not retryable mean that the executor runs no more steps at all.
    */
   error?: { code: ErrorCode; message: string; retryable: boolean }
-  /** One token per sequence flagged SAMPLE, in the step's order. */
+  /**
+   * One token per sequence flagged SAMPLE, in the step's order. {@link NOTHING_ALLOWED} where the slot's mask left none:
+   * what the slot has sampled last is undefined then, the rest of the step is as it should be.
+   */
   tokens: Int32Array
   /** Rows in the step's order: of a sequence first its prompt rows, then its sampled token. */
   logprobs: LogprobRow[]
   /** `[sequences flagged LOGITS, vocabSize]`, row-major. Empty if none was flagged. */
   logits: Float32Array
+  /** `[sequences flagged HIDDEN, hiddenSize]`, row-major. Empty or absent if none was flagged. */
+  hidden?: Float32Array | undefined
   timings: StepTimings
 }
 
@@ -144,6 +179,8 @@ export interface ExecutorInfo {
   /** True when a row's result does not depend, bit for bit, on the batch that it sits in. */
   batchInvariant: boolean
   vocabSize: number
+  /** Width of a hidden state; 0 or absent: the executor gives none. */
+  hiddenSize?: number | undefined
   /** Longest sequence, prompt and output together, in tokens. */
   maxPositions: number
   pageSize: number
@@ -169,6 +206,14 @@ export interface Executor {
   /** Takes effect in order with the steps. A slot must be closed before it is opened again. */
   openSlot(init: SlotInit): void
   closeSlot(slot: number): void
+  /**
+   * Which tokens the slot may sample from the next step on, until this is called again or the slot closes. Bit `i % 32` of
+   * word `i / 32` stands for token `i`, set = allowed (xgrammar's bitmask); words that are missing at the end forbid, bits beyond
+   * the vocabulary mean nothing. null = every token. Copies the array, which is the caller's again at once.
+   *
+   * @throws ERR_INVALID_ARGUMENT where the slot is not open, the mask is longer than the vocabulary, or it allows nothing
+   */
+  setMask?(slot: number, mask: Int32Array | null): void
   /** Takes the array over: the caller must not write to it afterwards. Returns at once. */
   submit(step: Int32Array): void
   /** Ends after the step that runs now; steps still queued come back with ERR_DISPOSED before the promise settles. */

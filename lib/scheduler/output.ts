@@ -24,6 +24,8 @@ export interface SequenceEvents {
   readonly logprobs: readonly (LogprobRow | null)[]
   /** Rows of the prompt's positions in order, each position reported once in a request's life; null = none now. */
   readonly promptLogprobs: readonly (LogprobRow[] | null)[]
+  /** Hidden state of the prompt's last token, where asked for. */
+  readonly hidden: readonly (Float32Array | null)[]
   /** Set on the sequence's last event, unless it failed. */
   readonly finish: readonly (FinishReason | null)[]
   /** Set when the sequence failed; this is its last event. */
@@ -36,6 +38,7 @@ export class EventBuffer implements SequenceEvents {
   readonly tokens: number[] = []
   readonly logprobs: (LogprobRow | null)[] = []
   readonly promptLogprobs: (LogprobRow[] | null)[] = []
+  readonly hidden: (Float32Array | null)[] = []
   readonly finish: (FinishReason | null)[] = []
   readonly errors: (TensorRTError | null)[] = []
 
@@ -52,6 +55,7 @@ export class EventBuffer implements SequenceEvents {
     promptLogprobs: LogprobRow[] | null,
     finish: FinishReason | null,
     error: TensorRTError | null,
+    hidden: Float32Array | null = null,
   ): void {
     const at = this.count++
     this.sequences[at] = sequence
@@ -60,5 +64,6 @@ export class EventBuffer implements SequenceEvents {
     this.promptLogprobs[at] = promptLogprobs
     this.finish[at] = finish
     this.errors[at] = error
+    this.hidden[at] = hidden
   }
 }

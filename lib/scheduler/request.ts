@@ -1,6 +1,7 @@
 /** What the scheduler is asked for, and the checks at its edge. */
 import { TensorRTError } from '../errors'
 import type { ExecutorInfo, SlotSampling } from './executor'
+import type { TokenConstraint } from './token_mask'
 
 export const MAX_SEQUENCES_PER_REQUEST = 1024
 
@@ -36,15 +37,23 @@ export interface GenerationRequest {
   timeoutMs?: number | undefined
   /** Requests share cached pages only with those of equal salt (default ''). */
   cacheSalt?: string | undefined
-  /** The next step depends on the caller's view of the sampled token (grammar): such a sequence is never run ahead. */
-  needsHost?: boolean | undefined
+  /**
+   * Makes the constraint of sequence `index`, when the request is added. What it throws, `add` throws. Sequences with a
+   * constraint are never run ahead.
+   */
+  constrain?: ((index: number) => TokenConstraint) | undefined
+  /** Report the hidden state of the prompt's last token. Goes with `maxTokens` 0 and one sequence. */
+  embed?: boolean | undefined
 }
 
 /** The limits that follow from an executor. */
 export type SchedulerLimits = Pick<
   ExecutorInfo,
-  'vocabSize' | 'maxPositions' | 'pageSize' | 'numPages' | 'maxSlots' | 'maxStepTokens'
->
+  'vocabSize' | 'hiddenSize' | 'maxPositions' | 'pageSize' | 'numPages' | 'maxSlots' | 'maxStepTokens'
+> & {
+  /** Whether the executor has `setMask` (default true). */
+  takesMasks?: boolean | undefined
+}
 
 /**
  * Checks a request against the executor's limits.
@@ -69,6 +78,12 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
     invalid(`deadline must be a finite time in ms, not ${deadline}`)
   if (timeoutMs !== undefined && !(timeoutMs > 0 && Number.isFinite(timeoutMs))) {
     invalid(`timeoutMs must be a finite number above 0, not ${timeoutMs}`)
+  }
+  if (request.constrain !== undefined && limits.takesMasks === false)
+    invalid('The executor takes no token masks: it cannot follow a grammar')
+  if (request.embed === true) {
+    if ((limits.hiddenSize ?? 0) < 1) invalid('The executor gives no hidden states: it cannot embed')
+    if (maxTokens !== 0 || n !== 1) invalid('An embedding goes with maxTokens 0 and n 1')
   }
 
   const room = limits.maxPositions - prompt.length

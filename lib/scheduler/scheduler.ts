@@ -8,6 +8,7 @@
  * const step = scheduler.plan(now())              // at most 1 + runAhead steps in flight
  * for (const slot of step.close) executor.closeSlot(slot)
  * for (const init of step.open) executor.openSlot(init)
+ * for (const { slot, mask } of step.masks) executor.setMask(slot, mask)
  * executor.submit(step.packed)
  * // when its result arrives:
  * const events = scheduler.complete(result, now())  // then plan and submit again, and only then hand out the events
@@ -16,15 +17,17 @@
 import { TensorRTError } from '../errors'
 import { BlockManager } from './block_manager'
 import { StepCostModel } from './cost_model'
-import type { LogprobRow, SlotInit, StepResult } from './executor'
+import { type LogprobRow, NOTHING_ALLOWED, type SlotInit, type StepResult } from './executor'
 import { IndexedHeap } from './heap'
 import { EventBuffer, type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
 import { checkRequest, type GenerationRequest, type SchedulerLimits } from './request'
-import { before, Sequence, SequenceState } from './sequence'
+import { malformed } from './result_check'
+import { before, leastUrgentBelow, Sequence, SequenceState } from './sequence'
 import { SequencePages } from './sequence_pages'
 import { spreadFailure } from './step_failure'
+import { StepLimits } from './step_limits'
 import { StepRecord } from './step_record'
-import type { Evacuation, PlannedStep, SchedulerOptions, SchedulerStats } from './types'
+import type { Evacuation, PlannedStep, SchedulerLoad, SchedulerOptions, SchedulerStats, SlotMask } from './types'
 import { WaitingQueue } from './waiting_queue'
 
 interface Group {
@@ -34,6 +37,7 @@ interface Group {
 
 /** Sequences that may be passed over in one plan because a running one computes their prefix just now. */
 const MAX_SET_ASIDE = 16
+const NO_MASKS: readonly SlotMask[] = Object.freeze([])
 
 export class Scheduler {
   readonly limits: Readonly<SchedulerLimits>
@@ -46,6 +50,8 @@ export class Scheduler {
   private readonly blocks: BlockManager
   private readonly pages: SequencePages
   private readonly cost = new StepCostModel()
+  private readonly steps: StepLimits
+  private readonly preemptForPriority: boolean
   private readonly groups = new Map<string | number, Group>()
   private readonly waiting: WaitingQueue
   private readonly timers = new IndexedHeap<Sequence>((a, b) => a.wakeAt < b.wakeAt, 'timerIndex')
@@ -93,6 +99,8 @@ export class Scheduler {
       atLeast('maxStepTokens', options.maxStepTokens ?? limits.maxStepTokens, 1),
       limits.maxStepTokens,
     )
+    this.steps = new StepLimits(this.maxStepTokens, options.maxStepMs)
+    this.preemptForPriority = options.preemptForPriority ?? false
     const slots = Math.min(atLeast('maxSequences', options.maxSequences ?? limits.maxSlots, 1), limits.maxSlots)
     this.limits = { ...limits, maxSlots: slots, maxStepTokens: this.maxStepTokens }
     this.blocks = new BlockManager({
@@ -117,7 +125,7 @@ export class Scheduler {
    * @returns its sequences, `n` of them.
    * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE (it would not fit into
    * the empty pool), ERR_QUEUE_FULL, ERR_DEADLINE_EXCEEDED (the deadline cannot be met even if nothing else ran),
-   * ERR_DISPOSED (draining). Nothing has changed then.
+   * ERR_DISPOSED (draining), or what a constraint throws. Nothing has changed then.
    */
   add(request: GenerationRequest, now: number): readonly Sequence[] {
     this.assertOpen()
@@ -130,7 +138,11 @@ export class Scheduler {
     // The first letter keeps private salts apart from those that callers choose.
     const salt = this.prefixCache ? `s${request.cacheSalt ?? ''}` : n > 1 ? `p${order}` : null
     const sequences: Sequence[] = []
-    for (let i = 0; i < n; i++) sequences.push(new Sequence(request, i, order + i, now, maxTokens, salt))
+    for (let i = 0; i < n; i++) {
+      const seq = new Sequence(request, i, order + i, now, maxTokens, salt)
+      if (seq.constraint !== null) seq.takeMask(this.limits.vocabSize)
+      sequences.push(seq)
+    }
     const first = sequences[0]!
     if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
       throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
@@ -308,18 +320,20 @@ export class Scheduler {
   plan(now: number, onPack?: () => void): PlannedStep | null {
     if (this.halted || this.inFlight.length > this.runAhead) return null
     this.waiting.promote(now)
+    if (this.preemptForPriority) this.makeWay(now)
     const relieved = this.collect(now)
 
     const record = this.spareRecords.pop()!
     record.reset(this.nextStep)
     const open: SlotInit[] = []
     const decodeRows = this.addDecodes(record)
+    const budget = this.steps.tokens(decodeRows)
     for (const seq of this.prefills) {
-      const budget = this.maxStepTokens - record.tokens
-      if (budget === 0) break
-      record.add(seq, Math.min(seq.known - seq.computed, budget), this.limits.pageSize)
+      const left = budget - record.tokens
+      if (left <= 0) break
+      record.add(seq, Math.min(seq.known - seq.computed, left), this.limits.pageSize)
     }
-    if (!relieved) this.admit(record, decodeRows, open, now)
+    if (!relieved) this.admit(record, decodeRows, budget, open, now)
     if (record.rows === 0) {
       this.spareRecords.push(record)
       return null
@@ -327,7 +341,7 @@ export class Scheduler {
 
     onPack?.()
     const packed = record.pack(this.pages.table, this.pages.stride)
-    this.advance(record)
+    const masks = this.advance(record)
     this.nextStep++
     this.inFlight.push(record)
     this.counters.steps++
@@ -336,7 +350,7 @@ export class Scheduler {
     const close = this.toClose
     this.toClose = []
     const { tokens, rows: sequences } = record
-    return { stepId: record.wireId(), close, open, packed, tokens, decodeTokens: decodeRows, sequences }
+    return { stepId: record.wireId(), close, open, masks, packed, tokens, decodeTokens: decodeRows, sequences }
   }
 
   /** Slots to close although no step follows (an idle executor). Otherwise {@link PlannedStep.close} brings them. */
@@ -362,9 +376,10 @@ export class Scheduler {
     }
     this.inFlight.shift()
     this.blocks.completeStep(record.stepId)
-    const error = result.error ?? this.malformed(record, result)
+    const error = result.error ?? malformed(record, result, this.limits)
     if (error === undefined) {
       this.cost.observe(record.tokens, result.timings)
+      this.steps.curve.observe(record.tokens, result.timings)
       this.takeTokens(record, result, events)
     } else {
       this.takeFailure(record, error, now, events)
@@ -432,6 +447,22 @@ export class Scheduler {
     }
   }
 
+  /** What a request that comes now finds; see {@link SchedulerLoad}. */
+  load(): SchedulerLoad {
+    const { blocks, limits, steps } = this
+    return {
+      running: limits.maxSlots - this.freeSlots.length,
+      waiting: this.waiting.size + this.parked.size,
+      maxSequences: limits.maxSlots,
+      maxStepTokens: limits.maxStepTokens,
+      maxStepMs: steps.maxMs,
+      pageSize: limits.pageSize,
+      totalPages: limits.numPages,
+      availablePages: blocks.available,
+      stepTimes: steps.curve,
+    }
+  }
+
   /** Verifies that no page is lost and every reference is accounted for; O(pages). @throws ERR_INTERNAL */
   check(): void {
     this.pages.check(this.running.filter((seq) => seq.state === SequenceState.RUNNING))
@@ -463,12 +494,13 @@ export class Scheduler {
         prefills.push(seq)
       } else if (left === 1) {
         const sampled = length - seq.promptLength
-        if (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.request.needsHost === true))) continue
+        if (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.constraint !== null))) continue
         decodes.push(seq)
         if (seq.computed === seq.pageCount * pageSize) pagesNeeded++
       }
     }
     running.length = kept
+    if (this.preemptForPriority) prefills.sort((a, b) => a.rank - b.rank)
     if (pagesNeeded <= this.blocks.available) return false
     this.relieve(pagesNeeded, now)
     return true
@@ -499,6 +531,27 @@ export class Scheduler {
     keepIf(this.prefills, (seq) => seq.state === SequenceState.RUNNING)
   }
 
+  /**
+   * The most urgent waiting sequence lacks a slot or pages: running ones that were asked for with less priority, and have
+   * not waited their way up, give theirs. Pages come with the end of the steps in flight.
+   */
+  private makeWay(now: number): void {
+    const { blocks, pages } = this
+    const seq = this.waiting.peek()
+    if (seq === undefined || this.parkedBefore(seq)) return
+    pages.lookUp(seq)
+    const cost = pages.cost(seq)
+    const most = Math.min(this.steps.sequences, this.limits.maxSlots)
+    let live = this.limits.maxSlots - this.freeSlots.length
+    while (live >= most || cost + live > blocks.available + blocks.soonAvailable) {
+      const victim = leastUrgentBelow(seq, this.running)
+      if (victim === undefined) return
+      this.counters.preemptions++
+      this.suspend(victim, now)
+      live--
+    }
+  }
+
   /** Within the budget, in order of admission. More decode than that only when sequences sat out a step. */
   private addDecodes(record: StepRecord): number {
     const { decodes } = this
@@ -513,11 +566,13 @@ export class Scheduler {
   }
 
   /** Admits from the queue in order. Rows from `firstPrefill` on are prefills. */
-  private admit(record: StepRecord, firstPrefill: number, open: SlotInit[], now: number): void {
+  private admit(record: StepRecord, firstPrefill: number, budget: number, open: SlotInit[], now: number): void {
     const { waiting, pages, blocks } = this
     // Those passed over keep their claim to a slot.
+    const most = this.steps.sequences
     while (
-      record.tokens < this.maxStepTokens &&
+      record.tokens < budget &&
+      this.running.length < most &&
       this.freeSlots.length > waiting.setAsideCount &&
       waiting.setAsideCount < MAX_SET_ASIDE
     ) {
@@ -543,7 +598,7 @@ export class Scheduler {
       }
       this.running.push(seq)
       open.push(seq.slotInit())
-      record.add(seq, Math.min(seq.known - seq.computed, this.maxStepTokens - record.tokens), this.limits.pageSize)
+      record.add(seq, Math.min(seq.known - seq.computed, budget - record.tokens), this.limits.pageSize)
     }
     waiting.restore()
   }
@@ -579,44 +634,41 @@ export class Scheduler {
     return false
   }
 
-  /** Accounts for the rows of a packed step. */
-  private advance(record: StepRecord): void {
+  /** Accounts for the rows of a packed step. @returns masks of those that it samples under one */
+  private advance(record: StepRecord): readonly SlotMask[] {
     const { sequences } = record
+    let masks: SlotMask[] | undefined
     for (let row = 0; row < sequences.length; row++) {
       const seq = sequences[row]!
       seq.computed += record.tokensOf(row)
-      if (record.samplesRow(row)) seq.pending++
+      if (record.samplesRow(row)) {
+        seq.pending++
+        if (seq.constraint !== null) (masks ??= []).push({ slot: seq.slot, mask: seq.mask })
+      }
       seq.inFlight++
       seq.lastStep = record.stepId
     }
     // Only now: pages that this step writes must not be found by others while it is planned.
     for (let row = 0; row < sequences.length; row++) this.pages.publish(sequences[row]!)
+    return masks ?? NO_MASKS
   }
 
   // --- results ---
 
-  private malformed(record: StepRecord, result: StepResult): StepResult['error'] {
-    const { tokens } = result
-    if (tokens.length === record.samples) {
-      let valid = true
-      for (let i = 0; i < tokens.length; i++) valid &&= tokens[i]! >= 0 && tokens[i]! < this.limits.vocabSize
-      if (valid) return undefined
-    }
-    return {
-      code: 'ERR_INTERNAL',
-      message: `The executor returned ${tokens.length} tokens for ${record.samples} sampled rows, or one outside the vocabulary`,
-      retryable: false,
-    }
-  }
-
   private takeTokens(record: StepRecord, result: StepResult, events: EventBuffer): void {
     const { logprobs } = result
     let sampleAt = 0
+    let hiddenAt = 0
     let logprobAt = 0
     for (let row = 0; row < record.rows; row++) {
       const seq = record.sequences[row]!
       const samples = record.samplesRow(row)
       const token = samples ? result.tokens[sampleAt++]! : NO_TOKEN
+      let hidden: Float32Array | null = null
+      if (record.hiddens > 0 && record.reportsHidden(row)) {
+        const size = this.limits.hiddenSize!
+        hidden = result.hidden!.slice(hiddenAt, (hiddenAt += size))
+      }
       const live = record.dropped[row] === 0
       if (samples && live) seq.pending--
       if (!live || seq.finished) {
@@ -638,16 +690,36 @@ export class Scheduler {
       }
       let finish: FinishReason | null = null
       if (samples) {
+        if (seq.constraint !== null && token === NOTHING_ALLOWED) {
+          this.fail(seq, new TensorRTError('ERR_INVALID_ARGUMENT', 'The token mask leaves no token to sample'), events)
+          continue
+        }
         seq.append(token)
         if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
-        if (seq.outputLength > seq.request.sampling.minTokens && isStop(seq.stopTokens, token)) finish = 'stop'
+        // Before minTokens a stop token is what a mask has left.
+        const mayStop = seq.outputLength > seq.request.sampling.minTokens || seq.constraint !== null
+        if (mayStop && isStop(seq.stopTokens, token)) finish = 'stop'
         else if (seq.outputLength >= seq.maxTokens) finish = 'length'
       } else if (seq.maxTokens === 0 && record.cachedOf(row) + record.tokensOf(row) === seq.promptLength) {
         finish = 'length'
       }
-      if (finish !== null) this.end(seq, 'sequencesFinished')
-      if (samples || finish !== null || promptRows !== null) events.push(seq, token, tokenRow, promptRows, finish, null)
+      if (finish !== null) {
+        this.end(seq, 'sequencesFinished')
+      } else if (seq.constraint !== null && samples) {
+        const error = seq.follow(token, this.limits.vocabSize)
+        if (error !== undefined) {
+          this.fail(seq, error, events)
+          continue
+        }
+      }
+      if (samples || finish !== null || promptRows !== null)
+        events.push(seq, token, tokenRow, promptRows, finish, null, hidden)
     }
+  }
+
+  private fail(seq: Sequence, error: TensorRTError, events: EventBuffer): void {
+    this.end(seq, 'sequencesFailed')
+    events.push(seq, NO_TOKEN, null, null, null, error)
   }
 
   private takeFailure(
@@ -669,17 +741,9 @@ export class Scheduler {
         this.counters.retries++
         damaged.push(seq)
       } else {
-        this.end(seq, 'sequencesFailed')
         const cause = new TensorRTError(error.code, error.message)
         const again = seq.failures > 0 ? ` (after ${seq.failures} retries)` : ''
-        events.push(
-          seq,
-          NO_TOKEN,
-          null,
-          null,
-          null,
-          new TensorRTError('ERR_STEP_FAILED', `${error.message}${again}`, { cause }),
-        )
+        this.fail(seq, new TensorRTError('ERR_STEP_FAILED', `${error.message}${again}`, { cause }), events)
       }
     }
     for (const seq of damaged) if (seq.state === SequenceState.RUNNING) this.suspend(seq, now)

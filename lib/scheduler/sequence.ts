@@ -1,5 +1,7 @@
+import { TensorRTError } from '../errors'
 import type { SlotInit } from './executor'
 import type { GenerationRequest } from './request'
+import { checkMask, type TokenConstraint } from './token_mask'
 
 export enum SequenceState {
   /** In the queue, with no pages and no slot. */
@@ -55,6 +57,8 @@ export class Sequence {
   waitingIndex = -1
   promotionIndex = -1
   timerIndex = -1
+  /** What the next token may be, where there is a constraint. */
+  mask: Int32Array | null = null
   /** Number of the last failed step that made this sequence's cache undefined. */
   taint = -1
 
@@ -63,6 +67,7 @@ export class Sequence {
   readonly timeoutAt: number
   readonly priority: number
   readonly stopTokens: Int32Array
+  readonly constraint: TokenConstraint | null
 
   constructor(
     readonly request: GenerationRequest,
@@ -82,6 +87,7 @@ export class Sequence {
     this.deadline = request.deadline ?? Infinity
     this.timeoutAt = request.timeoutMs === undefined ? Infinity : arrival + request.timeoutMs
     this.stopTokens = stopTokens(request)
+    this.constraint = request.constrain?.(index) ?? null
     this.nextPromptLogprob = index === 0 && request.sampling.promptLogprobs >= 0 ? 1 : this.promptLength
   }
 
@@ -109,6 +115,26 @@ export class Sequence {
       this.tokens = grown
     }
     this.tokens[this.known++] = token
+  }
+
+  /** @throws what the constraint throws, ERR_INVALID_ARGUMENT for what is no mask or allows nothing */
+  takeMask(vocabSize: number): void {
+    const mask = this.constraint!.mask()
+    if (mask !== null) checkMask(mask, vocabSize)
+    this.mask = mask
+  }
+
+  /** Tells the constraint of a sampled token. @returns why the sequence cannot go on */
+  follow(token: number, vocabSize: number): TensorRTError | undefined {
+    try {
+      this.constraint!.accept(token)
+      this.takeMask(vocabSize)
+      return undefined
+    } catch (cause) {
+      if (cause instanceof TensorRTError) return cause
+      const message = cause instanceof Error ? cause.message : String(cause)
+      return new TensorRTError('ERR_INVALID_ARGUMENT', `The request's token constraint failed: ${message}`, { cause })
+    }
   }
 
   /** State of the slot that continues this sequence. Siblings report no prompt log-probabilities: the first does. */
@@ -141,6 +167,16 @@ function stopTokens(request: GenerationRequest): Int32Array {
 /** Seed of sibling `index`, in [0, 2^53). */
 export function siblingSeed(seed: number, index: number): number {
   return Number((BigInt(seed) + BigInt(index) * SEED_STRIDE) & SEED_MASK)
+}
+
+/** Of the running ones the last to be served, among those that were asked for with less priority than `seq` and rank behind it. */
+export function leastUrgentBelow(seq: Sequence, running: readonly Sequence[]): Sequence | undefined {
+  let least: Sequence | undefined
+  for (const other of running) {
+    if (other.state !== SequenceState.RUNNING || other.priority <= seq.priority || other.rank <= seq.rank) continue
+    if (least === undefined || before(least, other)) least = other
+  }
+  return least
 }
 
 /** Who is served first: effective priority, then deadline, then arrival. A total order. */

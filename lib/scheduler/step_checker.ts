@@ -2,12 +2,16 @@ import { TensorRTError } from '../errors'
 import {
   type ExecutorInfo,
   LAST_SAMPLED_TOKEN,
+  type LogitBias,
+  MAX_LOGIT_BIAS,
+  MAX_LOGIT_BIAS_VALUE,
   type SlotInit,
   STEP_HEADER_INTS,
   STEP_SEQUENCE_INTS,
   STEP_VERSION,
   StepFlag,
 } from './executor'
+import { checkMask } from './token_mask'
 
 /** One sequence of a packed step. */
 export interface StepSequenceView {
@@ -26,7 +30,7 @@ export interface StepView {
   sequences: StepSequenceView[]
 }
 
-const ALL_FLAGS = StepFlag.SAMPLE | StepFlag.PROMPT_LOGPROBS | StepFlag.LOGITS
+const FLAGS_OWED = StepFlag.SAMPLE | StepFlag.PROMPT_LOGPROBS | StepFlag.LOGITS
 const MAX_SEED = 2 ** 53
 
 function ensure(condition: boolean, what: string): void {
@@ -40,8 +44,11 @@ function ensure(condition: boolean, what: string): void {
 export class StepChecker {
   /** Open slots; true once a step has sampled the slot. */
   private readonly sampled = new Map<number, boolean>()
+  private readonly flags: number
 
-  constructor(private readonly info: ExecutorInfo) {}
+  constructor(private readonly info: ExecutorInfo) {
+    this.flags = (info.hiddenSize ?? 0) > 0 ? FLAGS_OWED | StepFlag.HIDDEN : FLAGS_OWED
+  }
 
   openSlot(init: SlotInit): void {
     const { info } = this
@@ -59,7 +66,14 @@ export class StepChecker {
     this.checkSampling(init.sampling)
     for (const tokens of [prompt, output, init.sampling.bannedTokens])
       for (const token of tokens) this.checkToken(token)
+    if (init.sampling.logitBias !== undefined) this.checkBias(init.sampling.logitBias)
     this.sampled.set(slot, false)
+  }
+
+  /** Of an executor that has `setMask`. */
+  setMask(slot: number, mask: Int32Array | null): void {
+    ensure(this.sampled.has(slot), `Slot ${slot} is not open`)
+    if (mask !== null) checkMask(mask, this.info.vocabSize)
   }
 
   closeSlot(slot: number): void {
@@ -94,7 +108,7 @@ export class StepChecker {
       ensure(cached >= 0 && cached + rows <= info.maxPositions, `${of}positions ${cached} to ${cached + rows}`)
       ensure(pages >= 0 && pages <= firstToken - pageAt, `${of}${pages} pages`)
       ensure(pages * info.pageSize >= cached + rows, `${of}${pages} pages do not hold ${cached + rows} tokens`)
-      ensure((flags & ~ALL_FLAGS) === 0, `${of}flags ${flags}`)
+      ensure((flags & ~this.flags) === 0, `${of}flags ${flags}`)
       const tokens = packed.subarray(tokenAt, (tokenAt += rows))
       sequences.push({ slot, cached, flags, pages: packed.subarray(pageAt, (pageAt += pages)), tokens })
       if (rows > 1 || tokens[0] !== LAST_SAMPLED_TOKEN || !this.sampled.get(slot))
@@ -126,6 +140,16 @@ export class StepChecker {
     check('promptLogprobs', integer(sampling.promptLogprobs, -1, vocabSize + 1))
     check('minTokens', integer(sampling.minTokens, 0, 2 ** 31))
     ensure(sampling.bannedTokens.length < vocabSize, 'Every token is banned')
+  }
+
+  private checkBias({ ids, values }: LogitBias): void {
+    ensure(ids instanceof Int32Array && values instanceof Float32Array, 'logitBias must be an Int32Array and a Float32Array')
+    ensure(ids.length === values.length, `logitBias has ${ids.length} tokens and ${values.length} values`)
+    ensure(ids.length <= MAX_LOGIT_BIAS, `logitBias has ${ids.length} tokens, at most ${MAX_LOGIT_BIAS} are allowed`)
+    ensure(new Set(ids).size === ids.length, 'logitBias names a token twice')
+    for (const id of ids) this.checkToken(id)
+    // Written so that NaN fails.
+    for (const value of values) ensure(Math.abs(value) <= MAX_LOGIT_BIAS_VALUE, `logitBias must not be ${value}`)
   }
 
   private checkToken(token: number): void {

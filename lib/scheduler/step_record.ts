@@ -16,6 +16,8 @@ export class StepRecord {
   tokens = 0
   pages = 0
   samples = 0
+  /** Rows flagged HIDDEN. */
+  hiddens = 0
 
   private packed = new Int32Array(4096)
 
@@ -25,7 +27,7 @@ export class StepRecord {
 
   reset(stepId: number): void {
     this.stepId = stepId
-    this.rows = this.tokens = this.pages = this.samples = 0
+    this.rows = this.tokens = this.pages = this.samples = this.hiddens = 0
     this.sequences.length = 0
   }
 
@@ -53,6 +55,10 @@ export class StepRecord {
     return (this.flagsOf(row) & StepFlag.SAMPLE) !== 0
   }
 
+  reportsHidden(row: number): boolean {
+    return (this.flagsOf(row) & StepFlag.HIDDEN) !== 0
+  }
+
   /** Where the page list of `row` 0 starts; lists follow each other. */
   get firstPage(): number {
     return STEP_HEADER_INTS + this.rows * STEP_SEQUENCE_INTS
@@ -67,9 +73,14 @@ export class StepRecord {
     const end = seq.computed + tokens
     const pages = Math.ceil(end / pageSize)
     let flags = 0
-    if (end === seq.known + seq.pending && seq.maxTokens > 0) {
-      flags |= StepFlag.SAMPLE
-      this.samples++
+    if (end === seq.known + seq.pending) {
+      if (seq.maxTokens > 0) {
+        flags |= StepFlag.SAMPLE
+        this.samples++
+      } else if (seq.request.embed === true) {
+        flags |= StepFlag.HIDDEN
+        this.hiddens++
+      }
     }
     // Row p reports the token at p + 1.
     if (

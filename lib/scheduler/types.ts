@@ -2,6 +2,7 @@
 import type { PageHash } from './block_manager'
 import type { SlotInit } from './executor'
 import type { Sequence } from './sequence'
+import type { StepCurve } from './step_curve'
 
 export interface SchedulerOptions {
   /** Share equal prefixes between requests (default true). The siblings of one request share its prompt either way. */
@@ -22,16 +23,34 @@ export interface SchedulerOptions {
    * `(priority - most urgent priority in use + 1) * agingMs` after a sequence is served before it.
    */
   agingMs?: number | undefined
+  /**
+   * Longest time, in ms, that a step should take which outputs wait for: bounds the pause between two tokens (default: no
+   * bound). Prompts are prefilled in smaller chunks then, and fewer sequences run at once, as the times of the steps before
+   * say. About one step in a hundred takes longer.
+   */
+  maxStepMs?: number | undefined
+  /**
+   * A waiting sequence takes slot and pages of running ones that were asked for with less priority; those wait, and go on
+   * where they were (default false). Prompts run in order of urgency then.
+   */
+  preemptForPriority?: boolean | undefined
   /** Replaces the hash of page contents (tests). */
   hash?: PageHash | undefined
 }
 
-/** What to hand to the executor, in this order: close the slots, open the slots, submit. */
+export interface SlotMask {
+  slot: number
+  /** Read before the next call of the scheduler's. */
+  mask: Int32Array | null
+}
+
+/** What to hand to the executor, in this order: close the slots, open the slots, set the masks, submit. */
 export interface PlannedStep {
   /** As the packed step and its result carry it. */
   stepId: number
   close: readonly number[]
   open: readonly SlotInit[]
+  masks: readonly SlotMask[]
   packed: Int32Array
   /** Tokens that the step computes, and sequences that it has rows of. */
   tokens: number
@@ -70,6 +89,23 @@ export interface SchedulerStats extends SchedulerCounters {
   pagesUsed: number
   /** Computed positions per position of the used pages, 0 to 1. */
   kvUtilization: number
+}
+
+/** What a forecast of waiting times is made from; cheap to read. */
+export interface SchedulerLoad {
+  /** Sequences with a slot, and without. */
+  running: number
+  waiting: number
+  maxSequences: number
+  maxStepTokens: number
+  /** Option `maxStepMs`. */
+  maxStepMs: number | undefined
+  pageSize: number
+  totalPages: number
+  /** Pages that are free, or cached and used by nobody. */
+  availablePages: number
+  /** By number of tokens, as observed until now. Live: it goes on changing. */
+  stepTimes: Pick<StepCurve, 'observations' | 'meanMs' | 'p99Ms' | 'p99Factor' | 'tokensWithin' | 'points'>
 }
 
 /** What one scheduler gives up and another takes over. */

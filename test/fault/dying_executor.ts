@@ -57,6 +57,10 @@ export class DyingExecutor implements Executor {
     this.inner.closeSlot(slot)
   }
 
+  setMask(slot: number, mask: Int32Array | null): void {
+    this.inner.setMask!(slot, mask)
+  }
+
   submit(step: Int32Array): void {
     this.fail('submit')
     this.submitted++

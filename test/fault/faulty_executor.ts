@@ -39,6 +39,10 @@ export class FaultyExecutor implements Executor {
     this.inner.closeSlot(slot)
   }
 
+  setMask(slot: number, mask: Int32Array | null): void {
+    this.inner.setMask!(slot, mask)
+  }
+
   submit(step: Int32Array): void {
     this.inner.submit(step)
   }

@@ -37,6 +37,10 @@ export class GatedExecutor implements Executor {
     this.inner.closeSlot(slot)
   }
 
+  setMask(slot: number, mask: Int32Array | null): void {
+    this.inner.setMask!(slot, mask)
+  }
+
   submit(step: Int32Array): void {
     this.onSubmit?.()
     this.submitted++

@@ -16,6 +16,7 @@ import {
   StepFlag,
   type StepResult,
   type StepView,
+  type TokenConstraint,
 } from '../../../lib/scheduler'
 
 export const GREEDY: RequestSampling = {
@@ -53,6 +54,35 @@ export function randomSource(seed: number): () => number {
 
 export function randomPrompt(random: () => number, length: number, vocabSize = 97): Int32Array {
   return Int32Array.from({ length }, () => Math.floor(random() * vocabSize))
+}
+
+export type Allowed = (tokens: readonly number[], token: number) => boolean
+/** Depends on the number of tokens before: who misses one, or tells one twice, gets another text. */
+export const oddThenEven: Allowed = (tokens, token) => token % 2 !== tokens.length % 2
+
+/** Allows what `allowed` says of the output so far, in one array that it writes again and again. */
+export class Constraint implements TokenConstraint {
+  readonly accepted: number[] = []
+  private readonly words: Int32Array
+
+  constructor(
+    private readonly allowed: Allowed = () => true,
+    private readonly vocabSize = 97,
+  ) {
+    this.words = new Int32Array(Math.ceil(vocabSize / 32))
+  }
+
+  mask(): Int32Array {
+    this.words.fill(0)
+    for (let token = 0; token < this.vocabSize; token++) {
+      if (this.allowed(this.accepted, token)) this.words[token >> 5]! |= 1 << (token & 31)
+    }
+    return this.words
+  }
+
+  accept(token: number): void {
+    this.accepted.push(token)
+  }
 }
 
 /** Runs when told to, and can fail a step the bad way: what the step wrote and sampled is garbage. */
@@ -158,6 +188,7 @@ export class Driver {
         this.opened.push(init)
         this.executor.openSlot(init)
       }
+      for (const { slot, mask } of step.masks) this.executor.setMask(slot, mask)
       this.executor.submit(step.packed)
       this.planned.push(step)
       this.expectNoPageReused()
@@ -204,6 +235,11 @@ export class Driver {
     this.scheduler.check()
   }
 
+  /** Of the step that ran last, before the scheduler gets it. */
+  patchNextResult(patch: (result: StepResult) => StepResult): void {
+    this.results[0] = patch(this.results[0]!)
+  }
+
   runToEnd(maxSteps = 100_000): void {
     while (this.scheduler.hasWork) {
       if (maxSteps-- === 0) throw new Error('The scheduler does not come to an end')
@@ -248,8 +284,13 @@ export class Driver {
 const soloTexts = new Map<string, number[]>()
 
 /** Greedy text of a prompt by the executor alone, without a scheduler: one sequence, one contiguous run of pages. */
-export function soloText(prompt: Int32Array, maxTokens: number, stopTokens: readonly number[] = []): number[] {
-  const key = `${prompt.join()}|${maxTokens}|${stopTokens.join()}`
+export function soloText(
+  prompt: Int32Array,
+  maxTokens: number,
+  stopTokens: readonly number[] = [],
+  allowed?: Allowed,
+): number[] {
+  const key = `${prompt.join()}|${maxTokens}|${stopTokens.join()}|${allowed?.name}`
   const present = soloTexts.get(key)
   if (present !== undefined) return present
   const executor = new SteppedExecutor({ maxStepTokens: 4096, maxPositions: 4096, numPages: 1024 })
@@ -264,7 +305,9 @@ export function soloText(prompt: Int32Array, maxTokens: number, stopTokens: read
   })
   let cached = 0
   let tokens = [...prompt]
+  const constraint = new Constraint(allowed)
   while (text.length < maxTokens && !stopTokens.includes(text.at(-1) ?? -1)) {
+    executor.setMask(0, constraint.mask())
     const pages = Array.from({ length: Math.ceil((cached + tokens.length) / pageSize) }, (_, i) => i)
     executor.submit(
       Int32Array.from([
@@ -284,6 +327,7 @@ export function soloText(prompt: Int32Array, maxTokens: number, stopTokens: read
       ]),
     )
     executor.pump()
+    constraint.accept(text.at(-1)!)
     cached += tokens.length
     tokens = [text.at(-1)!]
   }

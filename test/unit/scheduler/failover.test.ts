@@ -2,7 +2,17 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
 import { type GenerationRequest, Scheduler } from '../../../lib/scheduler'
-import { Driver, GREEDY, type Outcome, randomPrompt, randomSource, request, soloText } from './drive'
+import {
+  Constraint,
+  Driver,
+  GREEDY,
+  oddThenEven,
+  type Outcome,
+  randomPrompt,
+  randomSource,
+  request,
+  soloText,
+} from './drive'
 
 interface Scenario {
   seed: number
@@ -44,7 +54,7 @@ function randomRequests(random: () => number, count: number): GenerationRequest[
       n: random() < 0.3 ? 1 + Math.floor(random() * 4) : 1,
       eosTokenIds: Int32Array.of(3),
       priority: Math.floor(random() * 3),
-      needsHost: random() < 0.1,
+      constrain: random() < 0.2 ? () => new Constraint(oddThenEven) : undefined,
       sampling: {
         ...GREEDY,
         temperature: random() < 0.5 ? 0.8 : 0,

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { Driver, randomPrompt, randomSource, request, soloText } from './drive'
+import { Constraint, Driver, oddThenEven, randomPrompt, randomSource, request, soloText } from './drive'
 
 interface Scenario {
   seed: number
@@ -69,7 +69,7 @@ function runScenario(s: Scenario): Driver {
           n: random() < 0.2 ? 1 + Math.floor(random() * 4) : 1,
           eosTokenIds: Int32Array.of(3, 5),
           priority: Math.floor(random() * 3),
-          needsHost: random() < 0.1,
+          constrain: random() < 0.1 ? () => new Constraint(oddThenEven) : undefined,
           timeoutMs: random() < s.timeoutRate ? 1 + Math.floor(random() * 60) : undefined,
           cacheSalt: random() < 0.2 ? 'other' : undefined,
         }),
@@ -87,7 +87,8 @@ function runScenario(s: Scenario): Driver {
   driver.runToEnd()
 
   for (const [seq, outcome] of driver.outcomes) {
-    const solo = soloText(seq.request.prompt, seq.maxTokens, [3, 5])
+    const allowed = seq.constraint === null ? undefined : oddThenEven
+    const solo = soloText(seq.request.prompt, seq.maxTokens, [3, 5], allowed)
     if (aborted.has(seq.id as string) || outcome.error !== null) {
       if (outcome.error !== null) expect(['ERR_TIMEOUT', 'ERR_STEP_FAILED']).toContain(outcome.error)
       expect(outcome.tokens).toEqual(solo.slice(0, outcome.tokens.length))

@@ -1,8 +1,15 @@
 import { describe, expect, it } from 'vitest'
 import { TensorRTError } from '../../../lib/errors'
-import { LAST_SAMPLED_TOKEN, type StepResult } from '../../../lib/scheduler'
+import {
+  type GenerationRequest,
+  LAST_SAMPLED_TOKEN,
+  NOTHING_ALLOWED,
+  Scheduler,
+  type StepResult,
+  type TokenConstraint,
+} from '../../../lib/scheduler'
 import { siblingSeed } from '../../../lib/scheduler/sequence'
-import { Driver, GREEDY, randomPrompt, randomSource, request, soloText } from './drive'
+import { Constraint, Driver, GREEDY, oddThenEven, randomPrompt, randomSource, request, soloText } from './drive'
 
 const prompt = (length: number, seed = 1): Int32Array => randomPrompt(randomSource(seed), length)
 const EXACT = { eosTokenIds: new Int32Array(0) }
@@ -181,15 +188,135 @@ describe('a step', () => {
     expect(d.scheduler.takeClosedSlots()).toEqual([])
   })
 
-  it('leaves out a sequence that needs the host until its token is known', () => {
+})
+
+describe('constrained sequences', () => {
+  const constrained = (id: string, constraint: TokenConstraint, rest: Partial<GenerationRequest> = {}): GenerationRequest =>
+    request(id, prompt(4), { maxTokens: 6, constrain: () => constraint, ...EXACT, ...rest })
+
+  it('tell their constraint each token before the next step, which has its mask, while others run ahead', () => {
     const d = new Driver()
-    const [seq] = d.add(request('grammar', prompt(4), { maxTokens: 6, needsHost: true, ...EXACT }))
-    expect(d.submitAll()).toBe(1)
+    const constraint = new Constraint(oddThenEven)
+    const [seq] = d.add(constrained('grammar', constraint))
+    const [other] = d.add(request('other', prompt(5, 2), { maxTokens: 12, ...EXACT }))
     d.runToEnd()
-    for (const step of d.executor.submitted) expect(step.sequences[0]!.tokens).not.toContain(LAST_SAMPLED_TOKEN)
-    expect(d.of(seq!).tokens).toEqual(soloText(prompt(4), 6))
+    const solo = soloText(prompt(4), 6, [], oddThenEven)
+    expect(d.of(seq!).tokens).toEqual(solo)
+    expect(solo).not.toEqual(soloText(prompt(4), 6))
+    // The token that ends the sequence is nobody's prefix.
+    expect(constraint.accepted).toEqual(solo.slice(0, -1))
+    expect(d.of(other!).tokens).toEqual(soloText(prompt(5, 2), 12))
+    const tokensOf = (first: Int32Array): Int32Array[] =>
+      d.executor.submitted.flatMap(({ sequences }) => sequences.filter(({ slot }) => slot === slotOf(first)).map(({ tokens }) => tokens))
+    const slotOf = (first: Int32Array): number => d.opened.find((init) => init.prompt === first)!.slot
+    expect(tokensOf(seq!.request.prompt).some((tokens) => tokens.includes(LAST_SAMPLED_TOKEN))).toBe(false)
+    // All but its prompt, and with no pause.
+    expect(tokensOf(other!.request.prompt).filter((tokens) => tokens[0] === LAST_SAMPLED_TOKEN).length).toBe(11)
+    expect(d.planned.every(({ masks }) => masks.length <= 1)).toBe(true)
+    expect(d.planned.filter(({ masks }) => masks.length === 1).length).toBe(6)
+  })
+
+  it('run every other step beside others, and every step alone', () => {
+    const steps = (beside: boolean): number => {
+      const d = new Driver()
+      const [seq] = d.add(constrained('grammar', new Constraint()))
+      if (beside) d.add(request('other', prompt(5, 2), { maxTokens: 60, ...EXACT }))
+      while (!seq!.finished) d.step()
+      return d.planned.length
+    }
+    expect(steps(false)).toBe(6)
+    expect(steps(true)).toBe(12)
+  })
+
+  it('end with a stop token that the mask forces, whatever minTokens says', () => {
+    const d = new Driver()
+    const [seq] = d.add(
+      constrained('done', new Constraint((tokens, token) => (tokens.length < 2 ? token !== 7 : token === 7)), {
+        sampling: { ...GREEDY, minTokens: 5 },
+        stopTokenIds: Int32Array.of(7),
+      }),
+    )
+    d.runToEnd()
+    expect(d.of(seq!)).toMatchObject({ finish: 'stop', error: null })
+    expect(d.of(seq!).tokens.length).toBe(3)
+  })
+
+  it('fail alone: by what they throw, by a mask that allows nothing or is none, and where sampling found nothing', () => {
+    const broken: Record<string, TokenConstraint> = {
+      throws: { mask: () => null, accept: () => { throw new RangeError('no such rule') } },
+      typed: { mask: () => null, accept: () => { throw new TensorRTError('ERR_INVALID_TOKEN', 'not in the grammar') } },
+      empty: new Constraint((tokens) => tokens.length < 1),
+      long: emptyAfterFirst(new Int32Array(5).fill(-1)),
+      array: emptyAfterFirst([1] as unknown as Int32Array),
+    }
+    const d = new Driver()
+    const bad = Object.entries(broken).map(([id, constraint]) => d.add(constrained(id, constraint))[0]!)
+    const [good] = d.add(constrained('good', new Constraint(oddThenEven)))
+    const [free] = d.add(request('free', prompt(5, 2), { maxTokens: 9, ...EXACT }))
+    d.runToEnd()
+    expect(bad.map((seq) => [seq.id, d.of(seq).error])).toEqual([
+      ['throws', 'ERR_INVALID_ARGUMENT'],
+      ['typed', 'ERR_INVALID_TOKEN'],
+      ['empty', 'ERR_INVALID_ARGUMENT'],
+      ['long', 'ERR_INVALID_ARGUMENT'],
+      ['array', 'ERR_INVALID_ARGUMENT'],
+    ])
+    expect(d.of(good!).tokens).toEqual(soloText(prompt(4), 6, [], oddThenEven))
+    expect(d.of(free!).tokens).toEqual(soloText(prompt(5, 2), 9))
+  })
+
+  it('fail alone where the executor found nothing that their mask leaves; others never may', () => {
+    const d = new Driver()
+    const [masked] = d.add(constrained('masked', new Constraint()))
+    const [free] = d.add(request('free', prompt(5, 2), { ...EXACT }))
+    d.submitAll()
+    d.executor.pump()
+    d.patchNextResult((result) => ({ ...result, tokens: result.tokens.with(0, NOTHING_ALLOWED) as Int32Array }))
+    d.runToEnd()
+    expect(d.of(masked!)).toMatchObject({ tokens: [], error: 'ERR_INVALID_ARGUMENT' })
+    expect(d.of(free!)).toMatchObject({ error: null, finish: 'length' })
+
+    const [other] = d.add(request('other', prompt(5, 3), { ...EXACT }))
+    d.submitAll()
+    d.executor.pump()
+    d.patchNextResult((result) => ({ ...result, tokens: result.tokens.with(0, NOTHING_ALLOWED) as Int32Array }))
+    d.runToEnd()
+    expect(d.of(other!).error).toBe('ERR_STEP_FAILED')
+  })
+
+  it('are refused with the error of their first mask, and by an executor that takes none', () => {
+    const d = new Driver()
+    expect(codeOf(() => d.add(constrained('a', new Constraint(() => false))))).toBe('ERR_INVALID_ARGUMENT')
+    const none = new Scheduler({ ...d.executor.info, takesMasks: false })
+    expect(codeOf(() => none.add(constrained('a', new Constraint()), 0))).toBe('ERR_INVALID_ARGUMENT')
+    expect(d.scheduler.hasWork || none.hasWork).toBe(false)
+  })
+
+  it('each have their own constraint', () => {
+    const d = new Driver()
+    const made: Constraint[] = []
+    const constrain = (index: number): Constraint => (made[index] = new Constraint(index === 0 ? oddThenEven : undefined))
+    const sequences = d.add(request('n', prompt(4), { n: 3, maxTokens: 6, constrain, ...EXACT }))
+    d.runToEnd()
+    expect(made.length).toBe(3)
+    sequences.forEach((seq, i) => {
+      expect(d.of(seq).tokens).toEqual(soloText(prompt(4), 6, [], i === 0 ? oddThenEven : undefined))
+    })
   })
 })
+
+/** Allows everything first, then gives `mask`. */
+function emptyAfterFirst(mask: Int32Array): TokenConstraint {
+  let first = true
+  return {
+    mask: () => {
+      if (!first) return mask
+      first = false
+      return null
+    },
+    accept: () => {},
+  }
+}
 
 describe('the prefix cache', () => {
   it('serves equal prefixes, under equal salts, also of generated text', () => {
