@@ -1,0 +1,106 @@
+/** What the engine behind the server does: backend, steps, pages. */
+import type { LLM, StepProfile } from '../../llm'
+import { HOST_BUCKETS, LATENCY_BUCKETS, SEQUENCE_BUCKETS } from './buckets'
+import type { HistogramSeries, MetricSet } from './series'
+
+const HOST_PARTS = ['plan', 'pack', 'submit', 'complete', 'emit'] as const
+
+/** Histograms of steps, fed by {@link LLM.observe}. */
+export class StepMetrics {
+  private readonly queue: HistogramSeries
+  private readonly runDecode: HistogramSeries
+  private readonly runPrefill: HistogramSeries
+  private readonly device: HistogramSeries
+  private readonly gap: HistogramSeries
+  private readonly host: Record<(typeof HOST_PARTS)[number], HistogramSeries>
+  private readonly sequences: HistogramSeries
+
+  constructor(set: MetricSet) {
+    this.queue = set.histogram('node_tensorrt_step_queue_seconds', 'From the hand-over of a step to the start of its work', LATENCY_BUCKETS).series()
+    const run = set.histogram(
+      'node_tensorrt_step_run_seconds',
+      'Work on a step, as the backend sees it; prefill: steps with rows of prompts',
+      LATENCY_BUCKETS,
+      ['phase'],
+    )
+    this.runDecode = run.series('decode')
+    this.runPrefill = run.series('prefill')
+    this.device = set
+      .histogram('node_tensorrt_step_device_seconds', "Work on a step by the device's own clock; empty on backends without one", LATENCY_BUCKETS)
+      .series()
+    this.gap = set
+      .histogram('node_tensorrt_step_gap_seconds', 'Idle time of the backend before a step although there was work', LATENCY_BUCKETS)
+      .series()
+    const host = set.histogram(
+      'node_tensorrt_step_host_seconds',
+      'Time of the event loop for a step: plan, pack, submit (enqueue), complete (account), emit (detokenise and hand out)',
+      HOST_BUCKETS,
+      ['part'],
+    )
+    this.host = Object.fromEntries(HOST_PARTS.map((part) => [part, host.series(part)])) as typeof this.host
+    this.sequences = set.histogram('node_tensorrt_step_sequences', 'Sequences in a step', SEQUENCE_BUCKETS).series()
+  }
+
+  observe(step: StepProfile): void {
+    const { host } = this
+    this.queue.observe(step.queueUs / 1e6)
+    const run = step.prefillRows > 0 ? this.runPrefill : this.runDecode
+    run.observe(step.runUs / 1e6)
+    if (!Number.isNaN(step.deviceUs)) this.device.observe(step.deviceUs / 1e6)
+    this.gap.observe(step.gapUs / 1e6)
+    host.plan.observe(step.planUs / 1e6)
+    host.pack.observe(step.packUs / 1e6)
+    host.submit.observe(step.submitUs / 1e6)
+    host.complete.observe(step.completeUs / 1e6)
+    host.emit.observe(step.emitUs / 1e6)
+    this.sequences.observe(step.sequences)
+  }
+}
+
+/** @param up whether the engine still takes requests */
+export function collectEngine(set: MetricSet, llm: LLM, up: () => boolean): void {
+  const info = set.gauge('node_tensorrt_backend_info', 'What runs the model, as labels; always 1', ['backend', 'device'])
+  const isUp = set.gauge('node_tensorrt_backend_up', '1 while the engine takes requests; 0 once it is closed, or its backend died and no other took over').series()
+  const failovers = set.counter('node_tensorrt_failovers_total', 'How often another backend took over from one that died').series()
+  const queued = set.gauge('node_tensorrt_queue_sequences', 'Sequences that wait to run').series()
+  const retries = set.counter('node_tensorrt_retries_total', 'Sequences that were run again after a failed step').series()
+  const sequences = set.counter('node_tensorrt_sequences_total', 'Sequences that ended, as the engine counts them', ['outcome'])
+  const rows = set.counter(
+    'node_tensorrt_rows_total',
+    'Rows that were computed: of prompts, of generated tokens, and in vain, as the sequence had ended',
+    ['kind'],
+  )
+  const steps = set.counter('node_tensorrt_steps_total', 'Steps that were handed to the backend').series()
+  const failedSteps = set.counter('node_tensorrt_step_failures_total', 'Steps that failed, or were lost with their backend').series()
+  const inFlight = set.gauge('node_tensorrt_steps_in_flight', 'Steps that were handed over and have no result yet').series()
+  const pages = set.gauge('node_tensorrt_kv_cache_pages', 'Pages of the KV cache; cached: free, with a prefix that may be used again', ['state'])
+  const utilisation = set.gauge('node_tensorrt_kv_cache_page_fill_ratio', 'Filled token places, of those in used pages; 0 to 1').series()
+  const kvBytes = set.gauge('node_tensorrt_kv_cache_bytes', 'Size of the KV cache').series()
+  const weightBytes = set.gauge('node_tensorrt_weight_bytes', 'Size of the weights').series()
+  set.onCollect(() => {
+    const stats = llm.stats()
+    const facts = llm.info
+    // After a failover there is another.
+    info.clear()
+    info.series(facts.name, facts.device).set(1)
+    isUp.set(up() ? 1 : 0)
+    failovers.set(stats.failovers)
+    queued.set(stats.waiting)
+    retries.set(stats.retries)
+    sequences.series('finished').set(stats.sequences.finished)
+    sequences.series('failed').set(stats.sequences.failed)
+    sequences.series('aborted').set(stats.sequences.aborted)
+    rows.series('prefill').set(stats.tokens.prefill)
+    rows.series('decode').set(stats.tokens.decode)
+    rows.series('wasted').set(stats.tokens.wasted)
+    steps.set(stats.steps.submitted)
+    failedSteps.set(stats.steps.failed)
+    inFlight.set(stats.steps.inFlight)
+    pages.series('free').set(stats.kv.freePages)
+    pages.series('cached').set(stats.kv.cachedPages)
+    pages.series('used').set(stats.kv.usedPages)
+    utilisation.set(stats.kv.utilisation)
+    kvBytes.set(facts.kvCacheBytes)
+    weightBytes.set(facts.weightBytes)
+  })
+}
