@@ -52,6 +52,11 @@ export class GenerationState {
     return this.outcome !== undefined
   }
 
+  /** The prompt is not encoded yet. @param cancel ends that; called at most once */
+  prepare(cancel: () => void): void {
+    this.cancel = cancel
+  }
+
   /** @param cancel ends the request at the scheduler; called at most once */
   begin(plan: GenerationPlan, cancel: () => void): void {
     this.plan = plan

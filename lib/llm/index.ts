@@ -2,7 +2,9 @@ export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type Built
 export type { Generation } from './generation'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
+export type { LLMHealth, LLMState } from './health'
 export { inspectModel, type ModelFacts } from './model_folder'
+export { EncodedPrompt } from './options'
 export type {
   BackendChoice,
   ChatInputOptions,
@@ -11,7 +13,9 @@ export type {
   GenerateOptions,
   LLMOptions,
   LLMWarning,
+  PromptOptions,
   ReportOptions,
+  RestartOptions,
   SamplingOptions,
   ScheduleOptions,
   StopOptions,
@@ -26,6 +30,7 @@ export type {
   Usage,
 } from './result'
 export type { LLMStats } from './stats'
+export type { SchedulerLoad as LLMLoad } from '../scheduler'
 export { type Quantiles, quantiles, seededRandom } from './statistics'
 export {
   saveReferences,

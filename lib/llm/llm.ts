@@ -1,18 +1,23 @@
 import { AbortError, TensorRTError } from '../errors'
-import { ArgumentReader, invalidArgument } from '../runtime'
-import type { Executor, ExecutorInfo } from '../scheduler'
+import { ArgumentReader, followSignal, invalidArgument } from '../runtime'
+import type { Executor, ExecutorInfo, SchedulerLoad } from '../scheduler'
 import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
 import { orAbort, throwIfAborted } from './abort'
 import { createBackend } from './backend'
-import { EngineLoop, type Failover } from './engine_loop'
-import { closeQuietly, type FallbackSource } from './fallback'
+import { closeQuietly } from './death'
+import { EngineLoop } from './engine_loop'
+import type { FallbackSource } from './fallback'
 import { type Generation, GenerationHandle, GenerationState } from './generation'
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
+import { collectHealth, type LLMHealth } from './health'
 import { readModelFolder } from './model_folder'
-import type { ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions, LLMWarning } from './options'
+import { type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type LLMWarning, type PromptOptions, type RestartOptions } from './options'
 import { type EndObserver, observeLoop, type StepObserver } from './observe'
 import { type LLMProfile, profileLoop, type ProfileOptions } from './profile'
-import { buildRequest, encodePrompt, type RequestContext, requireTokenizer } from './request_builder'
+import type { PendingPrompt } from './encoder_thread'
+import { PromptEncoder, requireTokenizer } from './prompt_encoder'
+import { buildRequest, type RequestContext } from './request_builder'
+import type { RestartSource } from './restart'
 import { type LLMStats, collectStats } from './stats'
 import {
   type CheckedEngineOptions,
@@ -21,9 +26,14 @@ import {
   checkEngineOptions,
   checkExecutor,
   checkLoadOptions,
+  checkPromptOptions,
   checkRequestOptions,
+  checkRestartPolicy,
+  type CheckedRequest,
+  continues,
   toTokenArray,
 } from './validate'
+import { outageWarning, restartFailureWarning, switchoverWarning, Warnings } from './warnings'
 
 /** What a model is, and what runs it. */
 export interface LLMInfo extends ExecutorInfo {
@@ -48,11 +58,17 @@ export interface FromExecutorOptions extends EngineOptions {
   /** Tokens that end an output. Default: the tokenizer's own. */
   eosTokenIds?: ArrayLike<number> | undefined
   /**
-   * Makes the executor that takes over when this one dies; it is called at most once. Requests go on where they are, each
-   * with the tokens it has. Its vocabulary must be the same, its sizes may be others. Default: pending and later requests
-   * reject with ERR_BACKEND_DEAD.
+   * Makes the executor that takes over when this one dies; it is called once for each such death. Requests go on where they
+   * are, each with the tokens it has. Its vocabulary must be the same, its sizes may be others. Default: pending and later
+   * requests reject with ERR_BACKEND_DEAD.
    */
   failover?: (() => Promise<Executor>) | undefined
+  /**
+   * Makes this executor again when it has died. It is called in the background, with growing pauses between attempts, until
+   * one comes that runs a step; then requests move there. Until then they are with what `failover` has made, or are refused with
+   * ERR_BACKEND_DEAD. Default: a dead executor stays dead.
+   */
+  restart?: (() => Promise<Executor>) | (RestartOptions & { create: () => Promise<Executor> }) | undefined
   /** Called for each warning, in place of `process.emitWarning`. */
   onWarning?: ((warning: LLMWarning) => void) | undefined
 }
@@ -60,7 +76,10 @@ export interface FromExecutorOptions extends EngineOptions {
 interface Parts {
   executor: Executor
   fallback: FallbackSource | undefined
+  restart: RestartSource | undefined
   tokenizer: Tokenizer | undefined
+  /** Text of tokenizer.json, where it is at hand. */
+  tokenizerJson: string | undefined
   chatTemplate: ChatTemplate | undefined
   defaults: GenerationDefaults
   engine: CheckedEngineOptions
@@ -79,29 +98,46 @@ export class LLM {
   readonly #warnings: Warnings
   readonly #loop: EngineLoop
   readonly #context: RequestContext
+  readonly #chatTemplate: ChatTemplate
+  readonly #encoder: PromptEncoder
+  /** Requests whose prompts are being encoded. */
+  readonly #encoding = new Set<Promise<void>>()
+  readonly #stuckAfterMs: number | undefined
   #nextId = 0
   #closing: Promise<void> | undefined
+  #closed = false
   #endDrain: (() => void) | undefined
 
   private constructor(parts: Parts) {
-    const { executor, fallback, tokenizer, chatTemplate, defaults } = parts
+    const { executor, fallback, tokenizer, defaults } = parts
     const loop = new EngineLoop(executor, {
       ...parts.engine,
       fallback,
-      onFailover: (failover) => {
-        this.#info = describe(parts, loop)
-        this.#warnings.add(failoverWarning(failover))
+      restart: parts.restart,
+      events: {
+        onSwitchover: (switchover) => {
+          this.#info = describe(parts, loop)
+          this.#warnings.add(switchoverWarning(switchover))
+        },
+        onOutage: (cause, from) => this.#warnings.add(outageWarning(cause, from)),
+        onRestartFailure: (failure) => {
+          if (failure.attempt === 1 || failure.nextDelayMs === undefined) {
+            this.#warnings.add(restartFailureWarning(failure))
+          }
+        },
       },
     })
+    this.#stuckAfterMs = parts.engine.stuckAfterMs
     this.#loop = loop
     this.#context = {
       tokenizer,
-      chatTemplate,
       defaults,
       get limits() {
         return loop.limits
       },
     }
+    this.#chatTemplate = parts.chatTemplate ?? new ChatTemplate(undefined)
+    this.#encoder = new PromptEncoder(tokenizer, parts.chatTemplate, parts.tokenizerJson)
     this.#warnings = parts.warnings
     this.#info = describe(parts, loop)
   }
@@ -126,14 +162,16 @@ export class LLM {
       throwIfAborted(signal)
       const model = await readModelFolder(folder, checked)
       throwIfAborted(signal)
-      const { executor, fallback } = await createBackend(model, checked, (warning) => warnings.add(warning))
+      const { executor, fallback, recreate } = await createBackend(model, checked, (warning) => warnings.add(warning))
       try {
         throwIfAborted(signal)
-        const { tokenizer, chatTemplate, defaults, path, graph } = model
+        const { tokenizer, tokenizerJson, chatTemplate, defaults, path, graph } = model
         return new LLM({
           executor,
           fallback,
+          restart: checked.restart === undefined ? undefined : { create: recreate, policy: checked.restart },
           tokenizer,
+          tokenizerJson,
           chatTemplate,
           defaults,
           engine: checked,
@@ -143,7 +181,7 @@ export class LLM {
         })
       } catch (error) {
         await closeQuietly(executor)
-        if (typeof fallback === 'object') await closeQuietly(fallback)
+        if (fallback?.standby !== undefined) await closeQuietly(fallback.standby)
         throw error
       }
     })()
@@ -156,7 +194,7 @@ export class LLM {
    * @throws ERR_INVALID_ARGUMENT
    */
   static fromExecutor(executor: Executor, options: FromExecutorOptions = {}): LLM {
-    const own = ['tokenizer', 'chatTemplate', 'eosTokenIds', 'failover', 'onWarning']
+    const own = ['tokenizer', 'chatTemplate', 'eosTokenIds', 'failover', 'restart', 'onWarning']
     const engine = checkEngineOptions(options, own, 'LLM.fromExecutor()')
     const { tokenizer, chatTemplate, failover, onWarning } = options
     checkExecutor('executor', executor)
@@ -174,8 +212,10 @@ export class LLM {
     const defaults = { ...GREEDY_DEFAULTS, eosTokenIds }
     return new LLM({
       executor,
-      fallback: failover,
+      fallback: failover === undefined ? undefined : { create: failover },
+      restart: restartSource(options.restart),
       tokenizer,
+      tokenizerJson: undefined,
       chatTemplate,
       defaults,
       engine,
@@ -206,6 +246,28 @@ export class LLM {
   }
 
   /**
+   * Makes tokens of a prompt as {@link generate} does, off the event loop where that takes long, for requests that are
+   * weighed before they are started: `generate({ encoded })`.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_CHAT_TEMPLATE,
+   * ERR_QUEUE_FULL, ERR_DISPOSED; AbortError
+   */
+  async encodePrompt(options: PromptOptions): Promise<EncodedPrompt> {
+    if (this.#closing !== undefined) throw disposed()
+    const { source, signal } = checkPromptOptions(options)
+    throwIfAborted(signal)
+    const prompt = this.#encoder.encode(source, this.#limits)
+    const continuation = continues(source)
+    if (prompt instanceof Int32Array) return new EncodedPrompt(prompt, continuation)
+    const unfollow = signal === undefined ? undefined : followSignal(signal, prompt.cancel)
+    try {
+      return new EncodedPrompt(await orAbort(prompt.ids, signal, () => {}), continuation)
+    } finally {
+      unfollow?.()
+    }
+  }
+
+  /**
    * Starts a request at once. Never throws: what is wrong with the options rejects the iteration and `result()`, whose
    * documentation lists the errors.
    */
@@ -218,11 +280,9 @@ export class LLM {
       if (checked.signal?.aborted === true) throw new AbortError(checked.signal.reason)
       // A service that is overloaded must not spend its time on text that it refuses.
       loop.assertTakes(checked.n)
-      const prompt = encodePrompt(checked.source, this.#context)
-      const id = this.#nextId++
-      const { request, plan } = buildRequest(id, checked, prompt, this.#context, state.startedAt)
-      state.begin(plan, () => loop.abort(id))
-      loop.add(request, state)
+      const prompt = this.#encoder.encode(checked.source, this.#limits)
+      if (prompt instanceof Int32Array) this.#begin(state, checked, prompt)
+      else this.#beginLater(state, checked, prompt)
       if (checked.signal !== undefined) state.follow(checked.signal)
     } catch (error) {
       state.fail(error)
@@ -265,11 +325,10 @@ export class LLM {
     messages: readonly ChatMessage[],
     options: ChatInputOptions & { allowSpecial?: boolean | undefined } = {},
   ): { text: string; tokens: number[] } {
-    const { tokenizer, chatTemplate = new ChatTemplate(undefined) } = this.#context
     const reader = new ArgumentReader(options, CHAT_OPTIONS, 'applyChatTemplate()')
     reader.boolean('addGenerationPrompt')
     reader.boolean('allowSpecial')
-    const { text, ids } = encodeChat(requireTokenizer(tokenizer), chatTemplate, messages, options)
+    const { text, ids } = encodeChat(requireTokenizer(this.#context.tokenizer), this.#chatTemplate, messages, options)
     return { text, tokens: ids }
   }
 
@@ -279,6 +338,17 @@ export class LLM {
    */
   stats(): LLMStats {
     return collectStats(this.#loop)
+  }
+
+  /** Whether requests are served, by what, and whether they make progress. Cheap: for a probe that asks each second. */
+  health(): LLMHealth {
+    const closing = this.#closing === undefined ? undefined : this.#closed ? 'closed' : 'closing'
+    return collectHealth(this.#loop, this.#stuckAfterMs, closing)
+  }
+
+  /** What a forecast of waiting times is made from. Cheap: for a look before each request. */
+  load(): SchedulerLoad {
+    return this.#loop.load()
   }
 
   /**
@@ -326,7 +396,7 @@ export class LLM {
     } catch (error) {
       return Promise.reject(error as Error)
     }
-    if (this.#closing === undefined) this.#closing = this.#close(drainMs)
+    if (this.#closing === undefined) this.#closing = this.#close(drainMs).finally(() => (this.#closed = true))
     else if (drainMs === 0) this.#endDrain?.()
     return this.#closing
   }
@@ -336,6 +406,48 @@ export class LLM {
     return this.close()
   }
 
+  get #limits(): { maxPositions: number; vocabSize: number } {
+    return { maxPositions: this.#loop.limits.maxPositions, vocabSize: this.info.vocabSize }
+  }
+
+  /** @throws what {@link EngineLoop.add} throws */
+  #begin(state: GenerationState, checked: CheckedRequest, prompt: Int32Array): void {
+    const id = this.#nextId++
+    const { request, plan } = buildRequest(id, checked, prompt, this.#context, state.startedAt)
+    state.begin(plan, () => this.#loop.abort(id))
+    this.#loop.add(request, state)
+  }
+
+  /** Time that encoding takes counts: `timeoutMs` and the deadline run from the call. */
+  #beginLater(state: GenerationState, checked: CheckedRequest, prompt: PendingPrompt): void {
+    const encoding = this.#beginWhenEncoded(state, checked, prompt).catch((error: unknown) => state.fail(error))
+    this.#encoding.add(encoding)
+    void encoding.finally(() => this.#encoding.delete(encoding))
+    state.prepare(prompt.cancel)
+  }
+
+  async #beginWhenEncoded(state: GenerationState, checked: CheckedRequest, { ids, cancel }: PendingPrompt): Promise<void> {
+    const { timeoutMs } = checked
+    if (timeoutMs === undefined) {
+      const prompt = await ids
+      if (!state.settled) this.#begin(state, checked, prompt)
+      return
+    }
+    const overdue = (): void => {
+      state.fail(new TensorRTError('ERR_TIMEOUT', `The request did not end within ${timeoutMs} ms`))
+      cancel()
+    }
+    const timer = setTimeout(overdue, Math.min(timeoutMs, 2 ** 31 - 1))
+    try {
+      const prompt = await ids
+      const left = timeoutMs - (this.#loop.now() - state.startedAt)
+      if (left <= 0) overdue()
+      else if (!state.settled) this.#begin(state, { ...checked, timeoutMs: left }, prompt)
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   async #close(drainMs: number): Promise<void> {
     if (drainMs > 0) {
       let timer: NodeJS.Timeout | undefined
@@ -343,28 +455,10 @@ export class LLM {
         this.#endDrain = resolve
         timer = setTimeout(resolve, Math.min(drainMs, 2 ** 31 - 1))
       })
-      await Promise.race([this.#loop.drain(), cutShort])
+      await Promise.race([Promise.all(this.#encoding).then(() => this.#loop.drain()), cutShort])
       clearTimeout(timer)
     }
-    await this.#loop.close(disposed())
-  }
-}
-
-/** Keeps warnings, and tells the one who asked for them, or the process. */
-class Warnings {
-  readonly all: LLMWarning[] = []
-
-  constructor(private readonly listener: ((warning: LLMWarning) => void) | undefined) {}
-
-  /** What the listener throws must not come in the way of requests: it is a warning of the process. */
-  add(warning: LLMWarning): void {
-    this.all.push(warning)
-    try {
-      if (this.listener === undefined) process.emitWarning(warning.message, 'NodeTensorRTWarning', warning.code)
-      else this.listener(warning)
-    } catch (error) {
-      process.emitWarning(error instanceof Error ? error : String(error))
-    }
+    await Promise.all([this.#encoder.close(disposed()), this.#loop.close(disposed())])
   }
 }
 
@@ -384,16 +478,13 @@ function describe({ tokenizer, chatTemplate, defaults, model, family }: Parts, l
   })
 }
 
-function failoverWarning({ from, to, cause, sequences, durationMs }: Failover): LLMWarning {
-  return {
-    code: 'BACKEND_FAILED_OVER',
-    message:
-      `The backend ${from.name} (${from.device}) died, and ${to.name} (${to.device}) has taken over ` +
-      `${sequences} live sequences after ${Math.round(durationMs)} ms. ${cause.message}`,
-    cause,
-    sequences,
-    durationMs,
-  }
+/** @throws ERR_INVALID_ARGUMENT */
+function restartSource(restart: FromExecutorOptions['restart']): RestartSource | undefined {
+  if (restart === undefined) return undefined
+  const of = typeof restart === 'function' ? { create: restart } : restart
+  const policy = checkRestartPolicy(of, ['create'], '"restart"')
+  if (typeof of.create !== 'function') throw invalidArgument('restart.create', 'a function', of.create)
+  return { create: of.create, policy }
 }
 
 function disposed(): TensorRTError {

@@ -19,6 +19,8 @@ export interface ModelFolder {
   engine: EngineFolder | undefined
   graph: Graph
   tokenizer: Tokenizer
+  /** Text of tokenizer.json. */
+  tokenizerJson: string
   chatTemplate: ChatTemplate
   defaults: GenerationDefaults
   /** safetensors files, absolute. */
@@ -77,14 +79,14 @@ export async function readModelFolder(folder: string, options: ReadModelOptions 
     throw new TensorRTError('ERR_INVALID_ARGUMENT', `"weights" goes with an engine folder, and ${path} is none`)
   }
   const graph = engine?.graph ?? graphFromConfig(config, join(path, 'config.json'))
-  const tokenizerJson = await readJson(path, 'tokenizer.json', 'ERR_TOKENIZER_INVALID')
+  const tokenizerJson = await readText(path, 'tokenizer.json')
   if (tokenizerJson === undefined) {
     throw new TensorRTError('ERR_TOKENIZER_INVALID', `${path} has no tokenizer.json`, {
       hint: 'a SentencePiece tokenizer.model must be converted: save it as a fast tokenizer with transformers',
     })
   }
   const tokenizerConfig = (await readJson(path, 'tokenizer_config.json', 'ERR_TOKENIZER_INVALID')) ?? {}
-  const tokenizer = new Tokenizer(tokenizerJson, tokenizerConfig)
+  const tokenizer = new Tokenizer(parseJson(tokenizerJson, join(path, 'tokenizer.json'), 'ERR_TOKENIZER_INVALID'), tokenizerConfig)
   // The file wins over the field, as in transformers.
   const templateFile = await readText(path, 'chat_template.jinja')
   const chatTemplate = new ChatTemplate(
@@ -94,7 +96,7 @@ export async function readModelFolder(folder: string, options: ReadModelOptions 
   const generationConfig = await readJson(path, 'generation_config.json', 'ERR_MODEL_INVALID')
   const defaults = readGenerationDefaults({ generationConfig, config, tokenizer, vocabSize: graph.vocabSize, path })
   const { files, bytes } = engine === undefined ? await findWeights(path) : await findEngineWeights(engine, options)
-  return { path, engine, graph, tokenizer, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
+  return { path, engine, graph, tokenizer, tokenizerJson, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
 }
 
 /**
@@ -160,15 +162,18 @@ async function readText(folder: string, name: string): Promise<string | undefine
 
 async function readJson(folder: string, name: string, code: ErrorCode): Promise<unknown> {
   const text = await readText(folder, name)
-  if (text === undefined) return undefined
+  return text === undefined ? undefined : parseJson(text, join(folder, name), code)
+}
+
+function parseJson(text: string, path: string, code: ErrorCode): unknown {
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new TensorRTError(code, `${join(folder, name)} is no valid JSON: ${(cause as Error).message}`, { cause })
+    throw new TensorRTError(code, `${path} is no valid JSON: ${(cause as Error).message}`, { cause })
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
-  throw new TensorRTError(code, `${join(folder, name)} must hold a JSON object`)
+  throw new TensorRTError(code, `${path} must hold a JSON object`)
 }
 
 async function findEngineWeights(

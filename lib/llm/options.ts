@@ -97,9 +97,21 @@ export interface ChatInputOptions {
   addGenerationPrompt?: boolean | undefined
 }
 
-/** A request. Exactly one of `prompt`, `messages` and `tokens` is given. */
-export interface GenerateOptions
-  extends SamplingOptions, StopOptions, ReportOptions, ScheduleOptions, ChatInputOptions {
+/** A prompt that `LLM.encodePrompt` has made tokens of. */
+export class EncodedPrompt {
+  /** @internal */
+  constructor(
+    readonly tokens: Int32Array,
+    /**
+     * The output goes on with the text of the prompt, instead of beginning a text of its own.
+     * @internal
+     */
+    readonly continuation: boolean,
+  ) {}
+}
+
+/** Exactly one of `prompt`, `messages` and `tokens` is given. */
+export interface PromptOptions extends ChatInputOptions {
   /** Text to continue. */
   prompt?: string | undefined
   /** A chat, rendered with the model's chat template. */
@@ -114,6 +126,15 @@ export interface GenerateOptions
    * way.
    */
   allowSpecial?: boolean | undefined
+  /** Ends the work on the prompt. */
+  signal?: AbortSignal | undefined
+}
+
+/** A request. Exactly one of `prompt`, `messages`, `tokens` and `encoded` is given. */
+export interface GenerateOptions
+  extends SamplingOptions, StopOptions, ReportOptions, ScheduleOptions, Omit<PromptOptions, 'signal'> {
+  /** What `LLM.encodePrompt` made of a prompt. */
+  encoded?: EncodedPrompt | undefined
   /** Choices to sample from the one prompt, whose pages they share. In [1, 1024], default 1. */
   n?: number | undefined
 }
@@ -125,19 +146,31 @@ export type BackendChoice = 'auto' | 'cpu' | 'tensorrt'
 export interface LLMWarning {
   /**
    * `CPU_FALLBACK`: no GPU is usable, the CPU runs the model. `BACKEND_FAILED_OVER`: the backend died while it served, and
-   * another has taken over.
+   * another has taken over. `BACKEND_DOWN`: it died, no other has taken over, and requests are refused until it is back.
+   * `BACKEND_RESTARTED`: it is back, and serves. `BACKEND_RESTART_FAILED`: the first attempt to bring it back has failed, or
+   * the last; more may follow the first.
    */
-  code: 'CPU_FALLBACK' | 'BACKEND_FAILED_OVER'
+  code: 'CPU_FALLBACK' | 'BACKEND_FAILED_OVER' | 'BACKEND_DOWN' | 'BACKEND_RESTARTED' | 'BACKEND_RESTART_FAILED'
   message: string
   /** The error behind it; of a dead backend an ERR_BACKEND_DEAD whose own cause is the device's error. */
   cause?: unknown
-  /** `BACKEND_FAILED_OVER`: sequences that were live and go on. A sequence is one choice of a request. */
+  /** `BACKEND_FAILED_OVER`, `BACKEND_RESTARTED`: sequences that were live and go on. A sequence is one choice of a request. */
   sequences?: number
-  /** `BACKEND_FAILED_OVER`: milliseconds from the death of one backend to the first step of the other. */
+  /** `BACKEND_FAILED_OVER`, `BACKEND_RESTARTED`: milliseconds in which nothing ran. */
   durationMs?: number
 }
 
-/** How requests are scheduled, for any executor. */
+/** When a dead backend is made again. */
+export interface RestartOptions {
+  /** Milliseconds before the first attempt; doubles with each that fails. Up to half of a delay is left out at random. Default 1000. */
+  initialDelayMs?: number | undefined
+  /** Longest delay in ms. A backend that dies so soon after its return counts as one more failed attempt. Default 60,000. */
+  maxDelayMs?: number | undefined
+  /** Attempts in a row, at least 1; then the backend stays dead. Default: no limit. */
+  maxAttempts?: number | undefined
+}
+
+/** How requests are scheduled, for any executor, and when an executor is taken for stuck. */
 export interface EngineOptions {
   /** Share pages between requests with equal prefixes. Default true. */
   prefixCache?: boolean | undefined
@@ -157,6 +190,27 @@ export interface EngineOptions {
    * Default: 256 on the CPU, but at least `maxSequences`; else the limit of the engine, or of an executor of one's own.
    */
   maxStepTokens?: number | undefined
+  /**
+   * Longest time in ms that a step should take while outputs wait for it: bounds the inter-token latency, as about one step in
+   * a hundred takes longer. Prompts are prefilled in smaller chunks then, and fewer sequences run at once, by the times of the
+   * steps before. Default: no bound.
+   */
+  maxStepMs?: number | undefined
+  /**
+   * A request takes slot and KV cache of running ones that have less priority; these wait, and go on where they were. For
+   * batch work beside interactive requests. Default false: priority orders the queue only.
+   */
+  preemptForPriority?: boolean | undefined
+  /**
+   * A step that takes longer than so many milliseconds is the death of its backend, as of a device that hangs: failover and
+   * restart follow. Must be far more than the longest step of the model. Default: none is.
+   */
+  stepTimeoutMs?: number | undefined
+  /**
+   * A step that takes longer than so many milliseconds makes `health()` report `stuck`; nothing else follows. Default: 30 s, or
+   * 50 times what such a step has taken until now if that is more.
+   */
+  stuckAfterMs?: number | undefined
 }
 
 export interface LLMOptions extends EngineOptions {
@@ -181,6 +235,13 @@ export interface LLMOptions extends EngineOptions {
    * `backend: 'tensorrt'`. Without effect where the CPU runs the model anyway.
    */
   failover?: boolean | 'standby' | undefined
+  /**
+   * Make a backend that died again in the background, check it with a step, and move requests back to it; without failover
+   * requests are refused with ERR_BACKEND_DEAD until then. An error that CUDA keeps until the process ends (such as an illegal
+   * memory access) cannot be put right in the process: attempts go on and fail, and `health().restartable` is false. Default:
+   * true.
+   */
+  restart?: boolean | RestartOptions | undefined
   /** Tokens in a page. Default 16. */
   pageSize?: number | undefined
   /** Threads of the CPU backend. Default: as many as the process may use. */

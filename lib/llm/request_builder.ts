@@ -1,52 +1,15 @@
 /** From what a caller asked for to what the scheduler takes. */
-import { TensorRTError } from '../errors'
 import type { GenerationRequest, RequestSampling, SchedulerLimits } from '../scheduler'
-import { ChatTemplate, encodeChat, type Tokenizer } from '../text'
+import type { Tokenizer } from '../text'
 import type { GenerationPlan } from './generation'
 import type { GenerationDefaults } from './generation_config'
-import { type CheckedRequest, type CheckedSampling, type PromptSource, toTokenArray } from './validate'
+import { type CheckedRequest, type CheckedSampling, continues } from './validate'
 
 /** What a request is built with; the same for all requests of an LLM. */
 export interface RequestContext {
   tokenizer: Tokenizer | undefined
-  chatTemplate: ChatTemplate | undefined
   defaults: GenerationDefaults
   limits: Readonly<SchedulerLimits>
-}
-
-/** @throws ERR_INVALID_ARGUMENT: there is none */
-export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
-  if (tokenizer !== undefined) return tokenizer
-  throw new TensorRTError('ERR_INVALID_ARGUMENT', 'This LLM has no tokenizer', {
-    hint: 'give "tokens", or a tokenizer when the LLM is made',
-  })
-}
-
-/**
- * Token ids of a prompt. Encoding is synchronous, so a text that is far too long is refused before it is encoded.
- * @throws ERR_INVALID_ARGUMENT, ERR_INVALID_TOKEN, ERR_PROMPT_TOO_LONG, ERR_CHAT_TEMPLATE
- */
-export function encodePrompt(source: PromptSource, context: RequestContext): Int32Array {
-  const { maxPositions: maxTokens, vocabSize } = context.limits
-  if (source.kind === 'tokens') {
-    const { tokens } = source
-    if (tokens.length <= maxTokens) return toTokenArray('tokens', tokens, vocabSize)
-    throw new TensorRTError(
-      'ERR_PROMPT_TOO_LONG',
-      `The prompt has ${tokens.length} tokens, the context ${maxTokens}, and the output needs at least one`,
-      { hint: 'shorten the prompt' },
-    )
-  }
-  const tokenizer = requireTokenizer(context.tokenizer)
-  if (source.kind === 'prompt') {
-    const { prompt, addSpecialTokens, allowSpecial } = source
-    return Int32Array.from(tokenizer.encode(prompt, { addSpecialTokens, allowSpecial, maxTokens }))
-  }
-  const { chatTemplate = new ChatTemplate(undefined) } = context
-  const { messages = [], tools, documents, templateArgs, addGenerationPrompt } = source.options
-  const { allowSpecial } = source
-  const options = { tools, documents, templateArgs, addGenerationPrompt, allowSpecial, maxTokens }
-  return Int32Array.from(encodeChat(tokenizer, chatTemplate, messages, options).ids)
 }
 
 /** Below this, a distribution is its most probable token, and the division by it would overflow. */
@@ -117,7 +80,7 @@ export function buildRequest(
       choice: {
         tokenizer: context.tokenizer,
         skipSpecialTokens: checked.skipSpecialTokens,
-        continuation: checked.source.kind !== 'messages',
+        continuation: continues(checked.source),
         stops: checked.stops,
         includeStop: checked.includeStop,
         minTokens: sampling.minTokens,

@@ -3,7 +3,9 @@ import { TensorRTError } from '../errors'
 import type { Executor, ExecutorInfo } from '../scheduler'
 import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
-import type { BackendChoice, ChatInputOptions, CloseOptions, EngineOptions, GenerateOptions, LLMOptions } from './options'
+import type { RestartOptions } from './options'
+import { DEFAULT_RESTART, type RestartPolicy } from './restart_policy'
+import { type BackendChoice, type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type PromptOptions } from './options'
 
 export const MAX_CHOICES = 1024
 export const MAX_LOGPROBS = 256
@@ -22,6 +24,7 @@ const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
   'prompt',
   'messages',
   'tokens',
+  'encoded',
   'addSpecialTokens',
   'allowSpecial',
   'n',
@@ -61,6 +64,19 @@ const CHAT_INPUT_OPTIONS = allKeys<ChatInputOptions>()([
   'addGenerationPrompt',
 ] as const)
 
+const PROMPT_OPTIONS = allKeys<PromptOptions>()([
+  'prompt',
+  'messages',
+  'tokens',
+  'addSpecialTokens',
+  'allowSpecial',
+  'signal',
+  'tools',
+  'documents',
+  'templateArgs',
+  'addGenerationPrompt',
+] as const)
+
 /** Of `applyChatTemplate`. */
 export const CHAT_OPTIONS: readonly string[] = [...CHAT_INPUT_OPTIONS, 'allowSpecial']
 
@@ -71,6 +87,10 @@ const ENGINE_OPTIONS = allKeys<EngineOptions>()([
   'agingMs',
   'maxSequences',
   'maxStepTokens',
+  'maxStepMs',
+  'preemptForPriority',
+  'stepTimeoutMs',
+  'stuckAfterMs',
 ] as const)
 
 const LLM_OPTIONS = allKeys<LLMOptions>()([
@@ -80,11 +100,16 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'agingMs',
   'maxSequences',
   'maxStepTokens',
+  'maxStepMs',
+  'preemptForPriority',
+  'stepTimeoutMs',
+  'stuckAfterMs',
   'backend',
   'kvCacheMemory',
   'numPages',
   'kvCacheFraction',
   'failover',
+  'restart',
   'pageSize',
   'threads',
   'simd',
@@ -117,6 +142,12 @@ export type PromptSource =
   | { kind: 'prompt'; prompt: string; addSpecialTokens: boolean; allowSpecial: boolean }
   | { kind: 'messages'; options: GenerateOptions; allowSpecial: boolean }
   | { kind: 'tokens'; tokens: ArrayLike<number> }
+  | { kind: 'encoded'; tokens: Int32Array; continuation: boolean }
+
+/** Whether the output goes on with the text of the prompt, instead of beginning a text of its own. */
+export function continues(source: PromptSource): boolean {
+  return source.kind === 'encoded' ? source.continuation : source.kind !== 'messages'
+}
 
 export interface CheckedRequest {
   source: PromptSource
@@ -174,18 +205,24 @@ export function checkRequestOptions(options: unknown, vocabSize: number): Checke
   }
 }
 
-function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSource {
-  const given = (['prompt', 'messages', 'tokens'] as const).filter((name) => reader.get(name) !== undefined)
+/** Of `encodePrompt`. @throws ERR_INVALID_ARGUMENT */
+export function checkPromptOptions(options: unknown): { source: PromptSource; signal: AbortSignal | undefined } {
+  const reader = new ArgumentReader(options, PROMPT_OPTIONS, 'encodePrompt()')
+  return { source: checkSource(options as PromptOptions, reader, 'encodePrompt()'), signal: reader.signal('signal') }
+}
+
+function checkSource(options: GenerateOptions, reader: ArgumentReader, what = 'generate()'): PromptSource {
+  const given = (['prompt', 'messages', 'tokens', 'encoded'] as const).filter((name) => options[name] !== undefined)
   if (given.length !== 1) {
     const found = given.length === 0 ? 'none was given' : `${given.map((name) => `"${name}"`).join(' and ')} were given`
     throw new TensorRTError(
       'ERR_INVALID_ARGUMENT',
-      `generate() takes exactly one of "prompt", "messages" and "tokens"; ${found}`,
+      `${what} takes exactly one of "prompt", "messages" and "tokens"; ${found}`,
     )
   }
   const only = (kind: string, names: readonly string[]): void => {
     for (const name of names) {
-      if (reader.get(name) !== undefined && options[kind as 'prompt'] === undefined) {
+      if (options[name as 'prompt'] !== undefined && options[kind as 'prompt'] === undefined) {
         throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" goes with "${kind}" only, "${given[0]}" was given`)
       }
     }
@@ -195,14 +232,18 @@ function checkSource(options: GenerateOptions, reader: ArgumentReader): PromptSo
   reader.boolean('addGenerationPrompt')
   const addSpecialTokens = reader.boolean('addSpecialTokens') ?? true
   const allowSpecial = reader.boolean('allowSpecial')
-  const { prompt, tokens } = options
+  const { prompt, tokens, encoded } = options
   if (prompt !== undefined) {
     if (typeof prompt !== 'string') throw invalidArgument('prompt', 'a string', prompt)
     return { kind: 'prompt', prompt, addSpecialTokens, allowSpecial: allowSpecial ?? true }
   }
-  if (tokens === undefined) return { kind: 'messages', options, allowSpecial: allowSpecial ?? false }
+  if (tokens === undefined && encoded === undefined) return { kind: 'messages', options, allowSpecial: allowSpecial ?? false }
   if (allowSpecial !== undefined) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"allowSpecial" goes with text, "tokens" was given')
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"allowSpecial" goes with text, "${given[0]}" was given`)
+  }
+  if (encoded !== undefined) {
+    if (!(encoded instanceof EncodedPrompt)) throw invalidArgument('encoded', 'what encodePrompt() gave', encoded)
+    return { kind: 'encoded', tokens: encoded.tokens, continuation: encoded.continuation }
   }
   if (!isTokenList(tokens)) throw invalidArgument('tokens', 'an array of token ids', tokens)
   return { kind: 'tokens', tokens }
@@ -270,6 +311,10 @@ export interface CheckedEngineOptions {
   agingMs: number | undefined
   maxSequences: number | undefined
   maxStepTokens: number | undefined
+  maxStepMs: number | undefined
+  preemptForPriority: boolean
+  stepTimeoutMs: number | undefined
+  stuckAfterMs: number | undefined
 }
 
 function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
@@ -280,6 +325,10 @@ function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
     agingMs: reader.integer('agingMs', 1, INT32_MAX),
     maxSequences: reader.integer('maxSequences', 1, 65_536),
     maxStepTokens: reader.integer('maxStepTokens', 1, 1_048_576),
+    maxStepMs: reader.positive('maxStepMs'),
+    preemptForPriority: reader.boolean('preemptForPriority') ?? false,
+    stepTimeoutMs: reader.integer('stepTimeoutMs', 1, INT32_MAX),
+    stuckAfterMs: reader.positive('stuckAfterMs'),
   }
 }
 
@@ -311,6 +360,8 @@ export interface CheckedLoadOptions extends CheckedEngineOptions {
   numPages: number | undefined
   kvCacheFraction: number | undefined
   failover: boolean | 'standby'
+  /** Undefined: a dead backend stays dead. */
+  restart: RestartPolicy | undefined
   pageSize: number
   threads: number
   simd: string
@@ -331,6 +382,25 @@ function readFailover(reader: ArgumentReader): LLMOptions['failover'] {
   throw invalidArgument('failover', "true, false or 'standby'", value)
 }
 
+const RESTART_OPTIONS = allKeys<RestartOptions>()(['initialDelayMs', 'maxDelayMs', 'maxAttempts'] as const)
+
+/** @throws ERR_INVALID_ARGUMENT */
+function checkRestart(restart: unknown): RestartPolicy | undefined {
+  if (restart === false) return undefined
+  if (restart === undefined || restart === true) return DEFAULT_RESTART
+  return checkRestartPolicy(restart, [], '"restart"')
+}
+
+/** @param more fields that `restart` has beside the policy's. @throws ERR_INVALID_ARGUMENT */
+export function checkRestartPolicy(restart: unknown, more: readonly string[], what: string): RestartPolicy {
+  const reader = new ArgumentReader(restart, [...RESTART_OPTIONS, ...more], what)
+  const initialDelayMs = reader.integer('initialDelayMs', 0, INT32_MAX) ?? DEFAULT_RESTART.initialDelayMs
+  const maxDelayMs = reader.integer('maxDelayMs', 0, INT32_MAX) ?? Math.max(DEFAULT_RESTART.maxDelayMs, initialDelayMs)
+  if (maxDelayMs < initialDelayMs) throw invalidArgument('maxDelayMs', `at least "initialDelayMs" (${initialDelayMs})`, maxDelayMs)
+  const maxAttempts = reader.integer('maxAttempts', 1, INT32_MAX) ?? DEFAULT_RESTART.maxAttempts
+  return { initialDelayMs, maxDelayMs, maxAttempts }
+}
+
 /** @throws ERR_INVALID_ARGUMENT */
 export function checkLoadOptions(options: unknown): CheckedLoadOptions {
   const reader = new ArgumentReader(options, LLM_OPTIONS, 'LLM.load()')
@@ -349,6 +419,7 @@ export function checkLoadOptions(options: unknown): CheckedLoadOptions {
     backend,
     ...sizes,
     failover: readFailover(reader) ?? backend !== 'tensorrt',
+    restart: checkRestart(reader.get('restart')),
     pageSize: reader.integer('pageSize', 1, 4096) ?? 16,
     threads: reader.integer('threads', 1, 4096) ?? 0,
     simd: reader.choice('simd', ['avx512', 'avx2', 'portable']) ?? '',

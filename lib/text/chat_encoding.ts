@@ -1,5 +1,5 @@
 import { TensorRTError } from '../errors'
-import { validateChat, type ChatTemplate, type RenderInput, type RenderOptions } from './chat_template'
+import { validateChat, type ChatTemplate, type RenderGuard, type RenderInput, type RenderOptions } from './chat_template'
 import type { ChatMessage, JsonValue } from './messages'
 import { alternation, escapeRegExp } from './patterns'
 import type { Tokenizer } from './tokenizer'
@@ -120,9 +120,28 @@ export function encodeChat(
   messages: readonly ChatMessage[],
   options: EncodeChatOptions = {},
 ): EncodedChat {
-  const input = validateChat(messages, options)
-  const text = template.renderInput(input)
-  const { maxTokens } = options
+  return encodeChatInput(tokenizer, template, validateChat(messages, options), options)
+}
+
+/** The part of {@link EncodeChatOptions} that is no input of the template. */
+export interface EncodeInputOptions extends Pick<EncodeChatOptions, 'allowSpecial' | 'maxTokens'> {
+  /** What it throws ends the encoding, and is thrown. */
+  guard?: RenderGuard | undefined
+}
+
+/**
+ * Same as {@link encodeChat}, for input that {@link validateChat} made.
+ * @internal
+ */
+export function encodeChatInput(
+  tokenizer: Tokenizer,
+  template: ChatTemplate,
+  input: RenderInput,
+  options: EncodeInputOptions = {},
+): EncodedChat {
+  const { maxTokens, guard } = options
+  const text = template.renderInput(input, guard)
+  guard?.(text)
   // Before all that takes time in proportion to the text.
   tokenizer.assertMayFit(text, maxTokens)
   const asTransformers = (): EncodedChat => {
@@ -148,7 +167,7 @@ export function encodeChat(
     const disguise = new Disguise(joined + text)
     const hidden = disguise.hide(joined, pattern)
     let offset = 0
-    const rendered = template.renderInput(mapInput(input, (string) => hidden.slice(offset, (offset += string.length))))
+    const rendered = template.renderInput(mapInput(input, (string) => hidden.slice(offset, (offset += string.length))), guard)
     const reveal = (part: string) => disguise.reveal(part)
     return { rendered, reveal, text: reveal(rendered) }
   }
@@ -157,6 +176,8 @@ export function encodeChat(
       const hidden = renderHidden(pattern)
       return hidden.text === text ? hidden : undefined
     } catch {
+      // One that has had enough says so again.
+      guard?.()
       return undefined
     }
   }

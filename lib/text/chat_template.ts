@@ -1,6 +1,6 @@
 import { TensorRTError } from '../errors'
-import { JinjaTemplateClass, type JinjaTemplate } from './hf_libraries'
-import { normalizeMessages, plainJson, SizeBudget, type ChatMessage, type JsonValue } from './messages'
+import { JinjaTemplateClass, type JinjaNode, type JinjaTemplate } from './hf_libraries'
+import { normalizeMessages, plainJson, SizeBudget, withArgumentsAsText, type ChatMessage, type JsonValue } from './messages'
 
 /** What a render takes beside the messages. */
 export interface RenderOptions {
@@ -33,6 +33,17 @@ const TOOL_TEMPLATE = 'tool_use'
 const RESERVED = new Set('true false none True False None namespace range raise_exception strftime_now'.split(' '))
 
 const RAISE = 'raise_exception_of_host'
+const RANGE = 'range_of_host'
+const TICK = 'tick_of_host'
+
+/** Most numbers of one `range()`: the library makes a list of them. */
+const MAX_RANGE = 20_000
+
+/**
+ * Called in each turn of a template's loops and each call of its macros, and with the text before it is encoded. What it
+ * throws ends the work, and is thrown.
+ */
+export type RenderGuard = (text?: string) => void
 
 /** Thrown by a template's own `raise_exception`, to tell its judgement of the messages from a fault of the template. */
 class RaisedByTemplate extends Error {}
@@ -48,11 +59,42 @@ function templateError(error: unknown): TensorRTError {
   return new TensorRTError('ERR_CHAT_TEMPLATE', `The chat template failed: ${message}`, { cause: error })
 }
 
-/** The library's raise_exception throws an error like any other, so the template is made to call ours. */
+const nodesOf = (source: string): JinjaNode[] => new JinjaTemplateClass(source).parsed.body
+
+/** Kinds of nodes whose body may run any number of times. */
+const REPEATED = new Set(['For', 'Macro', 'CallStatement'])
+
+/** Has every body that may run again and again begin with `tick`. A body that is never run again ends by itself. */
+function insertTicks(value: unknown, tick: readonly JinjaNode[]): void {
+  if (Array.isArray(value)) {
+    for (const item of value) insertTicks(item, tick)
+    return
+  }
+  if (typeof value !== 'object' || value === null) return
+  for (const field of Object.values(value)) insertTicks(field, tick)
+  const { type, body } = value as { type?: unknown; body?: unknown }
+  if (typeof type === 'string' && REPEATED.has(type) && Array.isArray(body)) body.unshift(...tick)
+}
+
+/**
+ * The library's raise_exception throws an error like any other, its range() makes lists of any length, and nothing ends a
+ * render that takes too long: the template is made to call ours.
+ */
 function compile(source: string): JinjaTemplate {
   const template = new JinjaTemplateClass(source)
-  template.parsed.body.unshift(...new JinjaTemplateClass(`{% set raise_exception = ${RAISE} %}`).parsed.body)
+  insertTicks(template.parsed.body, nodesOf(`{% set ${TICK}_done = ${TICK}() %}`))
+  template.parsed.body.unshift(...nodesOf(`{% set raise_exception = ${RAISE} %}{% set range = ${RANGE} %}`))
   return template
+}
+
+/** Python's `range`. */
+function range(start: number, stop?: number, step = 1): number[] {
+  const [from, to] = stop === undefined ? [0, start] : [start, stop]
+  const length = Math.max(Math.ceil((to - from) / step), 0)
+  // A step of 0, or what is no number.
+  if (!Number.isFinite(length)) throw new Error('range() takes integers, and a step other than 0')
+  if (length > MAX_RANGE) throw new Error(`range() of more than ${MAX_RANGE} numbers`)
+  return Array.from({ length }, (_, i) => from + i * step)
 }
 
 function namedTemplates(value: unknown): Map<string, string> {
@@ -95,10 +137,13 @@ export function validateChat(messages: readonly ChatMessage[], options: RenderOp
   }
 }
 
+/** `... + tool['function']['arguments'] + ...` (DeepSeek): of an object, that would fail. */
+const CONCATENATES_ARGUMENTS = /\barguments['"]?\]?\s*\+|\+\s*[\w.'"[\]]*\barguments['"]?\]?\s*-?\}\}/
+
 /** A model's chat template: Jinja as transformers renders it, `raise_exception` and `strftime_now` included. */
 export class ChatTemplate {
   private readonly sources: ReadonlyMap<string, string>
-  private readonly compiled = new Map<string, JinjaTemplate>()
+  private readonly compiled = new Map<string, { template: JinjaTemplate; takesText: boolean }>()
 
   /**
    * @param chatTemplate `chat_template` of tokenizer_config.json (a string, or a list of named templates), or the text
@@ -113,12 +158,28 @@ export class ChatTemplate {
     this.sources = namedTemplates(chatTemplate)
     for (const [name, source] of this.sources) {
       try {
-        this.compiled.set(name, compile(source))
+        this.compiled.set(name, { template: compile(source), takesText: CONCATENATES_ARGUMENTS.test(source) })
       } catch (cause) {
         const message = `Chat template "${name}" does not parse: ${(cause as Error).message}`
         throw new TensorRTError('ERR_CHAT_TEMPLATE', message, { cause })
       }
     }
+  }
+
+  /**
+   * What it was made of, for another of the same kind.
+   * @internal
+   */
+  get definition(): { templates: { name: string; template: string }[]; specialTokens: [string, string][] } {
+    return {
+      templates: Array.from(this.sources, ([name, template]) => ({ name, template })),
+      specialTokens: [...this.specialTokens],
+    }
+  }
+
+  /** Source of the template that a chat with tools is rendered with, where the model has one. */
+  get toolSource(): string | undefined {
+    return this.sources.get(TOOL_TEMPLATE) ?? this.sources.get(DEFAULT_TEMPLATE)
   }
 
   /** Whether the model has a template at all. */
@@ -139,26 +200,36 @@ export class ChatTemplate {
    * Same as {@link render}, for input that {@link validateChat} made.
    * @internal
    */
-  renderInput(input: RenderInput): string {
-    const template = this.choose(input.tools !== null)
+  renderInput(input: RenderInput, guard?: RenderGuard): string {
+    let stopped: { reason: unknown } | undefined
+    const { template, takesText } = this.choose(input.tools !== null)
     try {
       return template.render({
         ...Object.fromEntries(this.specialTokens),
         ...input.templateArgs,
-        messages: input.messages,
+        messages: takesText ? withArgumentsAsText(input.messages) : input.messages,
         tools: input.tools,
         documents: input.documents,
         add_generation_prompt: input.addGenerationPrompt,
         [RAISE]: (message: unknown) => {
           throw new RaisedByTemplate(String(message))
         },
+        [RANGE]: range,
+        [TICK]: () => {
+          try {
+            guard?.()
+          } catch (reason) {
+            stopped = { reason }
+            throw reason
+          }
+        },
       })
     } catch (error) {
-      throw templateError(error)
+      throw stopped === undefined ? templateError(error) : stopped.reason
     }
   }
 
-  private choose(withTools: boolean): JinjaTemplate {
+  private choose(withTools: boolean): { template: JinjaTemplate; takesText: boolean } {
     const chosen = (withTools ? this.compiled.get(TOOL_TEMPLATE) : undefined) ?? this.compiled.get(DEFAULT_TEMPLATE)
     if (chosen) return chosen
     throw new TensorRTError('ERR_CHAT_TEMPLATE', 'This model has no chat template', {

@@ -30,8 +30,14 @@ interface HfTokenizersModule {
   Tokenizer: new (tokenizerJson: object, tokenizerConfig: object) => HfTokenizer
 }
 
+/** A node of a template's syntax tree. */
+export interface JinjaNode {
+  readonly type: string
+  readonly [field: string]: unknown
+}
+
 export interface JinjaTemplate {
-  readonly parsed: { readonly body: unknown[] }
+  readonly parsed: JinjaNode & { readonly body: JinjaNode[] }
   render(variables: Record<string, unknown>): string
 }
 

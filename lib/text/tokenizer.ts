@@ -88,6 +88,12 @@ export class Tokenizer implements PieceSource {
   /** Strings that the tokenizer turns into special tokens wherever they stand. */
   readonly specialContents: readonly string[]
 
+  /**
+   * What it was made of, for another of the same kind.
+   * @internal
+   */
+  readonly definition: { readonly tokenizerJson: unknown; readonly tokenizerConfig: unknown }
+
   private readonly hf: HfTokenizer
   private readonly plan: DecodePlan
   private readonly longestToken: number
@@ -109,6 +115,7 @@ export class Tokenizer implements PieceSource {
   constructor(tokenizerJson: unknown, tokenizerConfig: unknown = {}) {
     const json = asObject(tokenizerJson, 'tokenizer.json')
     const config = asObject(tokenizerConfig, 'tokenizer_config.json')
+    this.definition = { tokenizerJson, tokenizerConfig }
     const model = asObject(json['model'], 'The "model" of tokenizer.json')
     if (typeof model['end_of_word_suffix'] === 'string' && model['end_of_word_suffix'] !== '') {
       throw new TensorRTError('ERR_MODEL_UNSUPPORTED', 'Tokenizers with an end_of_word_suffix are not supported')

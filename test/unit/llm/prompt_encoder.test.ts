@@ -1,0 +1,194 @@
+/** Prompts that take long are encoded on a thread: what comes out is the same, and the event loop goes on. */
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type ChatMessage, EncodedPrompt, LLM } from '../../../lib'
+import { EncoderThread } from '../../../lib/llm/encoder_thread'
+import { PromptEncoder } from '../../../lib/llm/prompt_encoder'
+import { ChatTemplate } from '../../../lib/text'
+import { TensorRTError } from '../../../lib/errors'
+import type { PendingPrompt } from '../../../lib/llm/encoder_thread'
+
+const model = join(__dirname, '..', '..', '..', 'models', 'tiny-storyteller')
+/** Far above what is encoded at once, and above the context. */
+const LONG = 'The fox found a silver key. '.repeat(4000)
+const BIG = { maxPositions: 2 ** 30, vocabSize: 2 ** 30 }
+
+let llm: LLM
+beforeAll(async () => {
+  llm = await LLM.load(model, { backend: 'cpu' })
+})
+afterAll(() => llm.close())
+
+const encoderWith = (template?: string): PromptEncoder =>
+  new PromptEncoder(llm.tokenizer, template === undefined ? undefined : new ChatTemplate(template), undefined)
+
+const chat = (messages: ChatMessage[]) => ({ kind: 'messages' as const, options: { messages }, allowSpecial: false })
+const closed = (encoder: PromptEncoder): Promise<void> => encoder.close(new TensorRTError('ERR_DISPOSED', 'closed'))
+/** Wherever it is encoded, which depends on how busy the machine is for what is short. */
+const idsOf = async (prompt: Int32Array | PendingPrompt): Promise<number[]> => [...(prompt instanceof Int32Array ? prompt : await prompt.ids)]
+const onThread = (prompt: Int32Array | PendingPrompt): Promise<Int32Array> => {
+  if (prompt instanceof Int32Array) throw new Error('It was encoded at once')
+  return prompt.ids
+}
+
+describe('PromptEncoder', () => {
+  it('gives the same ids on the thread as at once', async () => {
+    const encoder = encoderWith()
+    try {
+      for (const addSpecialTokens of [true, false]) {
+        const ids = await onThread(encoder.encode({ kind: 'prompt', prompt: LONG, addSpecialTokens, allowSpecial: true }, BIG))
+        expect([...ids]).toEqual(llm.tokenizer!.encode(LONG, { addSpecialTokens }))
+      }
+      const short = encoder.encode({ kind: 'prompt', prompt: 'Once', addSpecialTokens: true, allowSpecial: true }, BIG)
+      expect([...(short as Int32Array)]).toEqual(llm.tokenizer!.encode('Once'))
+    } finally {
+      await closed(encoder)
+    }
+  })
+
+  it('the event loop goes on while a long prompt is encoded', async () => {
+    const encoder = encoderWith()
+    try {
+      const encode = () => encoder.encode({ kind: 'prompt', prompt: LONG, addSpecialTokens: true, allowSpecial: false }, BIG)
+      await onThread(encode())
+      let turns = 0
+      const timer = setInterval(() => turns++, 1)
+      const pending = onThread(encode())
+      const before = turns
+      await pending
+      clearInterval(timer)
+      // Encoding takes some 100 ms, and so no turn at all would have come if it blocked.
+      expect(turns - before).toBeGreaterThan(3)
+    } finally {
+      await closed(encoder)
+    }
+  })
+
+  it('a template of three nested loops blocks nobody, and is ended', async () => {
+    const encoder = encoderWith(
+      '{% for a in messages %}{% for b in messages %}{% for c in messages %}{{ a.content }}{% endfor %}{% endfor %}{% endfor %}',
+    )
+    const messages = Array.from({ length: 600 }, () => ({ role: 'user', content: 'x' }))
+    const delay = monitorEventLoopDelay({ resolution: 5 })
+    try {
+      delay.enable()
+      await expect(onThread(encoder.encode(chat(messages), BIG))).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining('longer than 1000 ms') as string })
+      delay.disable()
+      // The slice on the event loop is 4 ms; a second and more would be the template's.
+      expect(delay.max / 1e6).toBeLessThan(500)
+      // The thread lives on.
+      const small = encoder.encode(chat(Array.from({ length: 3 }, () => ({ role: 'user', content: 'fox' }))), BIG)
+      expect(await idsOf(small)).toEqual(llm.tokenizer!.encode('fox'.repeat(27), { addSpecialTokens: false }))
+    } finally {
+      await closed(encoder)
+    }
+  })
+
+  it.each([
+    ['a macro that calls itself twice', '{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}', 'longer than 1000 ms'],
+    ['a range without end', '{% for i in range(1000000000000) %}x{% endfor %}', 'range() of more than'],
+    ['a range that is fine, in loops', '{% for i in range(20000) %}{% for j in range(20000) %}x{% endfor %}{% endfor %}', 'longer than 1000 ms'],
+  ])('%s is ended', async (_, template, message) => {
+    const encoder = encoderWith(template)
+    const work = async (): Promise<number[]> => idsOf(encoder.encode(chat([{ role: 'user', content: 'x' }]), BIG))
+    try {
+      await expect(work()).rejects.toThrow(message)
+    } finally {
+      await closed(encoder)
+    }
+  })
+
+  it('what fails on the thread fails with the code, message and hint that it has at once', async () => {
+    const encoder = encoderWith("{{ raise_exception('Only foxes') }}")
+    try {
+      await expect(onThread(encoder.encode(chat([{ role: 'user', content: LONG }]), BIG))).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: 'The chat template refuses these messages: Only foxes',
+      })
+      const none = encoderWith()
+      await expect(onThread(none.encode(chat([{ role: 'user', content: LONG }]), BIG))).rejects.toMatchObject({
+        code: 'ERR_CHAT_TEMPLATE',
+        hint: expect.stringContaining('use a prompt') as string,
+        message: expect.stringMatching(/^This model has no chat template \(use a prompt[^()]*\)$/) as string,
+      })
+      await closed(none)
+    } finally {
+      await closed(encoder)
+    }
+  })
+})
+
+describe('EncoderThread', () => {
+  it('one that cannot start fails the prompts, one by one, and leaves the process alone', async () => {
+    const thread = new EncoderThread(() => ({ tokenizerJson: '{"model": 7}', tokenizerConfig: {}, chatTemplate: { templates: [], specialTokens: [] } }))
+    const job = { input: { kind: 'prompt' as const, prompt: 'x', addSpecialTokens: true, allowSpecial: true }, maxTokens: 10 }
+    const pending = [thread.encode(job, 1), thread.encode(job, 1)]
+    for (const { ids } of pending) await expect(ids).rejects.toMatchObject({ code: 'ERR_INTERNAL' })
+    await thread.close(new TensorRTError('ERR_DISPOSED', 'closed'))
+    expect(() => thread.encode(job, 1)).toThrow('closed')
+  })
+})
+
+describe('LLM with long prompts', () => {
+  const story = 'Once upon a time, there was a fox. '.repeat(80)
+  const room = (): string => {
+    // As long as fits, so that it is both above what is encoded at once and below the context.
+    let text = story
+    while (llm.tokenize(text).length > llm.info.maxPositions - 16) text = text.slice(0, -35)
+    return text
+  }
+
+  it('encodePrompt and generate({ encoded }) give what generate() gives', async () => {
+    const prompt = room()
+    const direct = await llm.generate({ prompt, maxTokens: 8, temperature: 0 }).result()
+    const encoded = await llm.encodePrompt({ prompt })
+    expect(encoded).toBeInstanceOf(EncodedPrompt)
+    expect([...encoded.tokens]).toEqual(llm.tokenize(prompt))
+    const again = await llm.generate({ encoded, maxTokens: 8, temperature: 0 }).result()
+    expect(again).toMatchObject({ text: direct.text, tokens: direct.tokens })
+    const messages = [{ role: 'user', content: 'What is 7 plus 5?' }]
+    const chatted = await llm.encodePrompt({ messages })
+    expect([...chatted.tokens]).toEqual(llm.applyChatTemplate(messages).tokens)
+    expect((await llm.generate({ encoded: chatted, temperature: 0, maxTokens: 16 }).result()).text).toBe('7 plus 5 is 12.')
+    await expect(llm.encodePrompt({ prompt: LONG.repeat(10) })).rejects.toMatchObject({ code: 'ERR_PROMPT_TOO_LONG' })
+    await expect(llm.encodePrompt({})).rejects.toThrow('encodePrompt() takes exactly one of')
+    await expect(llm.generate({ encoded: { tokens: new Int32Array(1) } as EncodedPrompt }).result()).rejects.toThrow('what encodePrompt() gave')
+  })
+
+  it('a request that is aborted, left or timed out while its prompt is encoded ends then', async () => {
+    const prompt = room()
+    const reason = new Error('enough')
+    const aborted = new AbortController()
+    const generation = llm.generate({ prompt, maxTokens: 4, signal: aborted.signal })
+    aborted.abort(reason)
+    await expect(generation.result()).rejects.toMatchObject({ code: 'ABORT_ERR', cause: reason })
+    const encoding = llm.encodePrompt({ prompt, signal: AbortSignal.timeout(0) })
+    await expect(encoding).rejects.toMatchObject({ code: 'ABORT_ERR' })
+    const left = llm.generate({ prompt, maxTokens: 4 })
+    const iterator = left[Symbol.asyncIterator]()
+    void iterator.next().catch(() => {})
+    await iterator.return!()
+    await expect(left.result()).rejects.toMatchObject({ code: 'ABORT_ERR' })
+    await expect(llm.generate({ prompt, maxTokens: 400, timeoutMs: 0.01 }).result()).rejects.toMatchObject({ code: 'ERR_TIMEOUT' })
+    await sleep(50)
+    expect(llm.stats()).toMatchObject({ running: 0, waiting: 0 })
+    llm.check()
+  })
+
+  it('close() lets prompts that are being encoded run when it drains, and rejects them when not', async () => {
+    const prompt = room()
+    const one = await LLM.load(model, { backend: 'cpu' })
+    const last = one.generate({ prompt, maxTokens: 2 }).result()
+    const closing = one.close({ drain: 30_000 })
+    expect((await last).usage.completionTokens).toBe(2)
+    await closing
+    const other = await LLM.load(model, { backend: 'cpu' })
+    const pending = [other.generate({ prompt, maxTokens: 2 }).result(), other.encodePrompt({ prompt })]
+    const outcomes = Promise.allSettled(pending)
+    await other.close()
+    for (const outcome of await outcomes) expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'ERR_DISPOSED' } })
+    await expect(other.encodePrompt({ prompt: 'x' })).rejects.toMatchObject({ code: 'ERR_DISPOSED' })
+  })
+})
