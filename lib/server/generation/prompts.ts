@@ -1,0 +1,100 @@
+/** Prompts of a request, as tokens. */
+import type { EncodedPrompt, PromptOptions } from '../../llm'
+import type { ChatMessage } from '../../text'
+import { ApiError } from '../errors'
+import type { Exchange } from '../http/exchange'
+import type { ServedModel } from '../registry'
+import { type ChatBodyMessage, type ChatInput, contentText } from '../schemas/chat'
+import type { CompletionBody } from '../schemas/completions'
+import type { RequestLimits } from '../seams'
+
+/** @throws ApiError 400, and what `LLM.encodePrompt` throws */
+async function encode(served: ServedModel, options: PromptOptions, exchange: Exchange, limits: RequestLimits): Promise<EncodedPrompt> {
+  const encoded = await served.llm.encodePrompt({ ...options, signal: exchange.signal })
+  const { length } = encoded.tokens
+  if (length === 0) throw ApiError.invalid('prompt', 'The prompt has no tokens')
+  if (length > limits.maxPromptTokens) {
+    const message = `The prompt has ${length} tokens, more than the ${limits.maxPromptTokens} that are allowed`
+    throw ApiError.invalid('prompt', message, 'context_length_exceeded')
+  }
+  return encoded
+}
+
+/** One entry a prompt; each a text or token ids. */
+export function promptList(prompt: CompletionBody['prompt']): (string | number[])[] {
+  if (typeof prompt === 'string') return [prompt]
+  return typeof prompt[0] === 'number' ? [prompt as number[]] : (prompt as (string | number[])[])
+}
+
+export function encodePrompts(
+  served: ServedModel,
+  prompts: readonly (string | number[])[],
+  addSpecialTokens: boolean | undefined,
+  exchange: Exchange,
+  limits: RequestLimits,
+): Promise<EncodedPrompt[]> {
+  return Promise.all(
+    prompts.map((prompt) => {
+      const options = typeof prompt === 'string' ? { prompt, addSpecialTokens } : { tokens: prompt }
+      return encode(served, options, exchange, limits)
+    }),
+  )
+}
+
+export function encodeChat(served: ServedModel, input: ChatInput, exchange: Exchange, limits: RequestLimits): Promise<EncodedPrompt> {
+  return encode(served, chatOptions(served, input), exchange, limits)
+}
+
+/** @throws ApiError 400 */
+export function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptions & { messages: readonly ChatMessage[] } {
+  if (!llm.info.hasChatTemplate) {
+    throw ApiError.invalid('messages', 'The model has no chat template; use /v1/completions', 'chat_template_missing')
+  }
+  if (input.continue_final_message === true) {
+    throw ApiError.unsupported('continue_final_message', '"continue_final_message" is not supported')
+  }
+  const templateArgs = {
+    ...(input.reasoning_effort === undefined ? {} : { reasoning_effort: input.reasoning_effort }),
+    ...input.chat_template_kwargs,
+  }
+  return {
+    messages: input.messages.map(toMessage),
+    tools: input.tool_choice === 'none' ? undefined : input.tools,
+    documents: input.documents,
+    templateArgs,
+    addGenerationPrompt: input.add_generation_prompt,
+  }
+}
+
+function toMessage({ role, content, tool_calls: calls, ...rest }: ChatBodyMessage, index: number): ChatMessage {
+  const where = `messages[${index}]`
+  const text = contentText(content, `${where}.content`)
+  if (text === undefined && calls === undefined) {
+    throw ApiError.invalid(`${where}.content`, `"${where}.content" is required`, 'missing_required_parameter')
+  }
+  const others = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined))
+  return {
+    ...others,
+    // Templates know the older name of this role only.
+    role: role === 'developer' ? 'system' : role,
+    content: text ?? null,
+    ...(calls === undefined ? {} : { tool_calls: calls.map((call, at) => withObject(call, `${where}.tool_calls[${at}]`)) }),
+  }
+}
+
+type ToolCall = NonNullable<ChatBodyMessage['tool_calls']>[number]
+
+/** Templates expect the arguments as an object, the API has them as a string. */
+function withObject({ id, type, function: called }: ToolCall, where: string): unknown {
+  let parsed: unknown
+  try {
+    parsed = called.arguments.trim() === '' ? {} : JSON.parse(called.arguments)
+  } catch {
+    parsed = undefined
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    const param = `${where}.function.arguments`
+    throw ApiError.invalid(param, `"${param}" must be a JSON object, as a string`)
+  }
+  return { id, type, function: { name: called.name, arguments: parsed } }
+}

@@ -1,0 +1,114 @@
+/** Runs the prompts of a request, and answers with one body or with a stream of events. */
+import type { EncodedPrompt, Generation, GenerationChunk, GenerationResult, Usage } from '../../llm'
+import { toApiError } from '../errors'
+import { DONE, EventStream } from '../http/event_stream'
+import type { Exchange } from '../http/exchange'
+import type { ServedModel } from '../registry'
+import type { Services } from '../services'
+import type { SharedOptions } from './sampling'
+import { reasonOf, type Work } from './work'
+
+/** Turns what was generated into what an API answers. Choices count over all prompts. */
+export interface AnswerFormat {
+  /** Events that come before the first token of a choice; '' for none. */
+  open(choice: number): string
+  /** Events for a piece of a choice; '' for none. */
+  chunk(choice: number, chunk: GenerationChunk): string
+  /** The last events but `[DONE]`. */
+  close(usage: Usage): string
+  /** The whole answer. */
+  body(results: readonly GenerationResult[], usage: Usage): unknown
+}
+
+export interface RunOptions {
+  services: Services
+  exchange: Exchange
+  served: ServedModel
+  work: Work
+  prompts: readonly EncodedPrompt[]
+  options: SharedOptions
+  stream: boolean
+  format: AnswerFormat
+}
+
+/** @throws ApiError, while the status can still be chosen */
+export function answer(run: RunOptions): Promise<Response> {
+  return run.stream ? answerEvents(run) : answerBody(run)
+}
+
+function start({ served, prompts, options }: RunOptions): Generation[] {
+  return prompts.map((encoded) => served.llm.generate({ ...options, encoded }))
+}
+
+type OnChunk = (choice: number, chunk: GenerationChunk) => Promise<void> | undefined
+
+/** What all of them come to. When one fails, the others end. */
+async function consume(run: RunOptions, onChunk: OnChunk): Promise<GenerationResult[]> {
+  const { work, exchange, options } = run
+  const n = options.n ?? 1
+  return Promise.all(
+    start(run).map(async (generation, prompt) => {
+      try {
+        for await (const chunk of generation) {
+          const choice = prompt * n + chunk.index
+          work.tokens(choice, chunk.tokens.length)
+          const blocked = onChunk(choice, chunk)
+          // Meanwhile what comes is put together, so a slow reader costs no memory beyond the output.
+          if (blocked !== undefined) await blocked
+        }
+        return await generation.result()
+      } catch (error) {
+        exchange.abort(error as Error)
+        throw reasonOf(error)
+      }
+    }),
+  )
+}
+
+async function answerBody(run: RunOptions): Promise<Response> {
+  const { work, exchange, format } = run
+  try {
+    const results = await consume(run, () => undefined)
+    const usage = work.finish(results)
+    exchange.usage = usage
+    return exchange.json(200, format.body(results, usage))
+  } catch (error) {
+    throw work.fail(error)
+  }
+}
+
+async function answerEvents(run: RunOptions): Promise<Response> {
+  const { services, exchange, work, format } = run
+  const events = new EventStream(exchange, services)
+  const opened = new Set<number>()
+  const pump = async (): Promise<void> => {
+    try {
+      const results = await consume(run, (choice, chunk) => {
+        let text = ''
+        if (!opened.has(choice)) {
+          opened.add(choice)
+          text = format.open(choice)
+        }
+        text += format.chunk(choice, chunk)
+        return text === '' ? undefined : events.write(text)
+      })
+      const usage = work.finish(results)
+      exchange.usage = usage
+      void events.write(format.close(usage) + DONE)
+    } catch (error) {
+      const failure = work.fail(error)
+      if (!events.isStarted) throw failure
+      exchange.errorCode = failure.code ?? failure.type
+      void events.write(`data: ${JSON.stringify(failure.body)}\n\n`)
+    } finally {
+      events.end()
+    }
+  }
+  const pumping = pump()
+  try {
+    // The pump ends without a first event only where it fails.
+    return await Promise.race([events.response, pumping.then(() => events.response)])
+  } catch (error) {
+    throw toApiError(error)
+  }
+}

@@ -1,0 +1,84 @@
+/** From a request's fields to the options of `generate()`. */
+import { createHash } from 'node:crypto'
+import type { GenerateOptions } from '../../llm'
+import { ApiError } from '../errors'
+import { type Exchange } from '../http/exchange'
+import { scheduleHeaders } from '../http/request_headers'
+import type { ServedModel } from '../registry'
+import type { SamplingFields } from '../schemas/fields'
+import type { RequestLimits } from '../seams'
+
+/** What the API of completions samples with where neither the request nor the model's generation config says. */
+const DEFAULT_TEMPERATURE = 1
+const SEEDS = 2n ** 53n
+
+export type SharedOptions = Omit<GenerateOptions, 'prompt' | 'messages' | 'tokens' | 'encoded'>
+
+/**
+ * Options that all prompts of a request share.
+ * @throws ApiError 400
+ */
+export function sharedOptions(
+  body: SamplingFields,
+  maxTokens: number | undefined,
+  { llm }: ServedModel,
+  exchange: Exchange,
+  limits: RequestLimits,
+): SharedOptions {
+  const schedule = scheduleHeaders(exchange)
+  const { info } = llm
+  if (maxTokens !== undefined && maxTokens > limits.maxOutputTokens) {
+    throw ApiError.invalid('max_tokens', `At most ${limits.maxOutputTokens} tokens may be generated per choice`, 'max_tokens_too_large')
+  }
+  const minTokens = body.min_tokens ?? 0
+  if (maxTokens !== undefined && minTokens > maxTokens) {
+    throw ApiError.invalid('min_tokens', `"min_tokens" is ${minTokens}, more than the ${maxTokens} tokens at most`)
+  }
+  for (const token of body.stop_token_ids ?? []) {
+    if (token >= info.vocabSize) {
+      throw ApiError.invalid('stop_token_ids', `"stop_token_ids": the vocabulary has ${info.vocabSize} tokens, ${token} is none`)
+    }
+  }
+  const priority = body.priority ?? schedule.priority ?? 0
+  if (priority < limits.minPriority) {
+    throw ApiError.invalid('priority', `"priority" must be at least ${limits.minPriority}; lower is more urgent`)
+  }
+  const configured = info.defaults.temperature
+  return {
+    temperature: body.temperature ?? (configured > 0 ? configured : DEFAULT_TEMPERATURE),
+    // 0 asks for the most probable token alone, which the library calls the smallest share.
+    topP: body.top_p === undefined ? undefined : Math.max(body.top_p, 1e-6),
+    topK: body.top_k === undefined ? undefined : Math.max(body.top_k, 0),
+    minP: body.min_p,
+    repetitionPenalty: body.repetition_penalty,
+    presencePenalty: body.presence_penalty,
+    frequencyPenalty: body.frequency_penalty,
+    seed: body.seed === undefined ? undefined : seedOf(body.seed),
+    stop: body.stop === undefined || typeof body.stop === 'string' ? body.stop : body.stop.filter((stop) => stop !== ''),
+    stopTokenIds: body.stop_token_ids,
+    ignoreEos: body.ignore_eos,
+    includeStop: body.include_stop_str_in_output,
+    skipSpecialTokens: body.skip_special_tokens,
+    minTokens,
+    maxTokens: maxTokens ?? (limits.maxOutputTokens === Infinity ? undefined : limits.maxOutputTokens),
+    promptLogprobs: body.prompt_logprobs,
+    n: body.n ?? 1,
+    priority,
+    deadlineMs: schedule.deadlineMs,
+    timeoutMs: limits.requestTimeoutMs === Infinity ? undefined : limits.requestTimeoutMs,
+    cacheSalt: saltOf(exchange.caller.cacheSalt, body.cache_salt),
+    signal: exchange.signal,
+  }
+}
+
+/** Any integer, negative ones too, to one that the library takes. The same gives the same. */
+function seedOf(seed: number): number {
+  const wide = BigInt(seed) % SEEDS
+  return Number(wide < 0n ? wide + SEEDS : wide)
+}
+
+/** Nobody can name the salt of another caller, as what a request gives only goes into the hash. */
+function saltOf(callers: string | undefined, requests: string | undefined): string | undefined {
+  if (callers === undefined) return requests
+  return createHash('sha256').update(JSON.stringify([callers, requests ?? null])).digest('base64')
+}

@@ -1,0 +1,182 @@
+/** Server-sent events, to a socket of this server's own or into a `Response`. */
+import type { ServerResponse } from 'node:http'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { Exchange } from './exchange'
+
+const EVENT_HEADERS = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  // Of nginx and those like it: pass events on as they come.
+  'x-accel-buffering': 'no',
+}
+
+const COMMENT = ': keep-alive\n\n'
+export const DONE = 'data: [DONE]\n\n'
+
+export interface EventStreamOptions {
+  /** Milliseconds of silence before a comment. */
+  keepAliveMs: number
+  /** Milliseconds that a reader may take nothing. */
+  stallTimeoutMs: number
+}
+
+/** Where the text goes. */
+interface Sink {
+  /** Sends status and headers. */
+  start(headers: Record<string, string>): Response
+  /** @returns whether the reader keeps up */
+  write(text: string): boolean
+  end(): void
+  destroy(): void
+}
+
+/**
+ * An answer of events. Status and headers go out with the first event or comment, so that a request that fails before can
+ * be answered by a status of its own.
+ */
+export class EventStream {
+  /** Resolves with what the handler returns, when the first event is written. */
+  readonly response: Promise<Response>
+  private resolve!: (response: Response) => void
+  private readonly sink: Sink
+  private readonly keepAlive: NodeJS.Timeout
+  private wroteAt = performance.now()
+  private draining: Promise<void> | undefined
+  private drained: (() => void) | undefined
+  private stall: NodeJS.Timeout | undefined
+  private started = false
+  private closed = false
+
+  constructor(
+    private readonly exchange: Exchange,
+    private readonly options: EventStreamOptions,
+  ) {
+    this.response = new Promise((resolve) => (this.resolve = resolve))
+    const onDrain = (): void => this.onDrain()
+    this.sink = exchange.node === undefined ? new WebSink(exchange, onDrain) : new NodeSink(exchange.node.outgoing, onDrain)
+    // Twice as often, so that no silence lasts longer than it may.
+    this.keepAlive = setInterval(() => this.tick(), options.keepAliveMs / 2)
+    exchange.signal.addEventListener('abort', onDrain, { once: true })
+  }
+
+  get isStarted(): boolean {
+    return this.started
+  }
+
+  /**
+   * Writes events as they are on the wire.
+   * @returns undefined where the reader keeps up, else a promise of the moment when it does again, or has gone
+   */
+  write(text: string): Promise<void> | undefined {
+    if (this.closed || this.exchange.aborted) return undefined
+    if (!this.started) this.start()
+    this.wroteAt = performance.now()
+    this.exchange.responseBytes += Buffer.byteLength(text)
+    if (this.sink.write(text)) return undefined
+    if (this.draining === undefined) {
+      this.draining = new Promise((resolve) => (this.drained = resolve))
+      this.stall = setTimeout(() => this.sink.destroy(), this.options.stallTimeoutMs)
+    }
+    return this.draining
+  }
+
+  /** After the last event. */
+  end(): void {
+    if (this.closed) return
+    this.discard()
+    if (this.started && !this.exchange.aborted) this.sink.end()
+  }
+
+  /** Nothing was written, and nothing will be: the answer is another one. */
+  discard(): void {
+    this.closed = true
+    clearInterval(this.keepAlive)
+    this.onDrain()
+  }
+
+  private start(): void {
+    this.started = true
+    this.exchange.status = 200
+    this.resolve(this.sink.start(this.exchange.headers(EVENT_HEADERS)))
+  }
+
+  private tick(): void {
+    const silent = performance.now() - this.wroteAt
+    // A reader that does not keep up has something to read.
+    if (this.draining === undefined && silent >= this.options.keepAliveMs / 2) void this.write(COMMENT)
+  }
+
+  private onDrain(): void {
+    clearTimeout(this.stall)
+    this.draining = undefined
+    this.drained?.()
+    this.drained = undefined
+  }
+}
+
+class NodeSink implements Sink {
+  constructor(
+    private readonly outgoing: ServerResponse,
+    onDrain: () => void,
+  ) {
+    outgoing.on('drain', onDrain)
+  }
+
+  start(headers: Record<string, string>): Response {
+    if (!this.outgoing.destroyed) this.outgoing.writeHead(200, headers)
+    return RESPONSE_ALREADY_SENT
+  }
+
+  write(text: string): boolean {
+    return this.outgoing.destroyed || this.outgoing.write(text)
+  }
+
+  end(): void {
+    this.outgoing.end()
+  }
+
+  destroy(): void {
+    this.outgoing.destroy()
+  }
+}
+
+/** Bytes that wait in a `Response`'s body before the writer is asked to wait; as much as a socket buffers. */
+const WEB_BUFFER_BYTES = 16 * 1024
+
+class WebSink implements Sink {
+  private controller!: ReadableStreamDefaultController<Uint8Array>
+  private readonly encoder = new TextEncoder()
+
+  constructor(
+    private readonly exchange: Exchange,
+    private readonly onDrain: () => void,
+  ) {}
+
+  start(headers: Record<string, string>): Response {
+    const body = new ReadableStream<Uint8Array>(
+      {
+        start: (controller) => {
+          this.controller = controller
+        },
+        pull: () => this.onDrain(),
+        cancel: () => this.exchange.leave(),
+      },
+      new ByteLengthQueuingStrategy({ highWaterMark: WEB_BUFFER_BYTES }),
+    )
+    return new Response(body, { headers })
+  }
+
+  write(text: string): boolean {
+    this.controller.enqueue(this.encoder.encode(text))
+    return (this.controller.desiredSize ?? 1) > 0
+  }
+
+  end(): void {
+    this.controller.close()
+    this.exchange.end()
+  }
+
+  destroy(): void {
+    this.controller.error(new Error('The reader took nothing for too long'))
+    this.exchange.leave()
+  }
+}

@@ -1,0 +1,122 @@
+/** One HTTP request and its answer: what is known of it, how it is answered, and when it has ended. */
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { Usage } from '../../llm'
+import type { ApiError } from '../errors'
+import type { Caller, RequestHead } from '../seams'
+
+/** Node's side of a request that came over a socket of this server's own. */
+export interface NodePair {
+  incoming: IncomingMessage
+  outgoing: ServerResponse
+}
+
+/** What may be repeated in headers, logs and metrics as it is. */
+const HARMLESS_ID = /^[\w.:-]{1,128}$/
+
+const COMMON_HEADERS = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' }
+
+export class Exchange implements RequestHead {
+  readonly id: string
+  readonly startedAt = performance.now()
+  /** Aborts when the client goes away, and when the server gives up. */
+  readonly signal: AbortSignal
+  route = 'other'
+  caller: Caller = {}
+  model: string | undefined
+  status = 0
+  responseBytes = 0
+  errorCode: string | undefined
+  /** The client went away before the end of the answer. */
+  aborted = false
+  usage: Usage | undefined
+  /** Of the model, once it is known. */
+  extraHeaders: Readonly<Record<string, string>> = {}
+  private readonly controller = new AbortController()
+  private unfollow: (() => void) | undefined
+  private ended = false
+
+  /** @param onEnd called once, when the answer is out, or will never be */
+  constructor(
+    readonly request: Request,
+    readonly node: NodePair | undefined,
+    private readonly onEnd: (exchange: Exchange) => void,
+  ) {
+    this.signal = this.controller.signal
+    const given = this.header('x-request-id')
+    this.id = given !== undefined && HARMLESS_ID.test(given) ? given : `req-${randomUUID()}`
+    if (node === undefined) this.followRequest(request.signal)
+    else this.followSocket(node.outgoing)
+  }
+
+  get method(): string {
+    return this.request.method
+  }
+
+  header(name: string): string | undefined {
+    return this.request.headers.get(name) ?? undefined
+  }
+
+  /** Ends what runs for this request. The answer, if it is under way, ends with the reason where its format allows. */
+  abort(reason: Error): void {
+    this.controller.abort(reason)
+  }
+
+  /** Headers of every answer. */
+  headers(more: Readonly<Record<string, string>>): Record<string, string> {
+    return { ...COMMON_HEADERS, 'x-request-id': this.id, ...this.extraHeaders, ...more }
+  }
+
+  json(status: number, body: unknown, headers: Readonly<Record<string, string>> = {}): Response {
+    return this.text(status, JSON.stringify(body), { 'content-type': 'application/json', ...headers })
+  }
+
+  error(error: ApiError): Response {
+    this.errorCode = error.code ?? error.type
+    return this.json(error.status, error.body, error.headers)
+  }
+
+  text(status: number, body: string, headers: Readonly<Record<string, string>>): Response {
+    const length = Buffer.byteLength(body)
+    this.status = status
+    this.responseBytes += length
+    const all = this.headers({ ...headers, 'content-length': String(length) })
+    if (this.node === undefined) {
+      this.end()
+      return new Response(body, { status, headers: all })
+    }
+    // Straight to the socket: a Response would be taken apart again, at many times the cost.
+    const { outgoing } = this.node
+    if (!outgoing.headersSent && !outgoing.destroyed) outgoing.writeHead(status, all).end(body)
+    return RESPONSE_ALREADY_SENT
+  }
+
+  /** The answer is out. Of a socket, its end says so. */
+  end(): void {
+    if (this.ended) return
+    this.ended = true
+    this.unfollow?.()
+    this.onEnd(this)
+  }
+
+  /** The client is not there any more. */
+  leave(): void {
+    if (this.ended) return
+    this.aborted = true
+    this.abort(new Error('The client went away'))
+    this.end()
+  }
+
+  private followSocket(outgoing: ServerResponse): void {
+    // What cannot be written because the client left is told by 'close'.
+    outgoing.on('error', () => {})
+    outgoing.once('close', () => (outgoing.writableFinished ? this.end() : this.leave()))
+  }
+
+  private followRequest(signal: AbortSignal): void {
+    const onAbort = (): void => this.leave()
+    signal.addEventListener('abort', onAbort, { once: true })
+    this.unfollow = () => signal.removeEventListener('abort', onAbort)
+  }
+}

@@ -1,0 +1,65 @@
+/** The models that a server serves. */
+import { createHash } from 'node:crypto'
+import type { LLM } from '../llm'
+import { version } from '../version'
+import { ApiError } from './errors'
+
+/** A model as clients see it. */
+export class ServedModel {
+  /** Seconds since the epoch. */
+  readonly created = Math.floor(Date.now() / 1000)
+  private fingerprintOf: LLM['info'] | undefined
+  private lastFingerprint = ''
+
+  /** @param names all that name it; the first is in answers */
+  constructor(
+    readonly llm: LLM,
+    readonly names: readonly string[],
+  ) {}
+
+  get name(): string {
+    return this.names[0]!
+  }
+
+  /** Changes with what the numbers of an output depend on: model, backend, device, version of this package. */
+  get fingerprint(): string {
+    const { info } = this.llm
+    if (info !== this.fingerprintOf) {
+      this.fingerprintOf = info
+      const parts = [version, this.name, info.family ?? '', info.name, info.device, info.vocabSize]
+      this.lastFingerprint = `fp_${createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 12)}`
+    }
+    return this.lastFingerprint
+  }
+
+  /**
+   * Headers that say what computes. `x-node-tensorrt-fallback` says why that is not what was meant to: no GPU is usable
+   * (`no-gpu`), or the backend died and another took over (`failover`).
+   */
+  backendHeaders(): Record<string, string> {
+    const { backend, warnings } = this.llm
+    const headers: Record<string, string> = { 'x-node-tensorrt-backend': backend }
+    const last = warnings.at(-1)
+    if (last !== undefined) headers['x-node-tensorrt-fallback'] = last.code === 'CPU_FALLBACK' ? 'no-gpu' : 'failover'
+    return headers
+  }
+}
+
+export class ModelRegistry {
+  private readonly byName = new Map<string, ServedModel>()
+
+  constructor(readonly models: readonly ServedModel[]) {
+    for (const model of models) for (const name of model.names) this.byName.set(name, model)
+  }
+
+  /**
+   * The model of a request; of one that names none, where there is but one, that one.
+   * @throws ApiError 404
+   */
+  find(name: string | undefined): ServedModel {
+    const found = name === undefined && this.models.length === 1 ? this.models[0] : this.byName.get(name ?? '')
+    if (found !== undefined) return found
+    const shown = name === undefined ? '' : ` "${name.slice(0, 100)}"`
+    throw new ApiError(404, 'invalid_request_error', 'model_not_found', `The model${shown} does not exist`, 'model')
+  }
+}

@@ -1,0 +1,40 @@
+/** POST /v1/chat/completions. */
+import { randomUUID } from 'node:crypto'
+import { ApiError } from '../errors'
+import { ChatFormat } from '../generation/chat_format'
+import { encodeChat } from '../generation/prompts'
+import { answer } from '../generation/run'
+import { sharedOptions } from '../generation/sampling'
+import { TokenTexts } from '../generation/token_text'
+import { Work } from '../generation/work'
+import type { Exchange } from '../http/exchange'
+import { parseChat } from '../schemas/chat'
+import type { Services } from '../services'
+import { checkStreaming, factsOf, limitsOf, readRequest, refuseUnready } from './request'
+
+export async function chatCompletions(exchange: Exchange, services: Services): Promise<Response> {
+  const limits = limitsOf(exchange, services)
+  const { body, served } = await readRequest(exchange, services, parseChat)
+  const { stream, includeUsage, continuousUsage } = checkStreaming(body)
+  refuseUnready(body)
+  if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
+  const options = {
+    ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
+    logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
+  }
+  const encoded = await encodeChat(served, body, exchange, limits)
+  const promptTokens = encoded.tokens.length
+  const work = Work.admit(services, exchange, factsOf(exchange, served, 'chat', options, [promptTokens], stream))
+  const format = new ChatFormat({
+    id: `chatcmpl-${randomUUID()}`,
+    created: Math.floor(Date.now() / 1000),
+    model: served.name,
+    fingerprint: served.fingerprint,
+    texts: new TokenTexts(served.llm.tokenizer, body.return_tokens_as_token_ids === true),
+    promptLogprobs: body.prompt_logprobs !== undefined,
+    promptTokens,
+    includeUsage,
+    continuousUsage,
+  })
+  return answer({ services, exchange, served, work, prompts: [encoded], options, stream, format })
+}

@@ -1,0 +1,83 @@
+/** What the routes for work have in common: reading a request and telling its facts. */
+import { ApiError } from '../errors'
+import type { SharedOptions } from '../generation/sampling'
+import { readJson } from '../http/body'
+import type { Exchange } from '../http/exchange'
+import { traceContext } from '../http/request_headers'
+import type { ServedModel } from '../registry'
+import type { SamplingFields } from '../schemas/fields'
+import type { Endpoint, RequestFacts, RequestLimits } from '../seams'
+import type { Services } from '../services'
+
+/** The server's limits, and those of the caller that are narrower. */
+export function limitsOf({ caller }: Exchange, { limits }: Services): RequestLimits {
+  if (caller.limits === undefined) return limits
+  const own = Object.entries(caller.limits).filter(([, value]) => value !== undefined)
+  return { ...limits, ...Object.fromEntries(own) }
+}
+
+/** @throws ApiError 400, 404, 408, 413, 415 */
+export async function readRequest<T extends { model?: string | undefined }>(
+  exchange: Exchange,
+  services: Services,
+  parse: (body: Record<string, unknown>) => T,
+): Promise<{ body: T; served: ServedModel }> {
+  const body = parse(await readJson(exchange, limitsOf(exchange, services)))
+  const served = services.registry.find(body.model)
+  exchange.model = served.name
+  exchange.extraHeaders = served.backendHeaders()
+  return { body, served }
+}
+
+/** @throws ApiError 400 */
+export function checkStreaming(body: SamplingFields): { stream: boolean; includeUsage: boolean; continuousUsage: boolean } {
+  const stream = body.stream === true
+  const { stream_options: options } = body
+  if (options !== undefined && !stream) throw ApiError.invalid('stream_options', '"stream_options" goes with "stream": true only')
+  if (stream && body.prompt_logprobs !== undefined) {
+    throw ApiError.invalid('prompt_logprobs', '"prompt_logprobs" does not go with "stream": true')
+  }
+  const includeUsage = options?.include_usage === true
+  return { stream, includeUsage, continuousUsage: includeUsage && options?.continuous_usage_stats === true }
+}
+
+export function factsOf(
+  exchange: Exchange,
+  served: ServedModel,
+  endpoint: Endpoint,
+  options: SharedOptions,
+  promptTokens: readonly number[],
+  stream: boolean,
+): RequestFacts {
+  return {
+    id: exchange.id,
+    endpoint,
+    model: served.name,
+    stream,
+    n: (options.n ?? 1) * promptTokens.length,
+    promptTokens: promptTokens.reduce((sum, tokens) => sum + tokens, 0),
+    maxTokens: options.maxTokens,
+    priority: options.priority ?? 0,
+    deadlineMs: options.deadlineMs,
+    keyName: exchange.caller.keyName,
+    ...traceContext(exchange),
+    temperature: options.temperature,
+    topP: options.topP,
+  }
+}
+
+/** @throws ApiError 400 for what the library cannot do yet */
+export function refuseUnready(body: SamplingFields & { tools?: unknown; tool_choice?: unknown }): void {
+  const format = body.response_format
+  const names: [string, boolean][] = [
+    ['tools', body.tools !== undefined && body.tool_choice !== 'none'],
+    ['logit_bias', body.logit_bias !== undefined && Object.keys(body.logit_bias).length > 0],
+    ['response_format', format !== undefined && format['type'] !== 'text'],
+    ['structured_outputs', body.structured_outputs !== undefined],
+    ['guided_json', body.guided_json !== undefined && body.guided_json !== null],
+    ['guided_regex', body.guided_regex !== undefined && body.guided_regex !== null],
+    ['guided_choice', body.guided_choice !== undefined && body.guided_choice !== null],
+    ['guided_grammar', body.guided_grammar !== undefined && body.guided_grammar !== null],
+  ]
+  for (const [name, asked] of names) if (asked) throw ApiError.unsupported(name, `"${name}" is not supported`)
+}

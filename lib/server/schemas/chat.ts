@@ -1,0 +1,106 @@
+import { z } from 'zod'
+import { ApiError } from '../errors'
+import { anyObject, flag, integer, optional, parse, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
+
+const textPart = z.object({ type: z.literal('text'), text: z.string() })
+
+const toolCall = z.object({
+  id: z.string(),
+  type: z.literal('function').default('function'),
+  function: z.object({ name: z.string(), arguments: z.string() }),
+})
+
+const message = z.object({
+  role: z.string(),
+  // Further kinds of parts are told apart later, to be refused by name.
+  content: optional(z.union([z.string(), z.array(anyObject)], 'must be a string or an array of parts')),
+  name: optional(z.string()),
+  tool_calls: optional(z.array(toolCall)),
+  tool_call_id: optional(z.string()),
+  reasoning_content: optional(z.string()),
+})
+
+const tool = z.object({
+  type: z.literal('function'),
+  function: z.object({
+    name: z.string().regex(/^[\w.-]{1,128}$/, 'must be 1 to 128 letters, digits, "_", "-" or "."'),
+    description: optional(z.string()),
+    parameters: optional(anyObject),
+    strict: flag,
+  }),
+})
+
+const toolChoice = z.union(
+  [
+    z.enum(['none', 'auto', 'required']),
+    z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) }),
+  ],
+  'must be "none", "auto", "required" or { type: "function", function: { name } }',
+)
+
+const chatFields = {
+  messages: z.array(message).min(1),
+  tools: optional(z.array(tool)),
+  tool_choice: optional(toolChoice),
+  parallel_tool_calls: flag,
+  add_generation_prompt: flag,
+  continue_final_message: flag,
+  chat_template_kwargs: optional(anyObject),
+  documents: optional(z.array(anyObject)),
+  reasoning_effort: optional(z.string().max(32)),
+}
+
+const chatSchema = z.object({
+  ...samplingFields,
+  ...chatFields,
+  max_tokens: optional(integer(1, 2 ** 31 - 1)),
+  max_completion_tokens: optional(integer(1, 2 ** 31 - 1)),
+  logprobs: flag,
+  top_logprobs: optional(integer(0, 256)),
+})
+
+/** What makes a prompt of a chat; of /tokenize, too. */
+export const chatInputSchema = z.object(chatFields)
+
+export type ChatInput = z.output<typeof chatInputSchema>
+export type ChatBody = z.output<typeof chatSchema>
+export type ChatBodyMessage = z.output<typeof message>
+export type Tool = z.output<typeof tool>
+export type ToolChoice = z.output<typeof toolChoice>
+
+const TOOLS_INSTEAD = 'use "tools" and "tool_choice"'
+
+const UNSUPPORTED: Unsupported = {
+  ...UNSUPPORTED_ANYWHERE,
+  functions: { instead: TOOLS_INSTEAD },
+  function_call: { instead: TOOLS_INSTEAD },
+  audio: {},
+  modalities: { harmless: (value) => Array.isArray(value) && value.every((kind) => kind === 'text') },
+  web_search_options: {},
+  echo: { harmless: (value) => value === false },
+}
+
+/** @throws ApiError 400 */
+export function parseChat(body: Record<string, unknown>): ChatBody {
+  const parsed = parse(chatSchema, body)
+  refuseUnsupported(body, UNSUPPORTED)
+  if (parsed.top_logprobs !== undefined && parsed.logprobs !== true) {
+    throw ApiError.invalid('top_logprobs', '"top_logprobs" goes with "logprobs": true only')
+  }
+  return parsed
+}
+
+/**
+ * Text of a message's content.
+ * @throws ApiError 400 for parts that are no text
+ */
+export function contentText(content: ChatBodyMessage['content'], where: string): string | undefined {
+  if (content === undefined || typeof content === 'string') return content
+  const texts = content.map((part, index) => {
+    const parsed = textPart.safeParse(part)
+    if (parsed.success) return parsed.data.text
+    const type = typeof part['type'] === 'string' ? `"${part['type'].slice(0, 40)}"` : 'without a type'
+    throw ApiError.invalid(`${where}[${index}]`, `"${where}[${index}]": parts must be { type: "text", text }, not ${type}: the model takes text only`)
+  })
+  return texts.join('\n')
+}

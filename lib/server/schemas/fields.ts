@@ -1,0 +1,124 @@
+/** What the schemas of all routes share. Unknown fields are ignored, as OpenAI's clients send new ones any day. */
+import { z } from 'zod'
+import { ApiError } from '../errors'
+
+/** A field that may be left out; null is the same as left out. */
+export const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined)
+
+export const flag = optional(z.boolean())
+export const integer = (min: number, max: number) => z.int().min(min).max(max)
+export const range = (min: number, max: number) => z.number().min(min).max(max)
+
+const INT32_MAX = 2 ** 31 - 1
+
+/** An object whose fields are the model's or the caller's business. */
+export const anyObject = z.custom<Record<string, unknown>>(
+  (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
+  'must be an object',
+)
+
+export const tokenIds = z.array(integer(0, INT32_MAX))
+
+/** Fields of chat and text completions alike: OpenAI's, then those that vLLM adds. */
+export const samplingFields = {
+  model: optional(z.string()),
+  n: optional(integer(1, 1024)),
+  temperature: optional(range(0, 100)),
+  top_p: optional(range(0, 1)),
+  presence_penalty: optional(range(-2, 2)),
+  frequency_penalty: optional(range(-2, 2)),
+  seed: optional(z.number().refine(Number.isInteger, 'must be an integer')),
+  stop: optional(z.union([z.string(), z.array(z.string())], 'must be a string or an array of strings')),
+  logit_bias: optional(z.record(z.string(), range(-100, 100), 'must be an object of token ids and numbers from -100 to 100')),
+  stream: flag,
+  stream_options: optional(z.object({ include_usage: flag, continuous_usage_stats: flag })),
+  user: optional(z.string()),
+
+  top_k: optional(integer(-1, INT32_MAX)),
+  min_p: optional(range(0, 1)),
+  repetition_penalty: optional(range(0.01, 100)),
+  min_tokens: optional(integer(0, INT32_MAX)),
+  stop_token_ids: optional(tokenIds),
+  ignore_eos: flag,
+  include_stop_str_in_output: flag,
+  skip_special_tokens: flag,
+  prompt_logprobs: optional(integer(0, 256)),
+  add_special_tokens: flag,
+  return_tokens_as_token_ids: flag,
+  priority: optional(integer(-1000, 1000)),
+  cache_salt: optional(z.string().min(1).max(1024)),
+
+  response_format: optional(anyObject),
+  structured_outputs: optional(anyObject),
+  guided_json: z.unknown().optional(),
+  guided_regex: z.unknown().optional(),
+  guided_choice: z.unknown().optional(),
+  guided_grammar: z.unknown().optional(),
+}
+
+export type SamplingFields = z.output<z.ZodObject<typeof samplingFields>>
+
+/** `messages[0].content`, as clients write it. */
+function pathOf(path: readonly PropertyKey[]): string {
+  let text = ''
+  for (const part of path) text += typeof part === 'number' ? `[${part}]` : `${text === '' ? '' : '.'}${String(part)}`
+  return text
+}
+
+/** The issue that says most: of a union the one that goes deepest. */
+function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union' || issue.message !== 'Invalid input') return issue
+  let best: z.core.$ZodIssue = issue
+  for (const inner of issue.errors.flat()) {
+    const found = deepest(inner)
+    if (found.path.length > best.path.length - issue.path.length) best = { ...found, path: [...issue.path, ...found.path] }
+  }
+  return best
+}
+
+/** @throws ApiError 400 that names the first field that is wrong */
+export function parse<T>(schema: z.ZodType<T>, body: Record<string, unknown>): T {
+  const result = schema.safeParse(body)
+  if (result.success) return result.data
+  const issue = deepest(result.error.issues[0]!)
+  const param = pathOf(issue.path)
+  const missing = issue.code === 'invalid_type' && valueAt(body, issue.path) === undefined
+  const message = missing ? `"${param}" is required` : `"${param}": ${lowerFirst(issue.message.replace(/^Invalid input: /, ''))}`
+  throw ApiError.invalid(param === '' ? null : param, message, missing ? 'missing_required_parameter' : 'invalid_value')
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((inner, key) => (inner as Record<PropertyKey, unknown> | null | undefined)?.[key], value)
+}
+
+function lowerFirst(text: string): string {
+  return text.charAt(0).toLowerCase() + text.slice(1)
+}
+
+/** Known fields that this server does not act on, and the values of each that ask for nothing. */
+export type Unsupported = Readonly<Record<string, { harmless?: (value: unknown) => boolean; instead?: string }>>
+
+/** @throws ApiError 400 for the first that asks for something */
+export function refuseUnsupported(body: Record<string, unknown>, fields: Unsupported): void {
+  for (const name of Object.keys(fields)) {
+    const value = Object.hasOwn(body, name) ? body[name] : undefined
+    const { harmless, instead } = fields[name]!
+    if (value === undefined || value === null || harmless?.(value) === true) continue
+    throw ApiError.unsupported(name, `"${name}" is not supported${instead === undefined ? '' : `; ${instead}`}`)
+  }
+}
+
+export const isFalse = (value: unknown): boolean => value === false
+export const isEmpty = (value: unknown): boolean => Array.isArray(value) && value.length === 0
+
+export const UNSUPPORTED_ANYWHERE: Unsupported = {
+  use_beam_search: { harmless: isFalse },
+  length_penalty: { harmless: (value) => value === 1 },
+  bad_words: { harmless: isEmpty },
+  allowed_token_ids: { harmless: isEmpty },
+  logits_processors: { harmless: isEmpty },
+  truncate_prompt_tokens: {},
+  mm_processor_kwargs: {},
+  kv_transfer_params: {},
+  chat_template: { instead: "the model's own template is used" },
+}

@@ -1,0 +1,197 @@
+/** A server over a model: routes, a listener, and an end that loses nothing. */
+import { createServer as createHttpServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { getRequestListener } from '@hono/node-server'
+import { TensorRTError } from '../errors'
+import type { LLM } from '../llm'
+import { ArgumentReader, followSignal } from '../runtime'
+import { createApp, NODE_PAIR } from './app'
+import { ApiError } from './errors'
+import { drainingError } from './generation/work'
+import type { Exchange } from './http/exchange'
+import { checkServerOptions, type ServerOptions } from './options'
+import { ModelRegistry, ServedModel } from './registry'
+import type { Services } from './services'
+
+export interface ListenOptions {
+  /** 0 takes any that is free. Default 8000. */
+  port?: number | undefined
+  /** Name or address to listen at. Default 127.0.0.1: this machine only. */
+  host?: string | undefined
+}
+
+export interface ServerCloseOptions {
+  /** Milliseconds for requests under way to end before they are aborted. Default 0. */
+  drainMs?: number | undefined
+  /** Ends the wait early. */
+  signal?: AbortSignal | undefined
+}
+
+/** An OpenAI-compatible HTTP server. The model is the caller's: closing the server does not close it. */
+export interface Server {
+  /**
+   * Begins to listen.
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT; ERR_IO where the address cannot be listened at; ERR_DISPOSED after `close`
+   */
+  listen(options?: ListenOptions): Promise<{ host: string; port: number; url: string }>
+  /**
+   * Takes no new work from now on (503 with `retry-after`, and /health/ready says no), lets requests under way end for
+   * `drainMs`, aborts the rest, and closes all connections. Streams that are aborted end with an `error` event. May be called
+   * again: all calls end together, and one without `drainMs` cuts an earlier one's wait short.
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT
+   */
+  close(options?: ServerCloseOptions): Promise<void>
+  /** Answers a request without a socket: to mount the routes elsewhere, and for tests. */
+  fetch(request: Request): Promise<Response>
+  /** Where it listens; undefined where it does not. */
+  readonly address: { host: string; port: number; url: string } | undefined
+  /** Requests under way. */
+  readonly pending: number
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Makes a server for a model; it does not listen yet.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function createServer(llm: LLM, options: ServerOptions = {}): Server {
+  return new LLMServer(llm, options)
+}
+
+class LLMServer implements Server {
+  private readonly services: Services & { draining: boolean }
+  private readonly live = new Set<Exchange>()
+  private readonly app: ReturnType<typeof createApp>
+  private http: HttpServer | undefined
+  private closing: Promise<void> | undefined
+  private endDrain: (() => void) | undefined
+
+  constructor(llm: LLM, options: ServerOptions) {
+    const checked = checkServerOptions(llm, options)
+    const registry = new ModelRegistry([new ServedModel(llm, checked.names)])
+    this.services = { ...checked, registry, draining: false }
+    this.app = createApp(this.services, this.live)
+  }
+
+  get pending(): number {
+    return this.live.size
+  }
+
+  get address(): { host: string; port: number; url: string } | undefined {
+    const address = this.http?.address() as AddressInfo | null | undefined
+    if (address === null || address === undefined) return undefined
+    const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
+    return { host: address.address, port: address.port, url: `http://${host}:${address.port}` }
+  }
+
+  async fetch(request: Request): Promise<Response> {
+    return this.app.fetch(request)
+  }
+
+  async listen(options: ListenOptions = {}): Promise<{ host: string; port: number; url: string }> {
+    const reader = new ArgumentReader(options, ['port', 'host'], 'listen()')
+    const port = reader.integer('port', 0, 65_535) ?? 8000
+    const host = reader.string('host', 255) ?? '127.0.0.1'
+    if (this.closing !== undefined) throw new TensorRTError('ERR_DISPOSED', 'The server is closed')
+    if (this.http !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The server listens already')
+    const http = this.createHttp()
+    this.http = http
+    try {
+      await new Promise<void>((resolve, reject) => {
+        http.once('error', reject)
+        http.listen({ port, host }, () => {
+          http.off('error', reject)
+          resolve()
+        })
+      })
+    } catch (cause) {
+      this.http = undefined
+      throw new TensorRTError('ERR_IO', `Listening at ${host}:${port} failed: ${(cause as Error).message}`, { cause })
+    }
+    http.on('error', (error) => this.services.onError(error, '-'))
+    return this.address!
+  }
+
+  close(options: ServerCloseOptions = {}): Promise<void> {
+    let drainMs: number
+    let signal: AbortSignal | undefined
+    try {
+      const reader = new ArgumentReader(options, ['drainMs', 'signal'], 'close()')
+      drainMs = reader.number('drainMs', 0, Number.MAX_VALUE) ?? 0
+      signal = reader.signal('signal')
+    } catch (error) {
+      return Promise.reject(error as Error)
+    }
+    if (this.closing === undefined) this.closing = this.shutDown(drainMs)
+    else if (drainMs === 0) this.endDrain?.()
+    if (signal === undefined) return this.closing
+    const unfollow = followSignal(signal, () => this.endDrain?.())
+    return this.closing.finally(unfollow)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  private createHttp(): HttpServer {
+    const { headersTimeoutMs, maxConnections } = this.services
+    const listener = getRequestListener(
+      (request, env) => {
+        const { incoming, outgoing } = env as { incoming: IncomingMessage; outgoing: ServerResponse }
+        return this.app.fetch(request, { [NODE_PAIR]: { incoming, outgoing } })
+      },
+      {
+        // A library leaves the process's Request and Response as they are.
+        overrideGlobalObjects: false,
+        errorHandler: () => Response.json(ApiError.invalid(null, 'The request has no valid target or host', 'invalid_request').body, { status: 400 }),
+      },
+    )
+    const http = createHttpServer(
+      {
+        headersTimeout: headersTimeoutMs,
+        // Bodies are timed where they are read, and the answer then says so.
+        requestTimeout: 0,
+        connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),
+      },
+      (incoming, outgoing) => void listener(incoming, outgoing),
+    )
+    if (maxConnections !== undefined) http.maxConnections = maxConnections
+    return http
+  }
+
+  private async shutDown(drainMs: number): Promise<void> {
+    this.services.draining = true
+    const { http } = this
+    http?.closeIdleConnections()
+    if (drainMs > 0) await this.idle(drainMs)
+    for (const exchange of this.live) exchange.abort(drainingError())
+    // What was aborted still has its last words to send.
+    await this.idle(1000)
+    if (http !== undefined) {
+      const closed = new Promise<void>((resolve) => http.close(() => resolve()))
+      http.closeAllConnections()
+      await closed
+    }
+    this.services.admission?.close()
+    await this.services.telemetry?.close()
+  }
+
+  /** Resolves when nothing is under way, and after `ms` at the latest. */
+  private idle(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const startedAt = performance.now()
+      const check = (): void => {
+        if (this.live.size === 0 || performance.now() - startedAt >= ms) end()
+      }
+      const timer = setInterval(check, Math.min(10, ms))
+      const end = (): void => {
+        clearInterval(timer)
+        this.endDrain = undefined
+        resolve()
+      }
+      this.endDrain = end
+      check()
+    })
+  }
+}
