@@ -1,20 +1,39 @@
-// Builds typings/index.d.ts, the public declarations in one file. index.d.mts gives the same to importers.
+// Builds typings/, the public declarations: a file each for the package and for its server, whose types come from the first, as a
+// class that is declared twice is two. The .d.mts give the same to importers.
 import { rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { rollup } from 'rollup'
 import { dts } from 'rollup-plugin-dts'
 import { root } from './tools.mjs'
 
 const folder = join(root, 'typings')
-for (const name of ['index.d.ts', 'index.d.mts']) rmSync(join(folder, name), { force: true })
-const bundle = await rollup({
-  input: join(root, 'lib', 'index.ts'),
-  external: (id) => !id.startsWith('.') && !id.startsWith('/'),
-  plugins: [dts({ tsconfig: join(root, 'tsconfig.json'), compilerOptions: { stripInternal: true } })],
-  onwarn(warning) {
-    throw new Error(warning.message)
+const lib = join(root, 'lib')
+const serverFolder = join(lib, 'server')
+
+/** Has whatever of the library is no part of the server imported from the package's declarations. */
+const fromIndex = {
+  name: 'from-index',
+  resolveId(source, importer) {
+    if (importer === undefined || !source.startsWith('.')) return null
+    const target = resolve(dirname(importer), source)
+    return relative(serverFolder, target).startsWith('..') ? { id: './index.js', external: 'relative' } : null
   },
-})
-await bundle.write({ file: join(folder, 'index.d.ts'), format: 'es' })
-await bundle.close()
-writeFileSync(join(folder, 'index.d.mts'), "export * from './index.js'\n")
+}
+
+async function bundle(name, input, plugins) {
+  for (const extension of ['d.ts', 'd.mts']) rmSync(join(folder, `${name}.${extension}`), { force: true })
+  const bundled = await rollup({
+    input,
+    external: (id) => !id.startsWith('.') && !id.startsWith('/'),
+    plugins: [...plugins, dts({ tsconfig: join(root, 'tsconfig.json'), compilerOptions: { stripInternal: true } })],
+    onwarn(warning) {
+      throw new Error(warning.message)
+    },
+  })
+  await bundled.write({ file: join(folder, `${name}.d.ts`), format: 'es' })
+  await bundled.close()
+  writeFileSync(join(folder, `${name}.d.mts`), `export * from './${name}.js'\n`)
+}
+
+await bundle('index', join(lib, 'index.ts'), [])
+await bundle('server', join(serverFolder, 'index.ts'), [fromIndex])
