@@ -12,6 +12,8 @@ import { type PromptSource, toTokenArray } from './validate'
 const SHORT = 2048
 /** How long a template may run on the event loop before the thread takes over. */
 const RENDER_SLICE_MS = 4
+/** How long short prompts may take within one turn of the event loop before the thread takes the rest of them. */
+const TURN_MS = 8
 
 /** Thrown by a guard: the thread is to do it. */
 class TooMuch extends Error {}
@@ -43,6 +45,9 @@ export interface EncoderLimits {
 export class PromptEncoder {
   private readonly template: ChatTemplate
   private readonly thread: EncoderThread
+  /** In this turn of the event loop. */
+  private spentMs = 0
+  private turnEnd: NodeJS.Immediate | undefined
 
   /** @param tokenizerJson text of tokenizer.json, where it is at hand */
   constructor(
@@ -88,7 +93,9 @@ export class PromptEncoder {
   private encodeText(input: PromptSource & { kind: 'prompt' }, maxTokens: number): Int32Array | PendingPrompt {
     const tokenizer = requireTokenizer(this.tokenizer)
     const { prompt, addSpecialTokens, allowSpecial } = input
-    if (prompt.length <= SHORT) return Int32Array.from(tokenizer.encode(prompt, { addSpecialTokens, allowSpecial, maxTokens }))
+    if (prompt.length <= SHORT && this.spentMs < TURN_MS) {
+      return this.atOnce(() => tokenizer.encode(prompt, { addSpecialTokens, allowSpecial, maxTokens }))
+    }
     tokenizer.assertMayFit(prompt, maxTokens)
     return this.thread.encode({ input, maxTokens }, prompt.length)
   }
@@ -97,18 +104,31 @@ export class PromptEncoder {
     const tokenizer = requireTokenizer(this.tokenizer)
     const chat = validateChat(options.messages ?? [], options)
     const length = lengthOf([chat.messages, chat.tools, chat.documents, chat.templateArgs])
-    if (length <= SHORT) {
+    if (length <= SHORT && this.spentMs < TURN_MS) {
       const until = performance.now() + RENDER_SLICE_MS
       const guard = (text = ''): void => {
         if (text.length > SHORT || performance.now() > until) throw new TooMuch()
       }
       try {
-        return Int32Array.from(encodeChatInput(tokenizer, this.template, chat, { allowSpecial, maxTokens, guard }).ids)
+        return this.atOnce(() => encodeChatInput(tokenizer, this.template, chat, { allowSpecial, maxTokens, guard }).ids)
       } catch (error) {
         if (!(error instanceof TooMuch)) throw error
       }
     }
     return this.thread.encode({ input: { kind: 'chat', chat, allowSpecial }, maxTokens }, length)
+  }
+
+  private atOnce(encode: () => number[]): Int32Array {
+    const from = performance.now()
+    try {
+      return Int32Array.from(encode())
+    } finally {
+      this.spentMs += performance.now() - from
+      this.turnEnd ??= setImmediate(() => {
+        this.spentMs = 0
+        this.turnEnd = undefined
+      }).unref()
+    }
   }
 }
 

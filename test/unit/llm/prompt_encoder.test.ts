@@ -66,6 +66,25 @@ describe('PromptEncoder', () => {
     }
   })
 
+  it('many short prompts at once do not add up to a long pause', async () => {
+    const encoder = encoderWith()
+    try {
+      // Rare characters: 2 ms each and more.
+      const prompt = Array.from({ length: 1500 }, (_, i) => String.fromCodePoint(0x4e00 + i * 7)).join('')
+      const encode = () => encoder.encode({ kind: 'prompt', prompt, addSpecialTokens: true, allowSpecial: true }, BIG)
+      const first = encode()
+      const rest = Array.from({ length: 40 }, encode)
+      expect(first).toBeInstanceOf(Int32Array)
+      expect(rest.filter((one) => !(one instanceof Int32Array)).length).toBeGreaterThan(20)
+      for (const one of rest) expect(await idsOf(one)).toEqual([...(first as Int32Array)])
+      // The next turn begins anew.
+      await new Promise(setImmediate)
+      expect(encode()).toBeInstanceOf(Int32Array)
+    } finally {
+      await closed(encoder)
+    }
+  })
+
   it('a template of three nested loops blocks nobody, and is ended', async () => {
     const encoder = encoderWith(
       '{% for a in messages %}{% for b in messages %}{% for c in messages %}{{ a.content }}{% endfor %}{% endfor %}{% endfor %}',
