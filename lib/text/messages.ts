@@ -7,7 +7,8 @@ export interface TextPart {
 
 /**
  * One message of a chat. Further fields (`tool_calls`, `tool_call_id`, `name` ...) reach the template as they are and
- * must be JSON.
+ * must be JSON. `arguments` of `tool_calls` may be an object or, as in OpenAI's API, JSON in a string: the template is given
+ * what it works with.
  */
 export interface ChatMessage {
   /** `system`, `user`, `assistant`, `tool` or what else the model's template knows. */
@@ -88,8 +89,49 @@ function normalizeContent(content: unknown, where: string, hasOtherFields: boole
   return texts.join('\n')
 }
 
+function mapArguments(message: { [key: string]: JsonValue }, change: (value: JsonValue) => JsonValue): JsonValue {
+  const { tool_calls: calls } = message
+  if (!Array.isArray(calls)) return message
+  const isObject = (value: JsonValue | undefined): value is { [key: string]: JsonValue } =>
+    typeof value === 'object' && value !== null && !Array.isArray(value)
+  const changed = calls.map((call) => {
+    // Hugging Face's templates take a call with and without the object `function` around name and arguments.
+    const holder = isObject(call) && isObject(call['function']) ? call['function'] : call
+    if (!isObject(holder) || holder['arguments'] === undefined) return call
+    const next = { ...holder, arguments: change(holder['arguments']) }
+    return holder === call ? next : { ...(call as object), function: next }
+  })
+  return { ...message, tool_calls: changed }
+}
+
 /**
- * Checks messages and copies them as plain JSON, with `content` as one string.
+ * OpenAI's API has the arguments of a call as JSON in a string, chat templates take them as an object. A string that holds
+ * no object stays as it is.
+ */
+function parseArguments(where: string, budget: SizeBudget): (value: JsonValue) => JsonValue {
+  return (value) => {
+    if (typeof value !== 'string') return value
+    if (value.trim() === '') return {}
+    let parsed: unknown
+    try {
+      parsed = JSON.parse(value)
+    } catch {
+      return value
+    }
+    const isObject = typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)
+    return isObject ? plainJson(parsed, `${where}.tool_calls.arguments`, budget) : value
+  }
+}
+
+/** The same messages with the arguments of calls as JSON in strings, for templates that put text together of them. */
+export function withArgumentsAsText(messages: readonly JsonValue[]): JsonValue[] {
+  return messages.map((message) =>
+    mapArguments(message as { [key: string]: JsonValue }, (value) => (typeof value === 'string' ? value : JSON.stringify(value))),
+  )
+}
+
+/**
+ * Checks messages and copies them as plain JSON, with `content` as one string and the arguments of tool calls as objects.
  * @throws ERR_INVALID_ARGUMENT naming the field that is wrong
  */
 export function normalizeMessages(messages: readonly ChatMessage[], budget: SizeBudget): JsonValue[] {
@@ -106,6 +148,6 @@ export function normalizeMessages(messages: readonly ChatMessage[], budget: Size
     const others = plainJson(rest, where, budget) as { [key: string]: JsonValue }
     const text = normalizeContent(content, `${where}.content`, Object.keys(others).length > 0)
     budget.take(role.length + (text?.length ?? 0))
-    return { ...others, role, content: text }
+    return mapArguments({ ...others, role, content: text }, parseArguments(where, budget))
   })
 }
