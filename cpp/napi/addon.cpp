@@ -12,6 +12,7 @@
 #include "napi/backend_object.h"
 #include "napi/errors.h"
 #include "napi/load_job.h"
+#include "napi/nvml_exports.h"
 #include "napi/onnx_exports.h"
 #include "napi/runtime_exports.h"
 #include "napi/tensorrt_exports.h"
@@ -72,6 +73,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       value("buildType", makeString(env, NT_BUILD_TYPE)),
       value("cpuFeatures", makeFunction(env, "cpuFeatures", getCpuFeatures)),
       value("createCpuBackend", makeFunction(env, "createCpuBackend", createCpu)),
+      value("gpuUsage", makeFunction(env, "gpuUsage", gpuUsage)),
       value("probeTensorRt", makeFunction(env, "probeTensorRt", probeTensorRt)),
       value("buildEngine", makeFunction(env, "buildEngine", buildEngine)),
       value("buildOnnxEngine", makeFunction(env, "buildOnnxEngine", buildOnnxEngine)),

@@ -190,6 +190,20 @@ export interface NativeCpuFeatures {
   simd: string[]
 }
 
+/** What NVIDIA's management library tells of a GPU. A figure that it does not tell is NaN, a text ''. */
+export interface NativeGpuUsage {
+  /** By PCI bus, whatever CUDA_VISIBLE_DEVICES says. */
+  index: number
+  name: string
+  uuid: string
+  pciBusId: string
+  utilisation: number
+  memoryUsedBytes: number
+  memoryTotalBytes: number
+  temperatureCelsius: number
+  powerWatts: number
+}
+
 export interface NativeAddon extends NativeRuntimeExports, NativeOnnxExports {
   /** Version of the package that the binary was built from. */
   readonly version: string
@@ -201,6 +215,8 @@ export interface NativeAddon extends NativeRuntimeExports, NativeOnnxExports {
    * caller that no longer wants the backend closes it when it arrives.
    */
   createCpuBackend(options: NativeCpuOptions): Promise<NativeBackend>
+  /** `libraryPath`: '' = libnvidia-ml.so.1. `available` is false where that, or the driver, is missing. */
+  gpuUsage(libraryPath: string): Promise<{ available: boolean; gpus: NativeGpuUsage[] }>
   /** Opens the backend module and looks what this machine has for it. Rejects when the module itself is missing or broken. */
   probeTensorRt(options: NativeProbeOptions): Promise<TensorRTFacts>
   /** Throws for arguments of a wrong type. `onProgress` gets the latest state, not every one. */

@@ -5,6 +5,7 @@ export { CpuBackend, type CpuBackendOptions, fromNativeError, NativeExecutor } f
 export { type PlanTrial, tryPlan } from './plan_trial'
 export { createNativeRuntime, injectNativeFaults, native, nativeAsync, setNativeLogListener } from './runtime'
 export { ADDON_PATH_VARIABLE, loadAddon, type LoadedAddon } from './load'
+export { type GpuUsage, gpuUsage } from './nvml'
 export { buildOnnxPlan, inspectOnnx, type OnnxPlanOptions } from './onnx'
 export {
   buildPlan,
