@@ -21,12 +21,12 @@ const notFound = (): never => {
   throw new ApiError(404, 'invalid_request_error', 'not_found', 'There is no such route')
 }
 
-/** @param live takes an exchange when it begins and when it has ended */
-export function createApp(services: Services, live: Set<Exchange>): Hono<Env> {
+/** @param live holds the exchanges under way; @param onEnd is called when one has left it */
+export function createApp(services: Services, live: Set<Exchange>, onEnd: () => void): Hono<Env> {
   const app = new Hono<Env>({ strict: false })
   const { telemetry } = services
 
-  const onEnd = (exchange: Exchange): void => {
+  const report = (exchange: Exchange): void => {
     live.delete(exchange)
     telemetry?.http({
       requestId: exchange.id,
@@ -42,6 +42,7 @@ export function createApp(services: Services, live: Set<Exchange>): Hono<Env> {
       aborted: exchange.aborted,
       usage: exchange.usage,
     })
+    onEnd()
   }
 
   const serve = async (
@@ -51,7 +52,7 @@ export function createApp(services: Services, live: Set<Exchange>): Hono<Env> {
     handle: Route['handle'],
     params: Readonly<Record<string, string>>,
   ): Promise<Response> => {
-    const exchange = new Exchange(request, node, onEnd)
+    const exchange = new Exchange(request, node, report)
     live.add(exchange)
     telemetry?.httpStarted()
     exchange.route = name

@@ -4,6 +4,13 @@ import type { LLM } from '../llm'
 import { version } from '../version'
 import { ApiError } from './errors'
 
+/** What a warning says of the backend that computes from then on; undefined: it is what it was meant to be. */
+const FALLBACKS: ReadonlyMap<string, string | undefined> = new Map([
+  ['CPU_FALLBACK', 'no-gpu'],
+  ['BACKEND_FAILED_OVER', 'failover'],
+  ['BACKEND_RESTARTED', undefined],
+])
+
 /** A model as clients see it. */
 export class ServedModel {
   /** Seconds since the epoch. */
@@ -39,8 +46,9 @@ export class ServedModel {
   backendHeaders(): Record<string, string> {
     const { backend, warnings } = this.llm
     const headers: Record<string, string> = { 'x-node-tensorrt-backend': backend }
-    const last = warnings.at(-1)
-    if (last !== undefined) headers['x-node-tensorrt-fallback'] = last.code === 'CPU_FALLBACK' ? 'no-gpu' : 'failover'
+    const last = warnings.findLast(({ code }) => FALLBACKS.has(code))
+    const reason = last && FALLBACKS.get(last.code)
+    if (reason !== undefined) headers['x-node-tensorrt-fallback'] = reason
     return headers
   }
 }

@@ -65,13 +65,15 @@ class LLMServer implements Server {
   private readonly app: ReturnType<typeof createApp>
   private http: HttpServer | undefined
   private closing: Promise<void> | undefined
+  /** Ends the wait for requests under way. */
   private endDrain: (() => void) | undefined
+  private onIdle: (() => void) | undefined
 
   constructor(llm: LLM, options: ServerOptions) {
     const checked = checkServerOptions(llm, options)
     const registry = new ModelRegistry([new ServedModel(llm, checked.names)])
     this.services = { ...checked, registry, draining: false }
-    this.app = createApp(this.services, this.live)
+    this.app = createApp(this.services, this.live, () => this.onIdle?.())
   }
 
   get pending(): number {
@@ -180,18 +182,18 @@ class LLMServer implements Server {
   /** Resolves when nothing is under way, and after `ms` at the latest. */
   private idle(ms: number): Promise<void> {
     return new Promise((resolve) => {
-      const startedAt = performance.now()
-      const check = (): void => {
-        if (this.live.size === 0 || performance.now() - startedAt >= ms) end()
-      }
-      const timer = setInterval(check, Math.min(10, ms))
       const end = (): void => {
-        clearInterval(timer)
+        clearTimeout(timer)
         this.endDrain = undefined
+        this.onIdle = undefined
         resolve()
       }
+      const timer = setTimeout(end, Math.min(ms, 2 ** 31 - 1))
       this.endDrain = end
-      check()
+      this.onIdle = () => {
+        if (this.live.size === 0) end()
+      }
+      this.onIdle()
     })
   }
 }

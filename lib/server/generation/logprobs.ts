@@ -42,7 +42,7 @@ export interface CompletionLogprobs {
 /**
  * @param tokens of a piece of output, or of the prompt
  * @param logprobs one entry a token; null where there is none, as of a prompt's first token
- * @param offset of the piece in the choice's text, in UTF-16 units, as the sum of the tokens' texts before it
+ * @param offset of the piece in the choice's text, in UTF-16 units, the sum of its tokens' texts before it
  * @returns the piece's entries, and the offset behind them
  */
 export function completionLogprobs(
@@ -54,13 +54,13 @@ export function completionLogprobs(
   const result: CompletionLogprobs = { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] }
   let at = offset
   tokens.forEach((id, index) => {
-    const { token } = texts.of(id)
+    const { token, length } = texts.of(id)
     const given = logprobs[index] ?? null
     result.tokens.push(token)
     result.token_logprobs.push(given === null ? null : finite(given.logprob))
     result.top_logprobs.push(given === null ? null : topRecord(given, texts))
     result.text_offset.push(at)
-    at += token.length
+    at += length
   })
   return { logprobs: result, offset: at }
 }

@@ -7,6 +7,8 @@ export interface TokenText {
   token: string
   /** undefined for tokens that stand for no bytes. */
   bytes: number[] | undefined
+  /** UTF-16 units that it adds to a text. */
+  length: number
 }
 
 export class TokenTexts {
@@ -30,8 +32,11 @@ export class TokenTexts {
   private make(id: number): TokenText {
     const bytes = this.tokenizer?.tokenBytes(id)
     const known = bytes instanceof Uint8Array ? bytes : undefined
-    if (this.asIds) return { token: `token_id:${id}`, bytes: known && Array.from(known) }
-    if (known === undefined) return { token: this.tokenizer?.idToToken(id) ?? '', bytes: undefined }
-    return { token: utf8.decode(known), bytes: Array.from(known) }
+    const text = known === undefined ? undefined : utf8.decode(known)
+    return {
+      token: this.asIds ? `token_id:${id}` : (text ?? this.tokenizer?.idToToken(id) ?? ''),
+      bytes: known && Array.from(known),
+      length: text?.length ?? 0,
+    }
   }
 }

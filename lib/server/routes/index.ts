@@ -5,6 +5,7 @@ import { chatCompletions } from './chat'
 import { completions } from './completions'
 import { live, metrics, ready, showVersion } from './health'
 import { listModels, showModel } from './model_list'
+import { detokenize, tokenize } from './tokenize'
 
 export interface Route {
   method: 'GET' | 'POST'
@@ -23,6 +24,8 @@ export const ROUTES: readonly Route[] = [
   route('GET', '/v1/models/:model{.+}', showModel, '/v1/models/:model'),
   route('POST', '/v1/completions', completions),
   route('POST', '/v1/chat/completions', chatCompletions),
+  route('POST', '/tokenize', tokenize),
+  route('POST', '/detokenize', detokenize),
   route('GET', '/health', ready),
   route('GET', '/health/live', live),
   route('GET', '/health/ready', ready),
