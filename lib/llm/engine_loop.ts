@@ -225,21 +225,21 @@ export class EngineLoop {
   }
 
   /**
-   * Has `onStep` called with each step from now on, once its tokens are handed out, and `onEnd` when no more will come.
-   * Neither may throw.
+   * Has `onStep` called with each step from now on, once its tokens are handed out. With `onEnd` the observation ends, and
+   * that is called, when no more steps will come for now; without, it outlasts the restart of an executor. Neither may throw.
    * @returns ends it
    */
-  observe(onStep: StepListener, onEnd: (reason: TensorRTError) => void): () => void {
-    if (this.refusal !== undefined) {
-      onEnd(this.refusal)
+  observe(onStep: StepListener, onEnd?: (reason: TensorRTError) => void): () => void {
+    if (this.current === 'ended' || (this.refusal !== undefined && onEnd !== undefined)) {
+      if (this.refusal !== undefined) onEnd?.(this.refusal)
       return () => {}
     }
     const recorder = (this.recorder ??= new StepRecorder(this.now))
     recorder.listeners.add(onStep)
-    this.endListeners.add(onEnd)
+    if (onEnd !== undefined) this.endListeners.add(onEnd)
     return () => {
       recorder.listeners.delete(onStep)
-      this.endListeners.delete(onEnd)
+      if (onEnd !== undefined) this.endListeners.delete(onEnd)
       if (recorder.listeners.size === 0 && this.recorder === recorder) this.recorder = undefined
     }
   }
@@ -634,7 +634,8 @@ export class EngineLoop {
     this.tellIdle()
     for (const onEnd of this.endListeners) onEnd(pendingReason)
     this.endListeners.clear()
-    if (this.recorder !== undefined) this.recorder = undefined
+    if (this.current === 'ended') this.recorder = undefined
+    else this.recorder?.reset()
   }
 }
 

@@ -41,6 +41,6 @@ export {
   type VerifyProgress,
 } from './verify_engine'
 export type { WorstPosition } from './logit_comparison'
-export type { EndObserver, StepObserver } from './observe'
+export type { StepObserver } from './observe'
 export type { LLMProfile, ProfileOptions } from './profile'
 export type { StepProfile } from './step_recorder'

@@ -12,7 +12,7 @@ import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { collectHealth, type LLMHealth } from './health'
 import { readModelFolder } from './model_folder'
 import { type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type LLMWarning, type PromptOptions, type RestartOptions } from './options'
-import { type EndObserver, observeLoop, type StepObserver } from './observe'
+import { observeLoop, type StepObserver } from './observe'
 import { type LLMProfile, profileLoop, type ProfileOptions } from './profile'
 import type { PendingPrompt } from './encoder_thread'
 import { PromptEncoder, requireTokenizer } from './prompt_encoder'
@@ -364,15 +364,15 @@ export class LLM {
   }
 
   /**
-   * Calls `onStep` with the figures of each step from now on, and `onEnd` once when no more will come. Costs about two
-   * microseconds a step while somebody observes or profiles, and nothing otherwise. Steps that fail are not told. A listener that throws is not
-   * called again, and its error becomes a warning of the process.
+   * Calls `onStep` with the figures of each step from now on, also after a failover or restart, until the LLM is closed.
+   * Costs about a microsecond a step while somebody observes or profiles, and nothing otherwise. Steps that fail are not
+   * told. An observer that throws is not called again, and its error becomes a warning of the process.
    *
    * @returns ends it; may be called again
    * @throws ERR_INVALID_ARGUMENT
    */
-  observe(onStep: StepObserver, onEnd?: EndObserver): () => void {
-    return observeLoop(this.#loop, onStep, onEnd)
+  observe(onStep: StepObserver): () => void {
+    return observeLoop(this.#loop, onStep)
   }
 
   /**

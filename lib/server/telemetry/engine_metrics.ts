@@ -1,5 +1,5 @@
 /** What the engine behind the server does: backend, steps, pages. */
-import type { LLM, StepProfile } from '../../llm'
+import type { LLM, LLMState, StepProfile } from '../../llm'
 import { HOST_BUCKETS, LATENCY_BUCKETS, SEQUENCE_BUCKETS } from './buckets'
 import type { HistogramSeries, MetricSet } from './series'
 
@@ -57,11 +57,11 @@ export class StepMetrics {
   }
 }
 
-/** @param up whether the engine still takes requests */
-export function collectEngine(set: MetricSet, llm: LLM, up: () => boolean): void {
-  const info = set.gauge('node_tensorrt_backend_info', 'What runs the model, as labels; always 1', ['backend', 'device'])
-  const isUp = set.gauge('node_tensorrt_backend_up', '1 while the engine takes requests; 0 once it is closed, or its backend died and no other took over').series()
-  const failovers = set.counter('node_tensorrt_failovers_total', 'How often another backend took over from one that died').series()
+const STATES = ['ready', 'fallback', 'switching', 'restarting', 'dead', 'closing', 'closed'] as const satisfies readonly LLMState[]
+
+/** Backend, queue, steps and pages, as {@link LLM.stats} and {@link LLM.health} tell them. */
+export function collectEngine(set: MetricSet, llm: LLM): void {
+  collectHealth(set, llm)
   const queued = set.gauge('node_tensorrt_queue_sequences', 'Sequences that wait to run').series()
   const retries = set.counter('node_tensorrt_retries_total', 'Sequences that were run again after a failed step').series()
   const sequences = set.counter('node_tensorrt_sequences_total', 'Sequences that ended, as the engine counts them', ['outcome'])
@@ -74,17 +74,11 @@ export function collectEngine(set: MetricSet, llm: LLM, up: () => boolean): void
   const failedSteps = set.counter('node_tensorrt_step_failures_total', 'Steps that failed, or were lost with their backend').series()
   const inFlight = set.gauge('node_tensorrt_steps_in_flight', 'Steps that were handed over and have no result yet').series()
   const pages = set.gauge('node_tensorrt_kv_cache_pages', 'Pages of the KV cache; cached: free, with a prefix that may be used again', ['state'])
-  const utilisation = set.gauge('node_tensorrt_kv_cache_page_fill_ratio', 'Filled token places, of those in used pages; 0 to 1').series()
+  const fill = set.gauge('node_tensorrt_kv_cache_page_fill_ratio', 'Filled token places, of those in used pages; 0 to 1').series()
   const kvBytes = set.gauge('node_tensorrt_kv_cache_bytes', 'Size of the KV cache').series()
   const weightBytes = set.gauge('node_tensorrt_weight_bytes', 'Size of the weights').series()
   set.onCollect(() => {
     const stats = llm.stats()
-    const facts = llm.info
-    // After a failover there is another.
-    info.clear()
-    info.series(facts.name, facts.device).set(1)
-    isUp.set(up() ? 1 : 0)
-    failovers.set(stats.failovers)
     queued.set(stats.waiting)
     retries.set(stats.retries)
     sequences.series('finished').set(stats.sequences.finished)
@@ -99,8 +93,36 @@ export function collectEngine(set: MetricSet, llm: LLM, up: () => boolean): void
     pages.series('free').set(stats.kv.freePages)
     pages.series('cached').set(stats.kv.cachedPages)
     pages.series('used').set(stats.kv.usedPages)
-    utilisation.set(stats.kv.utilisation)
-    kvBytes.set(facts.kvCacheBytes)
-    weightBytes.set(facts.weightBytes)
+    fill.set(stats.kv.utilisation)
+    const { kvCacheBytes, weightBytes: bytes } = llm.info
+    kvBytes.set(kvCacheBytes)
+    weightBytes.set(bytes)
+  })
+}
+
+function collectHealth(set: MetricSet, llm: LLM): void {
+  const info = set.gauge('node_tensorrt_backend_info', 'What runs the model, as labels; always 1', ['backend', 'device'])
+  const states = set.gauge('node_tensorrt_backend_state', '1 for the state that the backend is in, 0 for the others', ['state'])
+  const ready = set.gauge('node_tensorrt_backend_ready', '1 while requests are taken and run').series()
+  const failovers = set.counter('node_tensorrt_failovers_total', 'How often another backend took over from one that died').series()
+  const restarts = set.counter('node_tensorrt_backend_restarts_total', "How often the model's own backend came back after its death").series()
+  const attempts = set.gauge('node_tensorrt_backend_restart_attempts', 'Attempts in a row to bring a dead backend back that failed').series()
+  const restartable = set.gauge('node_tensorrt_backend_restartable', '0 where a dead backend can only come back with another process').series()
+  const oldest = set.gauge('node_tensorrt_oldest_step_seconds', 'How long the oldest step in flight has been running').series()
+  const stuck = set.gauge('node_tensorrt_step_stuck', '1 while a step takes longer than any should').series()
+  set.onCollect(() => {
+    const health = llm.health()
+    const { name, device } = llm.info
+    // There is another after a failover.
+    info.clear()
+    info.series(name, device).set(1)
+    for (const state of STATES) states.series(state).set(health.state === state ? 1 : 0)
+    ready.set(health.ready ? 1 : 0)
+    failovers.set(health.failovers)
+    restarts.set(health.restarts)
+    attempts.set(health.restartAttempts)
+    restartable.set(health.restartable ? 1 : 0)
+    oldest.set(health.oldestStepMs / 1000)
+    stuck.set(health.stuck ? 1 : 0)
   })
 }

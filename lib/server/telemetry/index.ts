@@ -1,10 +1,12 @@
 /** Metrics, spans and the access log of a server. */
 import { Registry } from 'prom-client'
 import type { LLM } from '../../llm'
+import { gpuUsage } from '../../native'
 import { ArgumentReader, invalidArgument } from '../../runtime'
 import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry } from '../seams'
 import { AccessLog, type AccessLogDestination } from './access_log'
 import { collectEngine, StepMetrics } from './engine_metrics'
+import { collectGpus, type ReadGpus } from './gpu_metrics'
 import { collectProcess } from './process_metrics'
 import { RequestRecord } from './request_telemetry'
 import { type MetricDescription, MetricSet } from './series'
@@ -27,6 +29,8 @@ export interface TelemetryOptions {
    * Default true.
    */
   tracing?: boolean | undefined
+  /** Metrics of the machine's GPUs, where there are any. Default true. */
+  gpus?: boolean | undefined
   /** Called once for each kind of trouble, such as an access log that cannot be written. Default: `process.emitWarning`. */
   onWarning?: ((message: string) => void) | undefined
 }
@@ -39,7 +43,7 @@ export interface ServerTelemetry extends Telemetry {
   readonly descriptions: readonly MetricDescription[]
 }
 
-const OPTIONS = ['model', 'engine', 'accessLog', 'tracing', 'onWarning']
+const OPTIONS = ['model', 'engine', 'accessLog', 'tracing', 'gpus', 'onWarning']
 const MAX_LABEL_LENGTH = 256
 
 /**
@@ -48,7 +52,12 @@ const MAX_LABEL_LENGTH = 256
  * @throws ERR_INVALID_ARGUMENT
  */
 export function createTelemetry(llm: LLM, options: TelemetryOptions): ServerTelemetry {
-  return new PrometheusTelemetry(llm, checkOptions(options))
+  return telemetryOf(llm, options)
+}
+
+/** @internal */
+export function telemetryOf(llm: LLM, options: TelemetryOptions, readGpus: ReadGpus = gpuUsage): ServerTelemetry {
+  return new PrometheusTelemetry(llm, checkOptions(options), readGpus)
 }
 
 interface CheckedOptions {
@@ -56,6 +65,7 @@ interface CheckedOptions {
   engine: string
   accessLog: AccessLogDestination | undefined
   tracing: boolean
+  gpus: boolean
   onWarning: (message: string) => void
 }
 
@@ -73,6 +83,7 @@ function checkOptions(options: unknown): CheckedOptions {
     engine: reader.string('engine', MAX_LABEL_LENGTH) ?? '0',
     accessLog,
     tracing: reader.boolean('tracing') ?? true,
+    gpus: reader.boolean('gpus') ?? true,
     onWarning: (reader.callback('onWarning') as ((message: string) => void) | undefined) ?? warnProcess,
   }
 }
@@ -89,25 +100,22 @@ class PrometheusTelemetry implements ServerTelemetry {
   private readonly log: AccessLog | undefined
   private readonly tracing: Tracing | undefined
   private readonly ends: (() => void)[] = []
-  private up = true
   private closing: Promise<void> | undefined
 
-  constructor(llm: LLM, { model, engine, accessLog, tracing, onWarning }: CheckedOptions) {
+  constructor(llm: LLM, { model, engine, accessLog, tracing, gpus, onWarning }: CheckedOptions, readGpus: ReadGpus) {
     const { set } = this
     this.vllm = new VllmMetrics(set, llm, model, engine)
     this.server = new ServerMetrics(set)
-    collectEngine(set, llm, () => this.up)
+    collectEngine(set, llm)
     const steps = new StepMetrics(set)
     this.ends.push(
       collectProcess(set),
-      llm.observe(
-        (step) => {
-          steps.observe(step)
-          this.vllm.step(step.prefillRows + step.decodeRows)
-        },
-        () => (this.up = false),
-      ),
+      llm.observe((step) => {
+        steps.observe(step)
+        this.vllm.step(step.prefillRows + step.decodeRows)
+      }),
     )
+    if (gpus) collectGpus(set, readGpus, once(onWarning))
     this.tracing = tracing ? Tracing.open(once(onWarning)) : undefined
     this.log = accessLog === undefined ? undefined : AccessLog.to(accessLog, onWarning)
     if (this.log !== undefined) collectAccessLog(set, this.log)
