@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,13 +15,14 @@
 
 namespace nt {
 
-inline constexpr uint32_t kBackendAbi = 1;
+inline constexpr uint32_t kBackendAbi = 2;
 
 struct BackendInfo {
   std::string name;    // "cpu", "tensorrt"
   std::string device;  // for humans
   bool batchInvariant = false;
   int32_t vocabSize = 0;
+  int32_t hiddenSize = 0;  // 0: gives no hidden states
   int32_t maxPositions = 0;
   int32_t pageSize = 0;
   int32_t numPages = 0;
@@ -43,6 +45,8 @@ struct SamplingParams {
   int32_t promptLogprobs = -1;  // the same for prompt rows
   int32_t minTokens = 0;
   std::vector<int32_t> bannedTokens;  // until minTokens
+  std::vector<int32_t> biasIds;       // whose logits are added to
+  std::vector<float> biasValues;      // as many
 };
 
 struct SlotInit {
@@ -65,11 +69,12 @@ struct StepResult {
   int32_t stepId = 0;
   Status status;
   bool retryable = false;
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens;  // kNothingAllowed where a mask left none
   std::vector<LogprobRow> logprobs;
   std::vector<int32_t> topIds;
   std::vector<float> topLogprobs;
   std::vector<float> logits;
+  std::vector<float> hidden;
   float queueUs = 0;
   float runUs = 0;
   float deviceUs = -1;  // by the device's own clock; -1 where it has none
@@ -91,6 +96,8 @@ class Backend {
   virtual void start(ResultSink* sink) noexcept = 0;
   virtual Status openSlot(SlotInit init) noexcept = 0;
   virtual Status closeSlot(int32_t slot) noexcept = 0;
+  // Of the slot's sampled tokens from the next step on; nullopt = all are allowed. See checkMask.
+  virtual Status setMask(int32_t slot, std::optional<std::vector<int32_t>> mask) noexcept = 0;
   // Checks the packed step completely (core/step_batch.h) before it is queued.
   virtual Status submit(std::vector<int32_t> step) noexcept = 0;
   // Asks the threads to end: the running step completes, queued ones report ERR_DISPOSED. Returns at once;

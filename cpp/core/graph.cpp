@@ -490,4 +490,14 @@ Expected<Graph> parseGraph(std::string_view json) {
   }
 }
 
+int32_t Graph::hiddenSize() const noexcept {
+  if (nodes.empty()) return 0;
+  const Node& last = nodes.back();
+  if (last.output != logits || !std::holds_alternative<LinearOp>(last.op)) return 0;
+  const auto norm = std::find_if(nodes.begin(), nodes.end(),
+                                 [&](const Node& node) { return node.output == last.inputs.front(); });
+  if (norm == nodes.end() || !std::holds_alternative<RmsNormOp>(norm->op)) return 0;
+  return values[static_cast<size_t>(norm->output)].width;
+}
+
 }  // namespace nt

@@ -89,6 +89,10 @@ struct Graph {
   size_t pageBytes(int32_t pageSize, size_t elementSize) const noexcept {
     return size_t(layers) * 2 * size_t(pageSize) * size_t(kvHeads) * size_t(headDim) * elementSize;
   }
+
+  // Width of the hidden states: what the final norm gives and the last node, a linear layer, makes logits of.
+  // 0 where the graph does not end so.
+  int32_t hiddenSize() const noexcept;
 };
 
 // Checks everything that can be checked without the weights: version, names defined before use and once,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <new>
 #include <string>
+#include <tuple>
 #include <utility>
 
 namespace nt {
@@ -54,16 +55,20 @@ Status SlotSet::open(int32_t slot) {
   return {};
 }
 
-Status SlotSet::close(int32_t slot) {
+Status SlotSet::requireOpen(int32_t slot) const {
   if (Status status = checkRange(slot); !status) return status;
-  Slot& state = slots_[static_cast<size_t>(slot)];
-  if (!state.open) return Status::invalid("slot " + number(slot) + " is not open");
-  state = {};
+  return isOpen(slot) ? Status::ok() : Status::invalid("slot " + number(slot) + " is not open");
+}
+
+Status SlotSet::close(int32_t slot) {
+  if (Status status = requireOpen(slot); !status) return status;
+  slots_[static_cast<size_t>(slot)] = {};
   return {};
 }
 
 StepParser::StepParser(const BackendInfo& info)
-    : vocabSize_(info.vocabSize),
+    : flags_(kSample | kPromptLogprobs | kLogits | (info.hiddenSize > 0 ? kHidden : 0)),
+      vocabSize_(info.vocabSize),
       maxPositions_(info.maxPositions),
       pageSize_(std::max(info.pageSize, 1)),
       maxStepTokens_(info.maxStepTokens),
@@ -186,8 +191,7 @@ Status StepParser::checkSequence(const StepSequence& sequence, int64_t pages, co
     return Status::invalid(number(pages) + " pages, expected " + number(needed) + " ... " + number(most) +
                            " for " + number(length) + " tokens");
   }
-  if ((sequence.flags & ~kAllStepFlags) != 0)
-    return Status::invalid("unknown flags " + number(sequence.flags));
+  if ((sequence.flags & ~flags_) != 0) return Status::invalid("unknown flags " + number(sequence.flags));
   return {};
 }
 
@@ -233,6 +237,46 @@ Status StepParser::checkTokens(const StepSequence& sequence, std::span<const int
   return invalidToken(where, tokens[bad], vocabSize_);
 }
 
+namespace {
+
+Status checkBias(const SamplingParams& sampling, int32_t vocabSize) {
+  const auto& [ids, values] = std::tie(sampling.biasIds, sampling.biasValues);
+  if (ids.size() != values.size()) {
+    return Status::invalid("logitBias has " + std::to_string(ids.size()) + " tokens and " +
+                           std::to_string(values.size()) + " values");
+  }
+  if (ids.size() > kMaxLogitBias) {
+    return Status::invalid("logitBias has " + std::to_string(ids.size()) + " tokens, at most " +
+                           std::to_string(kMaxLogitBias) + " are allowed");
+  }
+  if (Status status = checkTokenList("logitBias.ids", ids, vocabSize); !status) return status;
+  std::vector<int32_t> sorted = ids;
+  std::sort(sorted.begin(), sorted.end());
+  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+    return Status::invalid("logitBias names a token twice");
+  const bool small = std::all_of(values.begin(), values.end(),
+                                 [](float value) { return std::abs(value) <= kMaxLogitBiasValue; });
+  return small ? Status::ok() : Status::invalid("the values of logitBias must be in -1e6 ... 1e6");
+}
+
+}  // namespace
+
+Status checkMask(std::vector<int32_t>& mask, int32_t vocabSize) noexcept {
+  const size_t words = maskWords(vocabSize);
+  if (mask.size() > words) {
+    return Status::invalid("a mask of " + std::to_string(mask.size()) + " words, the vocabulary of " +
+                           number(vocabSize) + " tokens has " + std::to_string(words));
+  }
+  try {
+    mask.resize(words, 0);
+  } catch (const std::bad_alloc&) {
+    return {"ERR_OUT_OF_MEMORY", "not enough memory for a mask"};
+  }
+  if (vocabSize % 32 != 0) mask.back() &= static_cast<int32_t>((1U << (vocabSize % 32)) - 1);
+  if (std::any_of(mask.begin(), mask.end(), [](int32_t word) { return word != 0; })) return {};
+  return Status::invalid("the mask allows no token");
+}
+
 Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
   const auto range = [](const char* name, const char* expected) {
     return Status::invalid(std::string(name) + " must be " + expected);
@@ -274,6 +318,7 @@ Status checkSlotInit(const SlotInit& init, const BackendInfo& info) {
   }
   if (Status status = checkTokenList("bannedTokens", sampling.bannedTokens, info.vocabSize); !status)
     return status;
+  if (Status status = checkBias(sampling, info.vocabSize); !status) return status;
   if (Status status = checkTokenList("prompt", init.prompt, info.vocabSize); !status) return status;
   if (Status status = checkTokenList("output", init.output, info.vocabSize); !status) return status;
   return {};

@@ -15,7 +15,11 @@ inline constexpr size_t kStepHeaderInts = 6;
 inline constexpr size_t kStepSequenceInts = 5;
 inline constexpr int32_t kLastSampledToken = -1;
 
-enum StepFlags : int32_t { kSample = 1, kPromptLogprobs = 2, kLogits = 4, kAllStepFlags = 7 };
+inline constexpr int32_t kNothingAllowed = -1;
+inline constexpr size_t kMaxLogitBias = 1024;
+inline constexpr float kMaxLogitBiasValue = 1e6F;
+
+enum StepFlags : int32_t { kSample = 1, kPromptLogprobs = 2, kLogits = 4, kHidden = 8 };
 
 struct StepSequence {
   int32_t slot = 0;
@@ -50,6 +54,7 @@ class SlotSet {
   // ERR_INVALID_ARGUMENT: no such slot, open already, not open.
   Status open(int32_t slot);
   Status close(int32_t slot);
+  Status requireOpen(int32_t slot) const;
   bool isOpen(int32_t slot) const noexcept { return has(slot) && slots_[static_cast<size_t>(slot)].open; }
   // Whether a step since `open` samples this slot, so that "its last sampled token" means something.
   bool hasSampled(int32_t slot) const noexcept {
@@ -96,6 +101,7 @@ class StepParser {
   Status checkTokens(const StepSequence& sequence, std::span<const int32_t> tokens,
                      const SlotSet& slots) const;
 
+  int32_t flags_;  // that a sequence may have
   int32_t vocabSize_;
   int32_t maxPositions_;
   int32_t pageSize_;
@@ -109,5 +115,16 @@ class StepParser {
 // Checks a slot's number, parameters and tokens (ranges, finite numbers, ids below vocabSize, 1 <= prompt,
 // prompt + output <= maxPositions). ERR_INVALID_ARGUMENT, or ERR_INVALID_TOKEN for a token id.
 Status checkSlotInit(const SlotInit& init, const BackendInfo& info);
+
+// Words of a mask of the vocabulary; bit i % 32 of word i / 32 stands for token i.
+inline size_t maskWords(int32_t vocabSize) noexcept {
+  return (static_cast<size_t>(vocabSize) + 31) / 32;
+}
+inline bool maskAllows(const int32_t* mask, size_t token) noexcept {
+  return (static_cast<uint32_t>(mask[token / 32]) >> (token % 32) & 1U) != 0;
+}
+// Completes a mask: words that are missing forbid, and so do bits beyond the vocabulary.
+// ERR_INVALID_ARGUMENT where it is longer than the vocabulary or allows nothing, ERR_OUT_OF_MEMORY.
+Status checkMask(std::vector<int32_t>& mask, int32_t vocabSize) noexcept;
 
 }  // namespace nt

@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -35,11 +36,13 @@ struct QueuedStep {
   StepBatch step;
   Clock::time_point submitted;
 };
-// A step; or else a slot to open with its state; or else a slot to close.
+// A step; or else the mask of a slot (empty = none); or else a slot to open with its state; or else a slot to
+// close.
 struct Command {
   std::unique_ptr<QueuedStep> step;
   int32_t slot = -1;
   std::unique_ptr<SlotState> open;
+  std::optional<std::vector<int32_t>> mask = std::nullopt;
 };
 
 Status outOfMemory() {
@@ -58,7 +61,7 @@ class CpuBackend final : public Backend {
         pool_(std::move(pool)),
         model_(std::move(model)),
         runner_(std::move(runner)),
-        sampler_(kernels, *pool_, size_t(info_.vocabSize)),
+        sampler_(kernels, *pool_, size_t(info_.vocabSize), size_t(info_.hiddenSize)),
         openSlots_(info_.maxSlots),
         parser_(info_),
         slots_(size_t(info_.maxSlots)),
@@ -105,6 +108,22 @@ class CpuBackend final : public Backend {
     try {
       if (Status status = openSlots_.close(slot); !status) return status;
       enqueue({nullptr, slot, nullptr});
+      return Status::ok();
+    } catch (const std::bad_alloc&) {
+      return outOfMemory();
+    }
+  }
+
+  Status setMask(int32_t slot, std::optional<std::vector<int32_t>> mask) noexcept override {
+    if (stopped()) return disposed();
+    if (Status status = openSlots_.requireOpen(slot); !status) return status;
+    if (mask) {
+      if (Status status = checkMask(*mask, info_.vocabSize); !status) return status;
+    } else {
+      mask.emplace();
+    }
+    try {
+      enqueue({nullptr, slot, nullptr, std::move(mask)});
       return Status::ok();
     } catch (const std::bad_alloc&) {
       return outOfMemory();
@@ -178,6 +197,8 @@ class CpuBackend final : public Backend {
     for (Command command; next(command);) {
       if (command.step != nullptr) {
         finishStep(*command.step);
+      } else if (command.mask) {
+        slots_[size_t(command.slot)]->mask = *std::move(command.mask);
       } else {
         slots_[size_t(command.slot)] = std::move(command.open);
       }
@@ -303,6 +324,7 @@ Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   info.device = deviceName(processor, **kernels, (*pool)->threads());
   info.batchInvariant = true;
   info.vocabSize = (*model)->graph.vocabSize;
+  info.hiddenSize = (*model)->graph.hiddenSize();
   info.maxPositions = (*model)->graph.maxPositions;
   info.pageSize = options.pageSize;
   info.numPages = options.numPages;

@@ -74,9 +74,17 @@ void Runner::forward(const StepBatch& step, std::span<const int32_t> tokens,
     done = until;
   }
   const Buffer& logits = model_.buffers[model_.logits];
+  const bool hasHidden = model_.graph.hiddenSize() > 0;
+  const size_t head = hasHidden ? model_.nodes.size() - 1 : model_.nodes.size();
   for (size_t begin = 0; begin < gathered.size(); begin += kTailRows) {
     const Rows rows{std::min(kTailRows, gathered.size() - begin), begin, nullptr, nullptr};
-    for (size_t i = model_.split; i < model_.nodes.size(); ++i) runNode(i, rows);
+    for (size_t i = model_.split; i < head; ++i) runNode(i, rows);
+    if (hasHidden) {
+      const size_t hidden = model_.nodes[head].inputs[0];
+      sink.onHidden(begin, rows.count, at(hidden, rows), model_.buffers[hidden].stride);
+      if (!sink.wantsLogits(begin, rows.count)) continue;
+      runNode(head, rows);
+    }
     sink.onLogits(begin, rows.count, at(model_.logits, rows), logits.stride);
   }
 }

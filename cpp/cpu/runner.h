@@ -22,6 +22,10 @@ class LogitsSink {
   // Rows first, first + 1, ... of the gathered ones; `logits` is [rows][vocab], rows `stride` apart, valid
   // during the call.
   virtual void onLogits(size_t first, size_t rows, const float* logits, size_t stride) = 0;
+  // The same of hidden states, before the logits of the same rows, where the model has them.
+  virtual void onHidden(size_t first, size_t rows, const float* hidden, size_t stride) = 0;
+  // Whether any of these rows' logits is wanted.
+  virtual bool wantsLogits(size_t first, size_t rows) const noexcept = 0;
 };
 
 class Runner {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/random.h"
+#include "core/step_batch.h"
 
 namespace nt::cpu {
 
@@ -38,8 +39,9 @@ SlotState::SlotState(SlotInit init)
 }
 
 void SlotState::commit(int32_t token) {
-  ++outputs;
   lastToken = token;
+  if (token == kNothingAllowed) return;
+  ++outputs;
   if (penalised()) counts.addOutput(token);
 }
 
@@ -58,8 +60,17 @@ bool Sampler::isUsable(const float* logits) const noexcept {
   return !hasNan && std::isfinite(max);
 }
 
-void Sampler::penalise(const SlotState& slot) {
+void Sampler::adjust(const float* logits, const SlotState& slot, bool ban) {
   const SamplingParams& params = slot.params;
+  std::copy_n(logits, vocab_, work_.begin());
+  for (size_t word = 0; word < slot.mask.size(); ++word) {
+    if (slot.mask[word] == -1) continue;
+    const size_t end = std::min(vocab_, (word + 1) * 32);
+    for (size_t i = word * 32; i < end; ++i) {
+      if (!maskAllows(slot.mask.data(), i)) work_[i] = -kInfinity;
+    }
+  }
+  for (size_t i = 0; i < params.biasIds.size(); ++i) work_[size_t(params.biasIds[i])] += params.biasValues[i];
   for (const auto& [token, outputs] : slot.counts.entries()) {
     float& logit = work_[size_t(token)];
     logit = logit > 0 ? logit / params.repetitionPenalty : logit * params.repetitionPenalty;
@@ -67,21 +78,25 @@ void Sampler::penalise(const SlotState& slot) {
     logit -= params.frequencyPenalty * float(outputs);
     logit -= params.presencePenalty;
   }
-  if (slot.outputs < params.minTokens) {
-    for (const int32_t token : params.bannedTokens) work_[size_t(token)] = -kInfinity;
-  }
+  if (!ban) return;
+  for (const int32_t token : params.bannedTokens) work_[size_t(token)] = -kInfinity;
 }
 
 int32_t Sampler::sample(const float* logits, const SlotState& slot) {
   const SamplingParams& params = slot.params;
+  const bool ban = slot.outputs < params.minTokens && !params.bannedTokens.empty();
   const float* x = logits;
-  if (!slot.counts.entries().empty() || (slot.outputs < params.minTokens && !params.bannedTokens.empty())) {
-    std::copy_n(logits, vocab_, work_.begin());
-    penalise(slot);
+  if (ban || !slot.mask.empty() || !params.biasIds.empty() || !slot.counts.entries().empty()) {
+    adjust(logits, slot, ban);
     x = work_.data();
   }
   bool hasNan = false;
-  const float max = kernels_.max(x, vocab_, &hasNan);
+  float max = kernels_.max(x, vocab_, &hasNan);
+  if (!slot.mask.empty() && !(max > -kInfinity)) {
+    adjust(logits, slot, false);
+    max = kernels_.max(x, vocab_, &hasNan);
+    if (!(max > -kInfinity)) return kNothingAllowed;
+  }
   if (params.temperature < kGreedyTemperature || !std::isfinite(max)) {
     return int32_t(std::min(kernels_.firstAtLeast(x, vocab_, max), vocab_ - 1));
   }

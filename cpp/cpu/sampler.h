@@ -1,8 +1,8 @@
 // From a row of logits to a token and its log-probabilities.
 //
-// Order (vLLM's): penalties and banned tokens, then greedy, or temperature, min_p, top_k, top_p and a draw.
-// Equal logits are ordered by token id, the lowest first, everywhere. Log-probabilities are those of the raw
-// logits.
+// Order (vLLM's): mask, bias, penalties and banned tokens, then greedy, or temperature, min_p, top_k, top_p
+// and a draw. Where the mask leaves banned tokens alone, the ban gives way. Equal logits are ordered by token
+// id, the lowest first, everywhere. Log-probabilities are those of the raw logits.
 #pragma once
 
 #include <cstdint>
@@ -42,9 +42,10 @@ struct SlotState {
 
   SamplingParams params;
   std::vector<int32_t> prompt;
-  int32_t outputs = 0;     // tokens generated so far
-  int32_t lastToken = -1;  // the last of them
-  TokenCounts counts;      // empty unless a penalty needs it
+  int32_t outputs = 0;        // tokens generated so far
+  int32_t lastToken = -1;     // the last of them
+  TokenCounts counts;         // empty unless a penalty needs it
+  std::vector<int32_t> mask;  // of the whole vocabulary; empty: all tokens are allowed
 
   bool penalised() const noexcept {
     return params.repetitionPenalty != 1.0F || params.presencePenalty != 0.0F ||
@@ -68,14 +69,15 @@ class Sampler {
 
   // False where the logits are not finite enough to mean anything: a NaN, or no finite maximum.
   bool isUsable(const float* logits) const noexcept;
-  // The next token of a sequence in state `slot`. The logits must be usable. A pure function of its
-  // arguments.
+  // The next token of a sequence in state `slot`, or kNothingAllowed. The logits must be usable. A pure
+  // function of its arguments.
   int32_t sample(const float* logits, const SlotState& slot);
   // Of `token` in the distribution of the raw logits, with the `top` most probable tokens.
   TokenLogprob logprob(const float* logits, int32_t token, int32_t top);
 
  private:
-  void penalise(const SlotState& slot);
+  // Fills `work_`.
+  void adjust(const float* logits, const SlotState& slot, bool ban);
   // The k largest, in order. Fewer where bound excludes more.
   std::span<const int32_t> selectTop(const float* x, size_t k, float bound);
   int32_t drawFromAll(const float* x, float max, float inverseTemperature, float bound, double uniform);
@@ -86,7 +88,7 @@ class Sampler {
 
   const Kernels& kernels_;
   size_t vocab_;
-  std::vector<float> work_;      // penalised logits
+  std::vector<float> work_;      // adjusted logits
   std::vector<float> weights_;   // exponentials
   std::vector<float> blocks_;    // sums or maxima of blocks
   std::vector<int32_t> ids_;     // candidates

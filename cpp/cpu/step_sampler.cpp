@@ -1,14 +1,15 @@
 #include "cpu/step_sampler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <new>
 #include <string>
 #include <utility>
 
 namespace nt::cpu {
 
-StepSampler::StepSampler(const Kernels& kernels, ThreadPool& pool, size_t vocab)
-    : pool_(pool), vocab_(vocab) {
+StepSampler::StepSampler(const Kernels& kernels, ThreadPool& pool, size_t vocab, size_t width)
+    : pool_(pool), vocab_(vocab), width_(width) {
   samplers_.reserve(size_t(pool.threads()));
   for (int i = 0; i < pool.threads(); ++i) samplers_.emplace_back(kernels, vocab);
 }
@@ -18,6 +19,7 @@ std::span<const int32_t> StepSampler::begin(const StepBatch& step, std::span<Slo
   wanted_.clear();
   rows_.clear();
   logits_.clear();
+  hidden_.clear();
   for (size_t s = 0; s < step.sequences.size(); ++s) {
     const StepSequence& sequence = step.sequences[s];
     const SlotState& slot = *slots[s];
@@ -33,8 +35,9 @@ std::span<const int32_t> StepSampler::begin(const StepBatch& step, std::span<Slo
       if (i == sequence.tokens - 1) {
         wanted.sample = sequence.sample();
         wanted.logits = (sequence.flags & kLogits) != 0;
+        wanted.hidden = (sequence.flags & kHidden) != 0;
       }
-      if (!wanted.sample && !wanted.logits && wanted.promptToken < 0) continue;
+      if (!wanted.hidden && !wanted.needsLogits()) continue;
       wanted_.push_back(std::move(wanted));
       rows_.push_back(sequence.firstRow + i);
     }
@@ -43,6 +46,7 @@ std::span<const int32_t> StepSampler::begin(const StepBatch& step, std::span<Slo
 }
 
 void StepSampler::work(Wanted& wanted, const float* logits, Sampler& sampler) const noexcept {
+  if (!wanted.needsLogits()) return;
   try {
     wanted.usable = sampler.isUsable(logits);
     if (!wanted.usable) return;
@@ -52,10 +56,25 @@ void StepSampler::work(Wanted& wanted, const float* logits, Sampler& sampler) co
     }
     if (!wanted.sample) return;
     wanted.token = sampler.sample(logits, slot);
-    if (slot.params.logprobs >= 0)
+    if (slot.params.logprobs >= 0 && wanted.token != kNothingAllowed)
       wanted.sampledLogprob = sampler.logprob(logits, wanted.token, slot.params.logprobs);
   } catch (const std::bad_alloc&) {
     wanted.outOfMemory = true;
+  }
+}
+
+bool StepSampler::wantsLogits(size_t first, size_t rows) const noexcept {
+  const auto begin = wanted_.begin() + long(first);
+  return std::any_of(begin, begin + long(rows), [](const Wanted& wanted) { return wanted.needsLogits(); });
+}
+
+void StepSampler::onHidden(size_t first, size_t rows, const float* hidden, size_t stride) {
+  for (size_t row = 0; row < rows; ++row) {
+    Wanted& wanted = wanted_[first + row];
+    if (!wanted.hidden) continue;
+    const float* source = hidden + row * stride;
+    wanted.hiddenUsable = std::all_of(source, source + width_, [](float x) { return std::isfinite(x); });
+    hidden_.insert(hidden_.end(), source, source + width_);
   }
 }
 
@@ -93,10 +112,11 @@ void StepSampler::report(StepResult& result, const Wanted& wanted, int32_t posit
 Status StepSampler::finish(StepResult& result) {
   for (size_t i = 0; i < wanted_.size(); ++i) {
     if (wanted_[i].outOfMemory) return {"ERR_OUT_OF_MEMORY", "No memory left for log-probabilities."};
-    if (wanted_[i].usable) continue;
+    if (wanted_[i].usable && wanted_[i].hiddenUsable) continue;
     return {"ERR_STEP_FAILED",
-            "The logits of sequence " + std::to_string(wanted_[i].sequence) + " (row " +
-                std::to_string(rows_[i]) + ") are not finite.",
+            std::string(wanted_[i].usable ? "The numbers of the hidden state" : "The logits") +
+                " of sequence " + std::to_string(wanted_[i].sequence) + " (row " + std::to_string(rows_[i]) +
+                ") are not finite.",
             "the weights may be damaged, or overflow float32"};
   }
   for (const Wanted& wanted : wanted_) {
@@ -106,12 +126,14 @@ Status StepSampler::finish(StepResult& result) {
     }
     if (!wanted.sample) continue;
     result.tokens.push_back(wanted.token);
-    if (slot.params.logprobs >= 0) {
+    if (slot.params.logprobs >= 0 && wanted.token != kNothingAllowed) {
       report(result, wanted, int32_t(slot.prompt.size()) + slot.outputs, wanted.token, wanted.sampledLogprob);
     }
   }
   result.logits = std::move(logits_);
   logits_ = {};
+  result.hidden = std::move(hidden_);
+  hidden_ = {};
   for (const Wanted& wanted : wanted_) {
     if (wanted.sample) slots_[size_t(wanted.sequence)]->commit(wanted.token);
   }

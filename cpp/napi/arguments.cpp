@@ -24,6 +24,27 @@ bool isInt32(double number) noexcept {
          number == std::trunc(number);
 }
 
+template <typename T>
+Expected<std::vector<T>> readTypedArray(napi_env env, napi_value value, const std::string& name,
+                                        napi_typedarray_type wanted, const std::string& kind) {
+  bool isTyped = false;
+  napi_typedarray_type type = napi_int8_array;
+  size_t length = 0;
+  void* data = nullptr;
+  napi_value buffer = nullptr;
+  if (napi_is_typedarray(env, value, &isTyped) != napi_ok || !isTyped ||
+      napi_get_typedarray_info(env, value, &type, &length, &data, &buffer, nullptr) != napi_ok ||
+      type != wanted) {
+    return mustBe(name, kind.c_str());
+  }
+  bool detached = false;
+  if (napi_is_detached_arraybuffer(env, buffer, &detached) == napi_ok && detached) {
+    return mustBe(name, (kind + " whose buffer is not detached").c_str());
+  }
+  const auto* first = static_cast<const T*>(data);
+  return length == 0 ? std::vector<T>{} : std::vector<T>(first, first + length);
+}
+
 }  // namespace
 
 FieldReader::FieldReader(napi_env env, napi_value object, std::string name)
@@ -132,6 +153,20 @@ std::vector<int32_t> FieldReader::int32Array(const char* field) {
   return {};
 }
 
+std::vector<float> FieldReader::float32Array(const char* field) {
+  napi_value value = nullptr;
+  if (!read(field, &value)) return {};
+  Expected<std::vector<float>> array = readFloat32Array(env_, value, name_ + "." + field);
+  if (array) return *std::move(array);
+  status_ = array.status();
+  return {};
+}
+
+bool FieldReader::has(const char* field) {
+  napi_value value = nullptr;
+  return read(field, &value) && !isType(env_, value, napi_undefined);
+}
+
 std::vector<char> FieldReader::bytes(const char* field) {
   napi_value value = nullptr;
   bool isBuffer = false;
@@ -171,22 +206,11 @@ Expected<std::string> readString(napi_env env, napi_value value, const std::stri
 }
 
 Expected<std::vector<int32_t>> readInt32Array(napi_env env, napi_value value, const std::string& name) {
-  bool isTyped = false;
-  napi_typedarray_type type = napi_int8_array;
-  size_t length = 0;
-  void* data = nullptr;
-  napi_value buffer = nullptr;
-  if (napi_is_typedarray(env, value, &isTyped) != napi_ok || !isTyped ||
-      napi_get_typedarray_info(env, value, &type, &length, &data, &buffer, nullptr) != napi_ok ||
-      type != napi_int32_array) {
-    return mustBe(name, "an Int32Array");
-  }
-  bool detached = false;
-  if (napi_is_detached_arraybuffer(env, buffer, &detached) == napi_ok && detached) {
-    return mustBe(name, "an Int32Array whose buffer is not detached");
-  }
-  const auto* first = static_cast<const int32_t*>(data);
-  return length == 0 ? std::vector<int32_t>{} : std::vector<int32_t>(first, first + length);
+  return readTypedArray<int32_t>(env, value, name, napi_int32_array, "an Int32Array");
+}
+
+Expected<std::vector<float>> readFloat32Array(napi_env env, napi_value value, const std::string& name) {
+  return readTypedArray<float>(env, value, name, napi_float32_array, "a Float32Array");
 }
 
 Expected<int32_t> readInt32(napi_env env, napi_value value, const std::string& name) {
@@ -218,6 +242,12 @@ Expected<SlotInit> readSlotInit(napi_env env, napi_value value) {
   init.sampling.promptLogprobs = sampling.int32("promptLogprobs");
   init.sampling.minTokens = sampling.int32("minTokens");
   init.sampling.bannedTokens = sampling.int32Array("bannedTokens");
+  if (sampling.has("logitBias")) {
+    FieldReader bias = sampling.object("logitBias");
+    init.sampling.biasIds = bias.int32Array("ids");
+    init.sampling.biasValues = bias.float32Array("values");
+    sampling.join(bias);
+  }
   fields.join(sampling);
 
   if (!fields.status()) return fields.status();

@@ -31,7 +31,10 @@ class FieldReader {
   std::vector<int32_t> int32Array(const char* field);
   // A copy of a Buffer's bytes.
   std::vector<char> bytes(const char* field);
+  std::vector<float> float32Array(const char* field);
   FieldReader object(const char* field);
+  // Whether it is there: not undefined.
+  bool has(const char* field);
 
   // The caller's own finding about a field.
   void fail(const char* field, const char* expected);
@@ -55,6 +58,7 @@ class FieldReader {
 Expected<std::string> readString(napi_env env, napi_value value, const std::string& name);
 // Copies, so that nothing can change or detach the data afterwards.
 Expected<std::vector<int32_t>> readInt32Array(napi_env env, napi_value value, const std::string& name);
+Expected<std::vector<float>> readFloat32Array(napi_env env, napi_value value, const std::string& name);
 Expected<int32_t> readInt32(napi_env env, napi_value value, const std::string& name);
 Expected<SlotInit> readSlotInit(napi_env env, napi_value value);
 Expected<CpuOptions> readCpuOptions(napi_env env, napi_value value);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "napi/addon_data.h"
@@ -41,6 +43,7 @@ napi_status BackendObject::define(napi_env env) noexcept {
       method("start", call<&BackendObject::start>),
       method("openSlot", call<&BackendObject::openSlot>),
       method("closeSlot", call<&BackendObject::closeSlot>),
+      method("setMask", call<&BackendObject::setMask>),
       method("submit", call<&BackendObject::submit>),
       method("close", call<&BackendObject::close>),
   };
@@ -112,21 +115,27 @@ napi_value BackendObject::construct(napi_env env, napi_callback_info info) noexc
   });
 }
 
-template <napi_value (BackendObject::*Method)(napi_value self, napi_value argument)>
+template <auto Method>
 napi_value BackendObject::call(napi_env env, napi_callback_info info) noexcept {
   return guarded(env, [&]() -> napi_value {
-    size_t count = 1;
-    napi_value argument = nullptr;
+    // Those that were not given are undefined.
+    std::array<napi_value, 2> arguments = {};
+    size_t count = arguments.size();
     napi_value self = nullptr;
     bool ours = false;
     void* object = nullptr;
-    if (napi_get_cb_info(env, info, &count, &argument, &self, nullptr) != napi_ok) return nullptr;
+    if (napi_get_cb_info(env, info, &count, arguments.data(), &self, nullptr) != napi_ok) return nullptr;
     if (napi_check_object_type_tag(env, self, &kTypeTag, &ours) != napi_ok || !ours ||
         napi_unwrap(env, self, &object) != napi_ok) {
       throwTypeError(env, "Illegal invocation: 'this' is not a NativeBackend");
       return nullptr;
     }
-    return (static_cast<BackendObject*>(object)->*Method)(self, argument);
+    auto* backend = static_cast<BackendObject*>(object);
+    if constexpr (std::is_invocable_v<decltype(Method), BackendObject*, napi_value, napi_value>) {
+      return (backend->*Method)(self, arguments[0]);
+    } else {
+      return (backend->*Method)(self, arguments[0], arguments[1]);
+    }
   });
 }
 
@@ -184,6 +193,22 @@ napi_value BackendObject::closeSlot(napi_value, napi_value slot) {
   char* volatile lost = new char[2048];
   std::fill_n(lost, 2048, '\1');
 #endif
+  if (!status) throwStatus(env_, status);
+  return nullptr;
+}
+
+napi_value BackendObject::setMask(napi_value, napi_value slot, napi_value mask) {
+  if (throwUnlessOpen()) return nullptr;
+  const Expected<int32_t> number = readInt32(env_, slot, "slot");
+  Status status = number.status();
+  std::optional<std::vector<int32_t>> words;
+  napi_valuetype type = napi_undefined;
+  if (status.isOk() && (napi_typeof(env_, mask, &type) != napi_ok || type != napi_null)) {
+    Expected<std::vector<int32_t>> array = readInt32Array(env_, mask, "mask");
+    status = array.status();
+    if (status.isOk()) words = *std::move(array);
+  }
+  if (status.isOk()) status = backend_->setMask(*number, std::move(words));
   if (!status) throwStatus(env_, status);
   return nullptr;
 }

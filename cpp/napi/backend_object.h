@@ -31,7 +31,7 @@ class BackendObject final : public ResultListener {
   explicit BackendObject(napi_env env, std::unique_ptr<Backend> backend);
 
   static napi_value construct(napi_env env, napi_callback_info info) noexcept;
-  template <napi_value (BackendObject::*Method)(napi_value self, napi_value argument)>
+  template <auto Method>
   static napi_value call(napi_env env, napi_callback_info info) noexcept;
   static void onEnvironmentTeardown(void* data) noexcept;
   static void finalize(napi_env env, void* data, void* hint) noexcept;
@@ -39,6 +39,7 @@ class BackendObject final : public ResultListener {
   napi_value start(napi_value self, napi_value listener);
   napi_value openSlot(napi_value self, napi_value init);
   napi_value closeSlot(napi_value self, napi_value slot);
+  napi_value setMask(napi_value self, napi_value slot, napi_value mask);
   napi_value submit(napi_value self, napi_value step);
   napi_value close(napi_value self, napi_value unused);
 

@@ -34,6 +34,7 @@ napi_value makeStepResult(napi_env env, const StepResult& result) noexcept {
   out.set("topIds", result.topIds);
   out.set("topLogprobs", result.topLogprobs);
   out.set("logits", result.logits);
+  out.set("hidden", result.hidden);
   out.set("queueUs", static_cast<double>(result.queueUs));
   out.set("runUs", static_cast<double>(result.runUs));
   out.set("deviceUs", static_cast<double>(result.deviceUs));
@@ -46,6 +47,7 @@ napi_value makeBackendInfo(napi_env env, const BackendInfo& info) noexcept {
   out.set("device", info.device);
   out.set("batchInvariant", info.batchInvariant);
   out.set("vocabSize", info.vocabSize);
+  out.set("hiddenSize", info.hiddenSize);
   out.set("maxPositions", info.maxPositions);
   out.set("pageSize", info.pageSize);
   out.set("numPages", info.numPages);

@@ -5,8 +5,10 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -37,12 +39,17 @@ struct OpenCommand {
 struct CloseCommand {
   int32_t slot;
 };
+struct MaskCommand {
+  int32_t slot;
+  std::vector<int32_t> mask;  // empty: all tokens are allowed
+};
 struct StepCommand {
   StepCommand(StepBatch batch, Clock::time_point now) : step(std::move(batch)), submitted(now) {}
   StepBatch step;
   Clock::time_point submitted;
 };
-using Command = std::variant<std::unique_ptr<OpenCommand>, CloseCommand, std::unique_ptr<StepCommand>>;
+using Command =
+    std::variant<std::unique_ptr<OpenCommand>, CloseCommand, MaskCommand, std::unique_ptr<StepCommand>>;
 
 // A step on its way to the sink. Without `buffers` it failed before it reached the device.
 struct Flight {
@@ -127,6 +134,21 @@ class TensorRtBackend final : public Backend {
     }
   }
 
+  Status setMask(int32_t slot, std::optional<std::vector<int32_t>> mask) noexcept override {
+    try {
+      if (stopped()) return disposed();
+      if (Status status = openSlots_.requireOpen(slot); !status) return status;
+      MaskCommand command{slot, {}};
+      if (mask) {
+        if (Status status = checkMask(*mask, info_.vocabSize); !status) return status;
+        command.mask = *std::move(mask);
+      }
+      return enqueue(std::move(command), [] {});
+    } catch (const std::bad_alloc&) {
+      return outOfMemory();
+    }
+  }
+
   Status submit(std::vector<int32_t> packed) noexcept override {
     try {
       if (stopped()) return disposed();
@@ -160,6 +182,7 @@ class TensorRtBackend final : public Backend {
     int32_t logprobs = -1;
     int32_t promptLogprobs = -1;
     std::vector<int32_t> prompt;
+    std::vector<int32_t> mask;  // empty: all tokens are allowed
   };
 
   bool stopped() const noexcept { return stop_.load(std::memory_order_acquire); }
@@ -216,6 +239,8 @@ class TensorRtBackend final : public Backend {
         openNow(std::move((*open)->init));
       } else if (const auto* close = std::get_if<CloseCommand>(&*command)) {
         slots_[static_cast<size_t>(close->slot)] = {};
+      } else if (auto* mask = std::get_if<MaskCommand>(&*command)) {
+        slots_[static_cast<size_t>(mask->slot)].mask = std::move(mask->mask);
       } else {
         runStep(*std::get<std::unique_ptr<StepCommand>>(*command));
       }
@@ -252,7 +277,7 @@ class TensorRtBackend final : public Backend {
     if (flight.status) {
       StepBuffers* buffers = takeBuffers();
       try {
-        collectEntries(command.step, buffers->entries);
+        collectEntries(command.step, *buffers);
         flight.status = runner_->run(command.step, *buffers);
       } catch (const std::bad_alloc&) {
         flight.status = outOfMemory();
@@ -277,8 +302,10 @@ class TensorRtBackend final : public Backend {
     wake_.notify_all();
   }
 
-  void collectEntries(const StepBatch& step, std::vector<StepEntry>& entries) {
+  void collectEntries(const StepBatch& step, StepBuffers& buffers) {
+    std::vector<StepEntry>& entries = buffers.entries;
     entries.clear();
+    buffers.entryMasks.clear();
     for (size_t s = 0; s < step.sequences.size(); ++s) {
       const StepSequence& sequence = step.sequences[s];
       const Slot& slot = slots_[static_cast<size_t>(sequence.slot)];
@@ -297,13 +324,19 @@ class TensorRtBackend final : public Backend {
         }
       }
       const bool logits = (sequence.flags & kLogits) != 0;
-      if (!sequence.sample() && !logits) continue;
+      const bool hidden = (sequence.flags & kHidden) != 0;
+      if (!sequence.sample() && !logits && !hidden) continue;
       entry.row = sequence.firstRow + sequence.tokens - 1;
       entry.slot = sequence.sample() ? sequence.slot : -1;
       entry.target = -1;
       entry.position = sequence.length();
       entry.sample = sequence.sample();
       entry.logits = logits;
+      entry.hidden = hidden;
+      if (sequence.sample() && !slot.mask.empty()) {
+        entry.mask = static_cast<int32_t>(buffers.entryMasks.size());
+        buffers.entryMasks.push_back(slot.mask.data());
+      }
       entry.top = sequence.sample() ? slot.logprobs : -1;
       entries.push_back(entry);
     }
@@ -365,6 +398,7 @@ class TensorRtBackend final : public Backend {
     result.topIds.clear();
     result.topLogprobs.clear();
     result.logits.clear();
+    result.hidden.clear();
   }
 
   Status fill(const StepBuffers& buffers, StepResult& result) const {
@@ -373,6 +407,10 @@ class TensorRtBackend final : public Backend {
       const StepEntry& entry = buffers.entries[e];
       if (entry.slot < 0) continue;
       const int32_t token = results.tokens[e];
+      if (token == kernels::kNoneAllowed) {
+        result.tokens.push_back(kNothingAllowed);
+        continue;
+      }
       if (token < 0) {
         return {"ERR_STEP_FAILED",
                 "The logits of sequence " + std::to_string(entry.sequence) + " (row " +
@@ -394,21 +432,28 @@ class TensorRtBackend final : public Backend {
       result.topLogprobs.insert(result.topLogprobs.end(), results.topLogprobs + top,
                                 results.topLogprobs + top + row.topCount);
     }
-    const size_t count = static_cast<size_t>(buffers.logitRows) * static_cast<size_t>(info_.vocabSize);
-    result.logits.resize(count);
-    const void* raw = buffers.logits.as<>();
-    for (size_t i = 0; i < count; ++i) {
-      switch (runner_->dtype()) {
-        case DType::kF32:
-          result.logits[i] = static_cast<const float*>(raw)[i];
-          break;
-        case DType::kF16:
-          result.logits[i] = f16ToFloat(static_cast<const uint16_t*>(raw)[i]);
-          break;
-        case DType::kBF16:
-          result.logits[i] = bf16ToFloat(static_cast<const uint16_t*>(raw)[i]);
-          break;
+    const auto floats = [&](const PinnedBuffer& raw, int32_t rows, int32_t width) {
+      std::vector<float> values(static_cast<size_t>(rows) * static_cast<size_t>(width));
+      for (size_t i = 0; i < values.size(); ++i) {
+        switch (runner_->dtype()) {
+          case DType::kF32:
+            values[i] = raw.as<float>()[i];
+            break;
+          case DType::kF16:
+            values[i] = f16ToFloat(raw.as<uint16_t>()[i]);
+            break;
+          case DType::kBF16:
+            values[i] = bf16ToFloat(raw.as<uint16_t>()[i]);
+            break;
+        }
       }
+      return values;
+    };
+    result.logits = floats(buffers.logits, buffers.logitRows, info_.vocabSize);
+    result.hidden = floats(buffers.hidden, buffers.hiddenRows, info_.hiddenSize);
+    if (!std::all_of(result.hidden.begin(), result.hidden.end(), [](float x) { return std::isfinite(x); })) {
+      return {"ERR_STEP_FAILED", "The numbers of a hidden state are not finite.",
+              "the weights may be damaged, or overflow the engine's type"};
     }
     return {};
   }

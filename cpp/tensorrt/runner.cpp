@@ -1,6 +1,7 @@
 #include "tensorrt/runner.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "tensorrt/kernels/rows.h"
 
@@ -27,9 +28,23 @@ kernels::SlotParams toParams(const SamplingParams& sampling) {
   params.bannedCount = static_cast<int32_t>(sampling.bannedTokens.size());
   std::copy(sampling.bannedTokens.begin(), sampling.bannedTokens.end(), params.banned);
   std::sort(params.banned, params.banned + params.bannedCount);
+  params.biasCount = static_cast<int32_t>(sampling.biasIds.size());
   params.penalised =
       sampling.repetitionPenalty != 1 || sampling.presencePenalty != 0 || sampling.frequencyPenalty != 0;
   return params;
+}
+
+kernels::SlotBias toBias(const SamplingParams& sampling) {
+  std::vector<size_t> order(sampling.biasIds.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return sampling.biasIds[a] < sampling.biasIds[b]; });
+  kernels::SlotBias bias;
+  for (size_t i = 0; i < order.size(); ++i) {
+    bias.ids[i] = sampling.biasIds[order[i]];
+    bias.values[i] = sampling.biasValues[order[i]];
+  }
+  return bias;
 }
 
 // Results by entry, in a block of `entries` of each kind.
@@ -64,6 +79,8 @@ Status Runner::openSlot(const SlotInit& init) {
   const int32_t lastToken = init.output.empty() ? -1 : init.output.back();
   const auto outputs = static_cast<int32_t>(init.output.size());
   cudaError_t error = kernels::openSlot(slotTable_, init.slot, params, lastToken, outputs, stream_.get());
+  if (error == cudaSuccess && params.biasCount > 0)
+    error = kernels::setBias(slotTable_, init.slot, toBias(init.sampling), stream_.get());
   if (error == cudaSuccess && params.penalised != 0) {
     // One buffer serves all slots: the copy of the one before must have left it.
     error = cudaEventSynchronize(historySent_.get());
@@ -107,7 +124,8 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   const int32_t singles = oneRowEach ? layout.sequences : leadingSingles(step);
   if (Status status = planAttention(layout, buffers, singles, captured); !status) return status;
 
-  if (Status status = reserveLogits(buffers); !status) return status;
+  if (Status status = reserveRows(buffers); !status) return status;
+  if (Status status = sendMasks(buffers); !status) return status;
   if (captured) {
     const cudaError_t error = cudaGraphLaunch(graph->second.get(), stream_.get());
     if (Status status = toStatus(error, "Launching a decode step"); !status) return status;
@@ -122,16 +140,39 @@ Status Runner::drain() const {
   return toStatus(cudaStreamSynchronize(stream_.get()), "The step");
 }
 
-Status Runner::reserveLogits(StepBuffers& buffers) const {
+Status Runner::reserveRows(StepBuffers& buffers) const {
   buffers.logitRows = 0;
-  const auto rows = std::count_if(buffers.entries.begin(), buffers.entries.end(),
-                                  [](const StepEntry& entry) { return entry.logits; });
-  const uint64_t bytes =
-      static_cast<uint64_t>(rows) * static_cast<uint64_t>(info_.vocabSize) * sizeOf(dtype_);
-  if (bytes <= buffers.logits.bytes()) return {};
-  auto memory = PinnedBuffer::allocate(bytes, "The logits of a step");
-  if (memory) buffers.logits = *std::move(memory);
-  return memory.status();
+  buffers.hiddenRows = 0;
+  uint64_t logits = 0;
+  uint64_t hidden = 0;
+  for (const StepEntry& entry : buffers.entries) {
+    logits += entry.logits ? 1 : 0;
+    hidden += entry.hidden ? 1 : 0;
+  }
+  const auto reserve = [](PinnedBuffer& buffer, uint64_t bytes, const char* what) -> Status {
+    if (bytes <= buffer.bytes()) return {};
+    auto memory = PinnedBuffer::allocate(bytes, what);
+    if (memory) buffer = *std::move(memory);
+    return memory.status();
+  };
+  const auto rowBytes = [&](int32_t width) { return static_cast<uint64_t>(width) * sizeOf(dtype_); };
+  Status status = reserve(buffers.logits, logits * rowBytes(info_.vocabSize), "The logits of a step");
+  if (status) status = reserve(buffers.hidden, hidden * rowBytes(width_), "The hidden states of a step");
+  if (!status || buffers.entryMasks.empty()) return status;
+  // The number of masked sequences goes up and down: room for all of them at once, as pinning takes a while.
+  const uint64_t words = maskWords(info_.vocabSize) * static_cast<uint64_t>(info_.maxSlots);
+  return reserve(buffers.masks, words * sizeof(int32_t), "The token masks of a step");
+}
+
+Status Runner::sendMasks(StepBuffers& buffers) {
+  if (buffers.entryMasks.empty()) return {};
+  const size_t words = maskWords(info_.vocabSize);
+  auto* to = buffers.masks.as<int32_t>();
+  for (const int32_t* mask : buffers.entryMasks) to = std::copy_n(mask, words, to);
+  const size_t bytes = buffers.entryMasks.size() * words * sizeof(int32_t);
+  return toStatus(
+      cudaMemcpyAsync(masks_.as<>(), buffers.masks.as<>(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+      "Sending a step's token masks");
 }
 
 Status Runner::sendTables(const StepBuffers& buffers, size_t ints) {
@@ -239,7 +280,11 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
   const int32_t chunk = engines_.back()->maxRows();
   for (int32_t first = 0; first < layout.entries; first += chunk) {
     const int32_t count = std::min(chunk, layout.entries - first);
-    if (Status status = enqueueHead(layout, first, count, x, dedicated); !status) return status;
+    const auto needsLogits = [](const StepEntry& entry) { return entry.needsLogits(); };
+    const bool logits =
+        buffers == nullptr ||
+        std::any_of(buffers->entries.begin() + first, buffers->entries.begin() + first + count, needsLogits);
+    if (Status status = enqueueHead(layout, first, count, x, logits, dedicated); !status) return status;
     if (buffers == nullptr) continue;
     if (Status status = copyResults(*buffers, first, count); !status) return status;
   }
@@ -254,12 +299,12 @@ Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y
 }
 
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,
-                           bool dedicated) {
+                           bool logits, bool dedicated) {
   const auto at = static_cast<size_t>(first);
   const cudaError_t error = kernels::gatherRows(x, table(layout.entryRows + at), count,
                                                 int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
                                                 gathered_.as<>(), stream_.get());
-  if (Status status = toStatus(error, "Gathering rows"); !status) return status;
+  if (Status status = toStatus(error, "Gathering rows"); !status || !logits) return status;
   if (Status status = enqueueSegment(layers_.size() - 1, count, gathered_.as<>(), logits_.as<>(), dedicated);
       !status) {
     return status;
@@ -269,6 +314,8 @@ Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t cou
   sample.logits = logits_.as<>();
   sample.slots = table(layout.entrySlots + at);
   sample.targets = table(layout.entryTargets + at);
+  sample.maskRows = table(layout.entryMasks + at);
+  sample.masks = masks_.as<uint32_t>();
   sample.entries = count;
   sample.table = slotTable_;
   sample.tokens = view.tokens;
@@ -313,7 +360,31 @@ Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {
     if (Status status = toStatus(error, "Fetching logits"); !status) return status;
     ++buffers.logitRows;
   }
-  return {};
+  return copyHidden(buffers, first, count);
+}
+
+// Of the rows that are still gathered. Also behind a captured step, which has no part of it.
+Status Runner::copyHidden(StepBuffers& buffers, int32_t first, int32_t count) {
+  const auto begin = buffers.entries.begin() + first;
+  const auto end = begin + count;
+  const auto isWanted = [](const StepEntry& entry) { return entry.hidden; };
+  if (std::none_of(begin, end, isWanted)) return {};
+  const void* weight = weights_.segments().back().front();
+  cudaError_t error = kernels::rmsNorm(dtype_, gathered_.as<>(), weight, normEps_, count, width_,
+                                       normed_.as<>(), stream_.get());
+  const uint64_t rowBytes = static_cast<uint64_t>(width_) * sizeOf(dtype_);
+  for (auto from = begin; error == cudaSuccess;) {
+    from = std::find_if(from, end, isWanted);
+    if (from == end) break;
+    const auto to = std::find_if_not(from, end, isWanted);
+    const auto rows = static_cast<uint64_t>(to - from);
+    error = cudaMemcpyAsync(buffers.hidden.as<char>() + static_cast<uint64_t>(buffers.hiddenRows) * rowBytes,
+                            normed_.as<char>() + static_cast<uint64_t>(from - begin) * rowBytes,
+                            rows * rowBytes, cudaMemcpyDeviceToHost, stream_.get());
+    buffers.hiddenRows += static_cast<int32_t>(rows);
+    from = to;
+  }
+  return toStatus(error, "Fetching hidden states");
 }
 
 }  // namespace nt

@@ -26,11 +26,15 @@ struct StepBuffers {
   PinnedBuffer results;  // by entry: tokens, ranks, log-probabilities, top ids, top log-probabilities; see
                          // Runner::resultsOf
   PinnedBuffer logits;   // raw rows, in the engine's type
+  PinnedBuffer hidden;   // likewise
+  PinnedBuffer masks;    // [masked entries, words]
   Event begun;           // before the step's first command; both take the device's time
   Event done;
 
   std::vector<StepEntry> entries;
+  std::vector<const int32_t*> entryMasks;  // by StepEntry::mask, each of the whole vocabulary
   int32_t logitRows = 0;
+  int32_t hiddenRows = 0;
 };
 
 // Results of a step that is done, [entries] each, or [entries, kMaxTopLogprobs].
@@ -57,8 +61,8 @@ class Runner {
 
   // Takes effect for the steps enqueued after it.
   Status openSlot(const SlotInit& init);
-  // Enqueues the step of `buffers.entries`; `buffers.done` is recorded behind it. The step must have been
-  // checked against info().
+  // Enqueues the step of `buffers.entries`, which copies the masks; `buffers.done` is recorded behind it. The
+  // step must have been checked against info().
   Status run(const StepBatch& step, StepBuffers& buffers);
   static StepResults resultsOf(const StepBuffers& buffers) noexcept;
   // Waits until nothing that was enqueued is left. The stream alone: a wait for the whole device would end a
@@ -100,14 +104,18 @@ class Runner {
   Status planPart(const TableLayout& layout, const StepBuffers& buffers, const AttentionPlan& plan,
                   bool cudaGraph, AttentionPart& part);
   void setState(const TableLayout& layout);
-  Status reserveLogits(StepBuffers& buffers) const;
+  Status reserveRows(StepBuffers& buffers) const;
+  Status sendMasks(StepBuffers& buffers);
   Status sendTables(const StepBuffers& buffers, size_t ints);
   // Embedding, layers, head and sampling, on the engines' dedicated contexts or the others; `buffers`, where
   // given, receives the results chunk by chunk.
   Status enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated);
   Status enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated);
-  Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool dedicated);
+  // `logits`: not the hidden states alone.
+  Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool logits,
+                     bool dedicated);
   Status copyResults(StepBuffers& buffers, int32_t first, int32_t count);
+  Status copyHidden(StepBuffers& buffers, int32_t first, int32_t count);
   int32_t* table(size_t offset) const noexcept { return tables_.as<int32_t>() + offset; }
 
   BackendInfo info_;
@@ -120,6 +128,7 @@ class Runner {
   float embeddingScale_ = 1;
   AttentionPath decodePath_ = AttentionPath::kDecode;
   bool widePrefill_ = false;  // whether the device has kernels for it
+  float normEps_ = 0;         // of the norm before the logits, where info_.hiddenSize is set
   const kernels::AttentionKernels* attention_ = nullptr;
   int64_t steps_ = 0;
   int32_t faultAtStep_ = 0;
@@ -127,8 +136,8 @@ class Runner {
   // Freed in the reverse order: contexts before what they point to, the stream last.
   Stream stream_;
   DeviceWeights weights_;
-  DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, results_,
-      slots_, history_, fewRowsScratch_;
+  DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, normed_,
+      masks_, results_, slots_, history_, fewRowsScratch_;
   PinnedBuffer historyHost_;
   Event historySent_;
   std::vector<const float*> ropeTables_;

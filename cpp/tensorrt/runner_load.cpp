@@ -129,6 +129,13 @@ Status Runner::load(const TensorRtOptions& options) {
   info_.maxSlots = options.maxSlots;
   info_.maxStepTokens = options.maxStepTokens;
   width_ = parts->headShape().inputWidth();
+  const std::vector<Node>& head = parts->headShape().nodes;
+  const auto* norm = std::get_if<RmsNormOp>(&head.front().op);
+  // Hidden states are the norm's, computed again beside an engine that gives logits alone.
+  if (head.size() == 2 && norm != nullptr && std::holds_alternative<LinearOp>(head.back().op)) {
+    info_.hiddenSize = width_;
+    normEps_ = norm->eps;
+  }
   kvHeads_ = graph->kvHeads;
   embeddingScale_ = parts->embedding.scale;
 
@@ -241,8 +248,8 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
       attention_->needsPlan ? kPlanBytes * plans_.size() * std::tuple_size_v<decltype(AttentionPlan::parts)>
                             : 0;
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
-  const uint64_t slotBytes =
-      slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) + vocab * sizeof(uint32_t));
+  const uint64_t slotBytes = slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) +
+                                      vocab * sizeof(uint32_t) + sizeof(kernels::SlotBias));
   uint64_t fewRowsBytes = 0;
   for (const auto& segment : fewRows_) {
     if (segment != nullptr) fewRowsBytes = std::max(fewRowsBytes, segment->scratchBytes());
@@ -254,6 +261,8 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
         allocateInto(x_[1], rows * rowBytes, "The residual stream"),
         allocateInto(gathered_, headRows * rowBytes, "The gathered rows"),
         allocateInto(logits_, headRows * vocab * elementBytes, "The logits"),
+        allocateInto(normed_, info_.hiddenSize > 0 ? headRows * rowBytes : 0, "The hidden states"),
+        allocateInto(masks_, slots * maskWords(graph.vocabSize) * sizeof(int32_t), "The token masks"),
         allocateInto(tables_, tableBytes, "The step's tables"),
         allocateInto(ints_, planBytes, "The attention plans"),
         allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
@@ -275,8 +284,9 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
 
   auto* params = slots_.as<kernels::SlotParams>();
   auto* lastTokens = reinterpret_cast<int32_t*>(params + slots);
-  slotTable_ = {params, lastTokens, lastTokens + slots, reinterpret_cast<uint32_t*>(lastTokens + 2 * slots),
-                graph.vocabSize};
+  auto* tokenCounts = reinterpret_cast<uint32_t*>(lastTokens + 2 * slots);
+  auto* biases = reinterpret_cast<kernels::SlotBias*>(tokenCounts + slots * vocab);
+  slotTable_ = {params, lastTokens, lastTokens + slots, tokenCounts, biases, graph.vocabSize};
   state_.pageSize = options.pageSize;
   state_.layers = graph.layers;
   return {};

@@ -23,6 +23,7 @@ TableLayout::TableLayout(int32_t rowCount, int32_t sequenceCount, int32_t entryC
   entryRows = take(entries);
   entrySlots = take(entries);
   entryTargets = take(entries);
+  entryMasks = take(entries);
   kvIndices = at;
 }
 
@@ -80,11 +81,13 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
   int32_t* entryRows = block + layout.entryRows;
   int32_t* entrySlots = block + layout.entrySlots;
   int32_t* entryTargets = block + layout.entryTargets;
+  int32_t* entryMasks = block + layout.entryMasks;
   for (size_t e = 0; e < static_cast<size_t>(layout.entries); ++e) {
     const StepEntry entry = e < entries.size() ? entries[e] : StepEntry{};
     entryRows[e] = entry.row;
     entrySlots[e] = entry.slot;
     entryTargets[e] = entry.target;
+    entryMasks[e] = entry.mask;
   }
   return layout.kvIndices + static_cast<size_t>(pagesListed);
 }
@@ -111,6 +114,7 @@ size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, 
   std::fill_n(block + layout.kvIndices, pages, 0);
   std::fill_n(block + layout.entrySlots, layout.entries, -1);
   std::fill_n(block + layout.entryTargets, layout.entries, -1);
+  std::fill_n(block + layout.entryMasks, layout.entries, -1);
   return layout.kvIndices + static_cast<size_t>(pages);
 }
 

@@ -9,16 +9,20 @@
 
 namespace nt {
 
-// A row whose logits are wanted.
+// A row whose logits or hidden state are wanted.
 struct StepEntry {
   int32_t sequence = 0;  // in the step
   int32_t row = 0;       // in the step
-  int32_t slot = -1;     // -1: only its logits are wanted
+  int32_t slot = -1;     // -1: nothing is sampled or reported
   int32_t target = -1;   // the prompt's next token, whose log-probability is wanted; -1: sample
   int32_t position = 0;  // of the token that is sampled or reported, in prompt + output
   bool sample = false;
   bool logits = false;
-  int32_t top = -1;  // log-probabilities wanted, as in SamplingParams::logprobs
+  bool hidden = false;
+  int32_t mask = -1;  // row of the step's masks; -1: all tokens are allowed
+  int32_t top = -1;   // log-probabilities wanted, as in SamplingParams::logprobs
+
+  bool needsLogits() const noexcept { return slot >= 0 || logits; }
 };
 
 // Where the tables lie in the block, in int32s. Depends on the counts alone, so a captured graph finds them
@@ -41,6 +45,7 @@ struct TableLayout {
   size_t entryRows;      // [entries]
   size_t entrySlots;     // [entries]
   size_t entryTargets;   // [entries]
+  size_t entryMasks;     // [entries]
   size_t kvIndices;      // the rest
 };
 

@@ -142,8 +142,13 @@ export class StepChecker {
     ensure(sampling.bannedTokens.length < vocabSize, 'Every token is banned')
   }
 
-  private checkBias({ ids, values }: LogitBias): void {
-    ensure(ids instanceof Int32Array && values instanceof Float32Array, 'logitBias must be an Int32Array and a Float32Array')
+  private checkBias(bias: LogitBias): void {
+    const given = bias as Partial<LogitBias> | null
+    ensure(
+      given?.ids instanceof Int32Array && given.values instanceof Float32Array,
+      'logitBias must hold an Int32Array of ids and a Float32Array of values',
+    )
+    const { ids, values } = bias
     ensure(ids.length === values.length, `logitBias has ${ids.length} tokens and ${values.length} values`)
     ensure(ids.length <= MAX_LOGIT_BIAS, `logitBias has ${ids.length} tokens, at most ${MAX_LOGIT_BIAS} are allowed`)
     ensure(new Set(ids).size === ids.length, 'logitBias names a token twice')

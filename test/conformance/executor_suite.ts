@@ -6,7 +6,8 @@
  * ```
  *
  * The factory is called once per test; the suite starts what it makes and closes it. It needs at least 4 slots, 32
- * pages, 32 positions (and 8 more than a page has), 32 tokens per step (the same) and a vocabulary of 16.
+ * pages, 32 positions (and 8 more than a page has), 32 tokens per step (the same) and a vocabulary of 16. What an executor may
+ * lack (`setMask`, hidden states) is tested where it is there.
  */
 import { afterEach, describe, expect, it } from 'vitest'
 import { TensorRTError } from '../../lib/errors'
@@ -14,6 +15,8 @@ import {
   type Executor,
   GREEDY_SAMPLING,
   LAST_SAMPLED_TOKEN,
+  type LogitBias,
+  maskWords,
   type SlotSampling,
   STEP_HEADER_INTS,
   STEP_SEQUENCE_INTS,
@@ -22,7 +25,7 @@ import {
   type StepResult,
 } from '../../lib/scheduler'
 
-const { SAMPLE, PROMPT_LOGPROBS, LOGITS } = StepFlag
+const { SAMPLE, PROMPT_LOGPROBS, LOGITS, HIDDEN } = StepFlag
 
 interface Row {
   slot: number
@@ -96,6 +99,13 @@ class Rig {
     })
   }
 
+  /** Allows these tokens alone; null = all. */
+  mask(slot: number, tokens: readonly number[] | null): void {
+    const words = new Int32Array(maskWords(this.executor.info.vocabSize))
+    for (const token of tokens ?? []) words[token >> 5]! |= 1 << (token & 31)
+    this.executor.setMask!(slot, tokens === null ? null : words)
+  }
+
   submit(...rows: Row[]): number {
     const stepId = this.nextStep++
     this.insideSubmit = true
@@ -131,6 +141,16 @@ class Rig {
     }
     return output
   }
+}
+
+const bias = (...entries: [number, number][]): LogitBias => ({
+  ids: Int32Array.from(entries, ([id]) => id),
+  values: Float32Array.from(entries, ([, value]) => value),
+})
+
+function cosine(a: Float32Array, b: Float32Array): number {
+  const dot = (x: Float32Array, y: Float32Array): number => x.reduce((sum, value, i) => sum + value * y[i]!, 0)
+  return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b))
 }
 
 function expectCode(code: string | RegExp, call: () => void): void {
@@ -325,6 +345,190 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       expect(await r.generate(2, prompt, 1, r.pages(8, 16))).toEqual([banned])
     })
 
+    it('adds the bias to the logits', async () => {
+      const r = await rig()
+      const { vocabSize } = r.executor.info
+      const prompt = r.prompt(5)
+      r.open(0, prompt)
+      const { logits, tokens } = await r.run({ slot: 0, tokens: prompt, pages: r.pages(8), flags: SAMPLE | LOGITS })
+      const [best] = tokens as unknown as [number]
+      const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]!)
+      const other = order[5]!
+      const gap = logits[best]! - logits[other]!
+      const cases: [Partial<SlotSampling>, number][] = [
+        [{ logitBias: bias([other, gap + 0.01]) }, other],
+        [{ logitBias: bias([other, gap - 0.01]) }, best],
+        [{ logitBias: bias([best, -1e6]) }, order[1]!],
+        [{ logitBias: bias([vocabSize - 1, 1e6], [0, -1e6]), temperature: 1 }, vocabSize - 1],
+        [{ logitBias: bias() }, best],
+        [{ logitBias: bias([best, -100]), minTokens: 1, bannedTokens: Int32Array.of(order[1]!) }, order[2]!],
+      ]
+      for (const [sampling, expected] of cases) {
+        r.open(1, prompt, sampling)
+        expect(await r.generate(1, prompt, 1, r.pages(8, 8)), JSON.stringify(sampling)).toEqual([expected])
+        r.executor.closeSlot(1)
+      }
+    })
+
+    it('reports log-probabilities of the model itself, whatever bias and mask say', async () => {
+      const r = await rig()
+      const prompt = r.prompt(6)
+      r.open(0, prompt, { logprobs: 2 })
+      r.open(1, prompt, { logprobs: 2, logitBias: bias([3, 1e5]) })
+      const rows = [0, 1].map((slot): Row => ({ slot, tokens: prompt, pages: r.pages(8, 8 * slot), flags: SAMPLE | LOGITS }))
+      const { logprobs, logits, tokens } = await r.run(...rows)
+      const [plain, biased] = logprobs as unknown as [StepResult['logprobs'][0], StepResult['logprobs'][0]]
+      expect(tokens[1]).toBe(3)
+      expect(biased.token).toBe(3)
+      expect([...biased.topIds]).toEqual([...plain.topIds])
+      biased.topLogprobs.forEach((value, i) => expect(value).toBeCloseTo(plain.topLogprobs[i]!, 3))
+      const logSum = Math.log(logits.subarray(0, logits.length / 2).reduce((sum, logit) => sum + Math.exp(logit), 0))
+      expect(biased.logprob).toBeCloseTo(logits[3]! - logSum, 3)
+    })
+
+    it('samples under the slot\'s mask, from the next step on, until it changes or the slot closes', async (context) => {
+      const r = await rig()
+      if (r.executor.setMask === undefined) return context.skip()
+      const { vocabSize } = r.executor.info
+      const prompt = r.prompt(5)
+      r.open(0, prompt)
+      const free = await r.generate(0, prompt, 3, r.pages(12))
+      r.executor.closeSlot(0)
+      const allowed = [vocabSize - 1, 7, 4]
+      r.open(0, prompt)
+      r.mask(0, allowed)
+      r.open(1, prompt)
+      const step = { tokens: prompt, flags: SAMPLE | LOGITS }
+      const first = await r.run({ slot: 1, pages: r.pages(12, 12), ...step }, { slot: 0, pages: r.pages(12), ...step })
+      expect(first.tokens[0]).toBe(free[0])
+      const row = first.logits.subarray(vocabSize)
+      const best = allowed.reduce((a, b) => (row[b]! > row[a]! ? b : a))
+      expect(first.tokens[1]).toBe(best)
+      // The mask holds on, and takes effect in order also where no step waits for the one before.
+      const at = (cached: number): Row => ({ slot: 0, tokens: [LAST_SAMPLED_TOKEN], cached, pages: r.pages(12) })
+      r.submit(at(5))
+      r.mask(0, [2])
+      r.submit(at(6))
+      r.mask(0, null)
+      r.submit(at(7))
+      expect(allowed).toContain((await r.take()).tokens[0])
+      expect((await r.take()).tokens[0]).toBe(2)
+      await r.take()
+      r.executor.closeSlot(0)
+      r.open(0, prompt)
+      expect(await r.generate(0, prompt, 3, r.pages(12))).toEqual(free)
+      return undefined
+    })
+
+    it('draws under a mask as from the distribution of the allowed tokens alone', async (context) => {
+      const r = await rig()
+      if (r.executor.setMask === undefined) return context.skip()
+      const { vocabSize } = r.executor.info
+      const prompt = r.prompt(5)
+      // One token allowed by each of several words.
+      const allowed = [0, 31, 32, 63, vocabSize - 1].filter((token) => token < vocabSize)
+      const logitBias = bias(...allowed.map((token): [number, number] => [token, 200]))
+      for (let seed = 0; seed < 24; seed++) {
+        const sampling = { temperature: 1.5, seed, topK: seed % 3 === 0 ? 4 : 0, topP: seed % 2 === 0 ? 0.8 : 1 }
+        r.open(0, prompt, sampling)
+        r.mask(0, allowed)
+        // Far above the others, the same tokens are as good as the only ones.
+        r.open(1, prompt, { ...sampling, logitBias })
+        const { tokens } = await r.run(
+          { slot: 0, tokens: prompt, pages: r.pages(8) },
+          { slot: 1, tokens: prompt, pages: r.pages(8, 8) },
+        )
+        expect(allowed).toContain(tokens[0])
+        if (r.executor.info.batchInvariant) expect(tokens[0]).toBe(tokens[1])
+        for (const slot of [0, 1]) r.executor.closeSlot(slot)
+      }
+      return undefined
+    })
+
+    it('takes a mask that is shorter than the vocabulary, and bits beyond it', async (context) => {
+      const r = await rig()
+      if (r.executor.setMask === undefined) return context.skip()
+      const { vocabSize } = r.executor.info
+      const prompt = r.prompt(5)
+      const words = maskWords(vocabSize)
+      r.open(0, prompt)
+      for (let seed = 0; seed < 8; seed++) {
+        r.open(1, prompt, { temperature: 5, seed })
+        const mask = Int32Array.of(0b1010)
+        r.executor.setMask(1, mask)
+        mask.fill(0)
+        expect([1, 3]).toContain((await r.generate(1, prompt, 1, r.pages(8, 8)))[0])
+        r.executor.setMask(1, new Int32Array(words).fill(-1))
+        expect((await r.generate(1, prompt, 1, r.pages(8, 8)))[0]).toBeLessThan(vocabSize)
+        r.executor.closeSlot(1)
+      }
+      const beyond = new Int32Array(words)
+      if (vocabSize % 32 !== 0) beyond[words - 1] = -1 << vocabSize % 32
+      for (const bad of [new Int32Array(0), new Int32Array(words), beyond, new Int32Array(words + 1).fill(-1)])
+        expectCode('ERR_INVALID_ARGUMENT', () => r.executor.setMask!(0, bad))
+      for (const bad of [undefined, 5, [1], new Uint32Array(words).fill(1)] as unknown as Int32Array[])
+        expectCode('ERR_INVALID_ARGUMENT', () => r.executor.setMask!(0, bad))
+      for (const slot of [1, -1, r.executor.info.maxSlots, 1.5, NaN])
+        expectCode('ERR_INVALID_ARGUMENT', () => r.executor.setMask!(slot, null))
+      r.open(1, prompt)
+      const step = { tokens: prompt }
+      const { tokens } = await r.run({ slot: 0, pages: r.pages(8), ...step }, { slot: 1, pages: r.pages(8, 8), ...step })
+      expect(tokens[0]).toBe(tokens[1])
+      return undefined
+    })
+
+    it('lets a mask win over banned tokens', async (context) => {
+      const r = await rig()
+      if (r.executor.setMask === undefined) return context.skip()
+      const prompt = r.prompt(5)
+      for (const temperature of [0, 1]) {
+        r.open(0, prompt, { minTokens: 4, bannedTokens: Int32Array.of(2, 6), temperature })
+        r.mask(0, [2])
+        expect(await r.generate(0, prompt, 1, r.pages(8))).toEqual([2])
+        r.mask(0, [2, 6, 9])
+        expect(await r.generate(0, prompt, 1, r.pages(8))).toEqual([9])
+        r.executor.closeSlot(0)
+      }
+      return undefined
+    })
+
+    it('returns hidden states, wherever their row is, and no logits for them', async (context) => {
+      const r = await rig()
+      const { hiddenSize = 0 } = r.executor.info
+      if (hiddenSize === 0) return context.skip()
+      const prompts = [r.prompt(5, 1), r.prompt(4, 2), r.prompt(1, 3), r.prompt(8, 4)]
+      prompts.forEach((prompt, slot) => r.open(slot, prompt))
+      const row = (slot: number, flags: number): Row => ({ slot, tokens: prompts[slot]!, pages: r.pages(8, slot * 8), flags })
+      const alone: Float32Array[] = []
+      for (const slot of prompts.keys()) {
+        const { hidden, tokens, logits } = await r.run(row(slot, HIDDEN))
+        expect([hidden!.length, tokens.length, logits.length]).toEqual([hiddenSize, 0, 0])
+        expect(hidden!.every(Number.isFinite)).toBe(true)
+        expect(hidden!.some((x) => x !== 0)).toBe(true)
+        alone.push(hidden!)
+      }
+      const mixed = await r.run(row(3, HIDDEN), row(0, SAMPLE), row(2, HIDDEN | SAMPLE), row(1, HIDDEN | LOGITS))
+      expect(mixed.tokens.length).toBe(2)
+      expect(mixed.logits.length).toBe(r.executor.info.vocabSize)
+      expect(mixed.hidden!.length).toBe(3 * hiddenSize)
+      const exact = r.executor.info.batchInvariant
+      ;[3, 2, 1].forEach((slot, i) => {
+        const state = mixed.hidden!.subarray(i * hiddenSize, (i + 1) * hiddenSize)
+        if (exact) expect(state).toEqual(alone[slot])
+        else expect(cosine(state, alone[slot]!)).toBeGreaterThan(0.999)
+      })
+      expect((await r.run(row(0, 0))).hidden?.length ?? 0).toBe(0)
+      return undefined
+    })
+
+    it('refuses the HIDDEN flag where it has no hidden states', async (context) => {
+      const r = await rig()
+      if ((r.executor.info.hiddenSize ?? 0) > 0) return context.skip()
+      r.open(0, r.prompt(4))
+      expectCode('ERR_INVALID_ARGUMENT', () => r.submit({ slot: 0, tokens: r.prompt(4), pages: r.pages(8), flags: HIDDEN }))
+      return undefined
+    })
+
     it('returns raw logits whose maximum is the greedy token', async () => {
       const r = await rig()
       const { vocabSize } = r.executor.info
@@ -489,6 +693,7 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         expectCode('ERR_INVALID_TOKEN', () => r.open(1, [token]))
         expectCode('ERR_INVALID_TOKEN', () => r.open(1, prompt, {}, [token]))
         expectCode('ERR_INVALID_TOKEN', () => r.open(1, prompt, { bannedTokens: Int32Array.of(token) }))
+        expectCode('ERR_INVALID_TOKEN', () => r.open(1, prompt, { logitBias: bias([token, 1]) }))
       }
       const bad: Partial<SlotSampling>[] = [
         { temperature: -1 },
@@ -509,6 +714,14 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         { logprobs: -2 },
         { promptLogprobs: info.vocabSize + 1 },
         { minTokens: -1 },
+        { logitBias: { ids: Int32Array.of(1), values: new Float32Array(2) } },
+        { logitBias: bias([1, NaN]) },
+        { logitBias: bias([1, Infinity]) },
+        { logitBias: bias([1, -1.1e6]) },
+        { logitBias: bias([1, 1], [2, 1], [1, 1]) },
+        { logitBias: { ids: new Int32Array(1025), values: new Float32Array(1025) } },
+        { logitBias: { ids: [1], values: [1] } as unknown as LogitBias },
+        { logitBias: null as unknown as LogitBias },
       ]
       for (const sampling of bad) {
         try {

@@ -41,6 +41,7 @@ class Device {
     make(table_.lastTokens, kSlots);
     make(table_.outputCounts, kSlots);
     make(table_.tokenCounts, size_t{kSlots} * kVocab);
+    make(table_.biases, kSlots);
     table_.vocab = kVocab;
     make(args_.tokens, kSlots);
     make(args_.ranks, kSlots);

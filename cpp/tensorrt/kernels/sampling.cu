@@ -62,19 +62,46 @@ struct Shared {
   int32_t unusable;
 };
 
+// Of a slot, in shared memory.
+struct Bias {
+  int32_t ids[kMaxBias];
+  float values[kMaxBias];
+
+  // Intrinsics, as below.
+  __device__ float addTo(float x, int32_t id, int32_t count) const {
+    int32_t low = 0;
+    int32_t high = count;
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (ids[middle] < id) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low < count && ids[low] == id ? __fadd_rn(x, values[low]) : x;
+  }
+};
+
 template <class T>
 struct Row {
   const T* logits;
+  const uint32_t* mask;    // nullptr: all tokens are allowed
   const uint32_t* counts;  // nullptr: no penalties
   const SlotParams* params;
+  const Bias* bias;
   int32_t vocab;
+  int32_t biasCount;
   bool banned;
 
   __device__ float raw(int32_t i) const { return load(logits + i); }
 
-  // After penalties. Intrinsics, since contraction would round differently from the CPU backend.
+  // After mask, bias, penalties and bans. Intrinsics, since contraction would round differently from the CPU
+  // backend.
   __device__ float at(int32_t i) const {
+    if (mask != nullptr && (mask[i / 32] >> (i % 32) & 1U) == 0) return -INFINITY;
     float x = raw(i);
+    if (biasCount > 0) x = bias->addTo(x, i, biasCount);
     if (counts != nullptr) {
       const uint32_t seen = counts[i];
       if (seen != 0) {
@@ -259,6 +286,21 @@ __device__ int32_t draw(const Row<T>& row, const SlotParams& params, float max, 
   return locate(row.vocab, at, shared, keptWeight);
 }
 
+template <class T>
+__device__ Best largest(const Row<T>& row, Shared& shared) {
+  Best best{-INFINITY, INT32_MAX};
+  bool unusable = false;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.vocab; i += kThreads) {
+    const float x = row.at(i);
+    unusable |= isnan(x);
+    // What the mask hides must be good, too: whether a row fails is no matter of its mask.
+    if (row.mask != nullptr) unusable |= !(row.raw(i) < INFINITY);
+    best = better(best, {x, i});
+  }
+  if (unusable) shared.unusable = 1;
+  return blockBest(best, shared);
+}
+
 // Of the raw logits.
 template <class T>
 __device__ void reportLogprob(const Row<T>& row, int32_t token, int32_t top, int32_t entry,
@@ -300,6 +342,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
   __shared__ Shared shared;
   __shared__ SlotParams params;
+  __shared__ Bias bias;
   const auto entry = static_cast<int32_t>(blockIdx.x);
   const int32_t slot = args.slots[entry];
   if (slot < 0) return;
@@ -315,21 +358,35 @@ __global__ void __launch_bounds__(kThreads) sampleKernel(SampleArgs args) {
   uint32_t* counts =
       params.penalised != 0 ? table.tokenCounts + static_cast<int64_t>(slot) * table.vocab : nullptr;
   const bool sampling = target < 0;
-  const Row<T> row{static_cast<const T*>(args.logits) + static_cast<int64_t>(entry) * table.vocab,
-                   sampling ? counts : nullptr, &params, table.vocab, sampling && outputs < params.minTokens};
-
-  Best best{-INFINITY, INT32_MAX};
-  bool hasNan = false;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.vocab; i += kThreads) {
-    const float x = row.at(i);
-    hasNan |= isnan(x);
-    best = better(best, {x, i});
+  const int32_t biasCount = sampling ? params.biasCount : 0;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < biasCount; i += kThreads) {
+    bias.ids[i] = table.biases[slot].ids[i];
+    bias.values[i] = table.biases[slot].values[i];
   }
-  if (hasNan) shared.unusable = 1;
-  best = blockBest(best, shared);
+  const int32_t maskRow = sampling ? args.maskRows[entry] : -1;
+  const int64_t maskWords = (table.vocab + 31) / 32;
+  if (biasCount > 0) __syncthreads();
+  Row<T> row{static_cast<const T*>(args.logits) + static_cast<int64_t>(entry) * table.vocab,
+             maskRow < 0 ? nullptr : args.masks + maskRow * maskWords,
+             sampling ? counts : nullptr,
+             &params,
+             &bias,
+             table.vocab,
+             biasCount,
+             sampling && outputs < params.minTokens};
+
+  Best best = largest(row, shared);
+  if (row.mask != nullptr && row.banned && best.value == -INFINITY) {
+    // The ban gives way to the mask.
+    row.banned = false;
+    best = largest(row, shared);
+  }
   int32_t token = sampling ? best.id : target;
   if (shared.unusable != 0 || !isfinite(best.value)) {
-    if (threadIdx.x == 0) args.tokens[entry] = -1;
+    if (threadIdx.x != 0) return;
+    const bool none = row.mask != nullptr && shared.unusable == 0;
+    args.tokens[entry] = none ? kNoneAllowed : kUnusableLogits;
+    if (none) table.lastTokens[slot] = -1;
     return;
   }
   if (sampling && params.temperature >= kGreedyTemperature)
@@ -354,6 +411,13 @@ __global__ void openKernel(SlotTable table, int32_t slot, const __grid_constant_
   table.outputCounts[slot] = outputCount;
 }
 
+__global__ void biasKernel(SlotBias* to, const __grid_constant__ SlotBias from) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kMaxBias; i += kOpenThreads) {
+    to->ids[i] = from.ids[i];
+    to->values[i] = from.values[i];
+  }
+}
+
 __global__ void countKernel(uint32_t* counts, const int32_t* tokens, int32_t prompt, int32_t outputs) {
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < prompt + outputs; i += kThreads) {
     if (i < prompt) {
@@ -369,6 +433,12 @@ __global__ void countKernel(uint32_t* counts, const int32_t* tokens, int32_t pro
 cudaError_t openSlot(const SlotTable& table, int32_t slot, const SlotParams& params, int32_t lastToken,
                      int32_t outputCount, cudaStream_t stream) noexcept {
   openKernel<<<1, kOpenThreads, 0, stream>>>(table, slot, params, lastToken, outputCount);
+  return cudaGetLastError();
+}
+
+cudaError_t setBias(const SlotTable& table, int32_t slot, const SlotBias& bias,
+                    cudaStream_t stream) noexcept {
+  biasKernel<<<1, kOpenThreads, 0, stream>>>(table.biases + slot, bias);
   return cudaGetLastError();
 }
 

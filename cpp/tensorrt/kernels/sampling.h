@@ -1,10 +1,10 @@
-// Sampling on the device: penalties, temperature, min_p, top_k, top_p, log-probabilities, and the slots'
-// state between steps.
+// Sampling on the device: masks, bias, penalties, temperature, min_p, top_k, top_p, log-probabilities, and
+// the slots' state between steps.
 //
-// Order as in the CPU backend: penalties and banned tokens, then greedy, or min_p, top_k, top_p and a draw.
-// Equal logits are ordered by token id, the lowest first. Weights are integers (2^-40 of the largest
-// token's), so sums do not depend on the order of threads: the same logits and seed give the same token,
-// whatever else is in the batch.
+// Order as in the CPU backend: mask, bias, penalties and banned tokens, then greedy, or min_p, top_k, top_p
+// and a draw. Equal logits are ordered by token id, the lowest first. Weights are integers (2^-40 of the
+// largest token's), so sums do not depend on the order of threads: the same logits and seed give the same
+// token, whatever else is in the batch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,6 +19,11 @@ namespace nt::kernels {
 // tokens of its own, and the model's end-of-sequence tokens.
 inline constexpr int32_t kMaxBannedTokens = 1280;
 inline constexpr int32_t kMaxTopLogprobs = 256;
+inline constexpr int32_t kMaxBias = 1024;  // kMaxLogitBias of core/step_batch.h
+
+// In place of a token: logits that are not finite, or a mask that left none that is.
+inline constexpr int32_t kUnusableLogits = -1;
+inline constexpr int32_t kNoneAllowed = -2;
 
 struct SlotParams {
   float temperature = 0;
@@ -33,8 +38,14 @@ struct SlotParams {
   int32_t minTokens = 0;
   int32_t bannedCount = 0;
   int32_t penalised = 0;  // counts are kept
+  int32_t biasCount = 0;
   uint64_t seed = 0;
   int32_t banned[kMaxBannedTokens] = {};  // ascending
+};
+
+struct SlotBias {
+  int32_t ids[kMaxBias] = {};  // ascending
+  float values[kMaxBias] = {};
 };
 
 // The slots' state, in device memory.
@@ -44,12 +55,16 @@ struct SlotTable {
   int32_t* outputCounts = nullptr;  // [slots] tokens generated so far
   uint32_t* tokenCounts =
       nullptr;  // [slots, vocab] how often a token is in the output; bit 31: it is in the prompt
+  SlotBias* biases = nullptr;  // [slots]; the first SlotParams::biasCount of each are set
   int32_t vocab = 0;
 };
 
 // Sets a slot. The parameters travel as the kernel's argument: no copy, no buffer to keep.
 cudaError_t openSlot(const SlotTable& table, int32_t slot, const SlotParams& params, int32_t lastToken,
                      int32_t outputCount, cudaStream_t stream) noexcept;
+
+// Sets the bias of a slot that was opened with a biasCount.
+cudaError_t setBias(const SlotTable& table, int32_t slot, const SlotBias& bias, cudaStream_t stream) noexcept;
 
 // Counts a penalised slot's tokens afresh: `prompt`, then `outputs` of them, at `tokens` (device).
 cudaError_t countTokens(const SlotTable& table, int32_t slot, const int32_t* tokens, int32_t prompt,
@@ -61,9 +76,11 @@ struct SampleArgs {
   const int32_t* slots = nullptr;  // [entries]; -1: nothing to do
   const int32_t* targets =
       nullptr;  // [entries] -1: sample; else the prompt's next token, whose log-probability is wanted
+  const int32_t* maskRows = nullptr;  // [entries] row of `masks`; -1: all tokens are allowed
+  const uint32_t* masks = nullptr;  // [rows, ceil(vocab / 32)]; bit i % 32 of word i / 32: token i is allowed
   int32_t entries = 0;
   SlotTable table;
-  // Results, each [entries]. Tokens are the sampled ones or the targets; -1: the logits are not finite.
+  // Results, each [entries]. Tokens are the sampled ones or the targets, kUnusableLogits or kNoneAllowed.
   int32_t* tokens = nullptr;
   int32_t* ranks = nullptr;
   float* logprobs = nullptr;
