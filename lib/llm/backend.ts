@@ -3,7 +3,8 @@ import { freemem } from 'node:os'
 import { type ErrorCode, TensorRTError } from '../errors'
 import { CpuBackend } from '../native'
 import type { Executor, ExecutorInfo } from '../scheduler'
-import { closeQuietly, type FallbackSource } from './fallback'
+import { closeQuietly } from './death'
+import type { FallbackSource } from './fallback'
 import type { LLMWarning } from './options'
 import type { ModelFolder } from './model_folder'
 import { kvPages } from './kv_sizing'
@@ -85,6 +86,8 @@ export interface ModelBackend {
   executor: Executor
   /** What takes over when the executor dies; undefined = nothing. */
   fallback: FallbackSource | undefined
+  /** Makes the executor again, with the same choice of device. */
+  recreate: () => Promise<Executor>
 }
 
 /**
@@ -99,8 +102,12 @@ export async function createBackend(
   warn: (warning: LLMWarning) => void,
 ): Promise<ModelBackend> {
   const gpu = await tryTensorRT(model, options, warn)
-  if (gpu === undefined) return { executor: await createCpu(model, options), fallback: undefined }
-  return { executor: gpu, fallback: await prepareFallback(model, options, gpu) }
+  if (gpu === undefined) {
+    const recreate = (): Promise<Executor> => createCpu(model, options)
+    return { executor: await recreate(), fallback: undefined, recreate }
+  }
+  const fallback = await prepareFallback(model, options, gpu)
+  return { executor: gpu, fallback, recreate: () => createTensorRT(model, options) }
 }
 
 async function tryTensorRT(
@@ -127,9 +134,9 @@ async function prepareFallback(
 ): Promise<FallbackSource | undefined> {
   if (options.failover === false) return undefined
   const create = (): Promise<Executor> => createSubstitute(model, options, executor.info)
-  if (options.failover === true) return create
+  if (options.failover === true) return { create }
   try {
-    return await create()
+    return { create, standby: await create() }
   } catch (error) {
     await closeQuietly(executor)
     throw error

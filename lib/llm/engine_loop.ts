@@ -149,7 +149,7 @@ export class EngineLoop {
     this.fallback = new Fallback(options.fallback)
     this.restart = new Restart(
       options.restart,
-      { onReady: (started) => this.comeBack(started), onFailure: (failure) => this.restartFailed(failure) },
+      { onReady: (started) => this.moveTo(started, 'serving'), onFailure: (failure) => this.restartFailed(failure) },
       now,
     )
     this.watch = new StepWatch(options.stepTimeoutMs, (ms) => this.onStepTimeout(ms), now)
@@ -560,22 +560,6 @@ export class EngineLoop {
     }
   }
 
-  /** The model's own executor works again. @throws when it cannot take over; nothing has changed then */
-  private comeBack(started: StartedExecutor): void {
-    const { executor } = this
-    const replaces = this.current === 'substituted'
-    const substitute = this.started
-    this.moveTo(started, 'serving')
-    substitute.listener = undefined
-    let ended: Promise<unknown> = Promise.resolve()
-    if (replaces) {
-      const closing = closeQuietly(executor)
-      this.retire(closing)
-      ended = closing
-    }
-    this.fallback.renew(ended)
-  }
-
   private restartFailed(failure: RestartFailure): void {
     this.options.events?.onRestartFailure?.(failure)
     if (failure.nextDelayMs === undefined && this.current === 'down') this.end(noneLeft(this.lost!.cause, failure.error))
@@ -588,6 +572,15 @@ export class EngineLoop {
     const { cause, at } = this.lost!
     const from = this.info
     const idleSince = this.runs ? now : at
+    let left: Promise<unknown> = Promise.resolve()
+    this.started.listener = undefined
+    if (this.runs) {
+      const closing = closeQuietly(this.executor)
+      this.retire(closing)
+      left = closing
+    }
+    // Before anything runs: what comes back may die in this very call.
+    if (phase === 'serving') this.fallback.renew(left)
     this.dropSteps()
     const evacuation = this.scheduler.evacuate(now)
     const sequences = evacuation.requests.flat().filter((seq) => !seq.finished).length
@@ -614,9 +607,10 @@ export class EngineLoop {
   }
 
   private end(reason: TensorRTError): void {
+    if (this.current === 'ended') return
     this.current = 'ended'
     this.restart.stop()
-    this.refuse(this.refusal ?? reason, this.refusal ?? reason)
+    this.refuse(reason, reason)
   }
 
   /** Rejects what is pending, and refuses what comes. */

@@ -1,64 +1,72 @@
 import { TensorRTError } from '../errors'
 import type { Executor } from '../scheduler'
-import { checkExecutor } from './validate'
+import { atMost, closeQuietly, DEAD_CLOSE_MS } from './death'
+import { createLike } from './started_executor'
 
-/** An executor that stands by, or what makes one when it is needed. */
-export type FallbackSource = Executor | (() => Promise<Executor>)
+/** What takes over when an executor dies. */
+export interface FallbackSource {
+  create: () => Promise<Executor>
+  /** The first one, made beforehand. With one, each later one is made beforehand too. */
+  standby?: Executor | undefined
+}
 
-/** The executor that takes over when another dies. Serves once. */
+/** The executor that takes over when the model's own dies: once, and once more each time that one has come back. */
 export class Fallback {
-  private source: FallbackSource | undefined
+  private standby: Promise<Executor | undefined> | undefined
+  private readonly keepsStandby: boolean
+  private taken = false
+  private closed = false
 
-  constructor(source: FallbackSource | undefined) {
-    this.source = source
+  constructor(private readonly source: FallbackSource | undefined) {
+    this.keepsStandby = source?.standby !== undefined
+    if (source?.standby !== undefined) this.standby = Promise.resolve(source.standby)
   }
 
   get available(): boolean {
-    return this.source !== undefined
+    return this.source !== undefined && !this.taken
   }
 
   /**
-   * @param vocabSize of the executor that died: tokens would not mean the same otherwise
+   * @param vocabSize of the executor that died
    * @throws (as a rejection) what making the executor throws; ERR_INVALID_ARGUMENT for one of another vocabulary
    */
   async take(vocabSize: number): Promise<Executor> {
-    const { source } = this
-    this.source = undefined
-    if (source === undefined) throw new TensorRTError('ERR_INTERNAL', 'There is no executor to fall back to')
-    const executor = typeof source === 'function' ? await source() : source
-    checkExecutor('failover()', executor)
-    if (executor.info.vocabSize === vocabSize) return executor
-    closeQuietly(executor)
-    throw new TensorRTError(
-      'ERR_INVALID_ARGUMENT',
-      `The executor that was to take over has a vocabulary of ${executor.info.vocabSize} tokens, not ${vocabSize}`,
-    )
+    const { source, standby } = this
+    if (source === undefined || this.taken) {
+      throw new TensorRTError('ERR_INTERNAL', 'There is no executor to fall back to')
+    }
+    this.taken = true
+    this.standby = undefined
+    return createLike(vocabSize, async () => (await standby) ?? (await source.create()), 'failover()')
+  }
+
+  /**
+   * The model's own executor is back, and may die again. A new standby is made when `freed` says that the last one has ended;
+   * where that fails, the next is made when it is needed.
+   */
+  renew(freed: Promise<unknown>): void {
+    if (this.source === undefined || this.closed) return
+    this.taken = false
+    if (this.keepsStandby && this.standby === undefined) this.standby = this.makeStandby(this.source, freed)
+  }
+
+  private async makeStandby(source: FallbackSource, freed: Promise<unknown>): Promise<Executor | undefined> {
+    try {
+      await freed
+      if (this.closed) return undefined
+      return await source.create()
+    } catch {
+      return undefined
+    }
   }
 
   /** Closes an executor that stands by in vain. */
   async close(): Promise<void> {
-    const { source } = this
-    this.source = undefined
-    if (source !== undefined && typeof source !== 'function') await source.close()
-  }
-}
-
-/** Closes an executor whose end interests nobody: one that has died, or came too late. @returns when it has ended */
-export async function closeQuietly(executor: Executor): Promise<void> {
-  try {
-    await executor.close()
-  } catch {
-    // That it does not work any more is known.
-  }
-}
-
-/** Settles with `work`, or after `ms` milliseconds without it. */
-export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const over = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))
-  try {
-    await Promise.race([work, over])
-  } finally {
-    clearTimeout(timer)
+    this.closed = this.taken = true
+    const { standby } = this
+    this.standby = undefined
+    if (standby === undefined) return
+    const ended = standby.then((executor) => (executor === undefined ? undefined : closeQuietly(executor)))
+    await atMost(DEAD_CLOSE_MS, ended)
   }
 }

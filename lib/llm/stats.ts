@@ -10,6 +10,8 @@ export interface LLMStats {
   retries: number
   /** How often another backend took over from one that died. Counters go on across it. */
   failovers: number
+  /** How often the model's own backend came back after that. */
+  restarts: number
   kv: {
     pageSize: number
     /**
@@ -73,6 +75,7 @@ export function collectStats(loop: EngineLoop): LLMStats {
     preemptions: stats.preemptions,
     retries: stats.retries,
     failovers: counters.failovers,
+    restarts: counters.restarts,
     kv: {
       pageSize: limits.pageSize,
       totalPages: stats.pagesTotal,

@@ -1,13 +1,13 @@
 import { TensorRTError } from '../../lib'
 import type { Executor, SlotInit, StepResult } from '../../lib/scheduler'
 
-/** How the executor says that it is dead: in a result, as a device error or as its own end; or by refusing calls. */
-export type Death = 'ERR_CUDA' | 'ERR_BACKEND_DEAD' | 'submit' | 'openSlot'
+/** How the executor says that it is dead: in a result, as a device error or as its own end; by refusing calls; or not at all. */
+export type Death = 'ERR_CUDA' | 'ERR_BACKEND_DEAD' | 'submit' | 'openSlot' | 'hang'
 
 /**
  * An executor that dies at a step, like a GPU does: from the result of step `at` on nothing is of use. With 'ERR_CUDA' that
  * result carries the device's error and later ones ERR_BACKEND_DEAD; with 'submit' and 'openSlot' the call that follows
- * step `at` throws. The executor inside lives on, so that results of steps in flight still arrive, late.
+ * step `at` throws; with 'hang' no result comes any more. The executor inside lives on, so that results of steps in flight still arrive, late.
  */
 export class DyingExecutor implements Executor {
   closed = 0
@@ -38,7 +38,9 @@ export class DyingExecutor implements Executor {
       this.answered++
       if (this.dead) {
         this.late++
-        onResult(this.zombie ? result : failed(result, 'ERR_BACKEND_DEAD'))
+        if (this.how !== 'hang') onResult(this.zombie ? result : failed(result, 'ERR_BACKEND_DEAD'))
+      } else if (result.stepId >= this.at && this.how === 'hang') {
+        this.die()
       } else if (result.stepId >= this.at && (this.how === 'ERR_CUDA' || this.how === 'ERR_BACKEND_DEAD')) {
         this.die()
         onResult(failed(result, this.how))
@@ -84,7 +86,7 @@ export class DyingExecutor implements Executor {
 
   private fail(call: Death): void {
     if (!this.dead && this.how === call && this.submitted >= this.at) this.die()
-    if (this.dead) throw new TensorRTError('ERR_BACKEND_DEAD', 'an illegal memory access was encountered')
+    if (this.dead && this.how !== 'hang') throw new TensorRTError('ERR_BACKEND_DEAD', 'an illegal memory access was encountered')
   }
 }
 

@@ -1,7 +1,5 @@
 /** A backend dies while it serves, on the real CPU backend on both sides: every request goes on where it was. */
 import { setMaxListeners } from 'node:events'
-import { readFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import '../unit/matchers'
@@ -14,36 +12,8 @@ import {
   type LLMWarning,
   TensorRTError,
 } from '../../lib'
-import { seededRandom } from '../../lib/cli/load_generator'
-import { graphFromConfig } from '../../lib/models'
-import { CpuBackend } from '../../lib/native'
-import { Tokenizer } from '../../lib/text'
 import { type Death, DyingExecutor } from './dying_executor'
-
-const folder = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
-const json = (file: string): never => JSON.parse(readFileSync(join(folder, file), 'utf8')) as never
-const tokenizer = new Tokenizer(json('tokenizer.json'), json('tokenizer_config.json'))
-const STREAMS = 64
-
-interface Sizes {
-  numPages?: number
-  maxSlots?: number
-  pageSize?: number
-  maxStepTokens?: number
-}
-
-function cpu({ numPages = 1024, maxSlots = STREAMS, pageSize = 16, maxStepTokens = 256 }: Sizes = {}): Promise<Executor> {
-  return CpuBackend.create({
-    graph: graphFromConfig(json('config.json')),
-    files: [join(folder, 'model.safetensors')],
-    pageSize,
-    numPages,
-    maxSlots,
-    maxStepTokens,
-    threads: 0,
-    simd: '',
-  })
-}
+import { codes, cpu, expectWhole, plan, type Sizes, STREAMS, stream, substance, tokenizer } from './storyteller'
 
 const open: LLM[] = []
 afterEach(async () => {
@@ -84,19 +54,6 @@ function gate() {
   return { failover, wanted, open: (executor = cpu()) => letThrough(executor) }
 }
 
-/** Half of them greedy, half sampled with a seed, and of those a few with all that depends on the output so far. */
-function plan(seed: number): GenerateOptions[] {
-  const random = seededRandom(seed)
-  return Array.from({ length: STREAMS }, (_, i) => ({
-    tokens: Array.from({ length: 1 + Math.floor(random() ** 2 * 60) }, () => 6 + Math.floor(random() * 4000)),
-    maxTokens: 40 + Math.floor(random() * 60),
-    ignoreEos: true,
-    ...(i % 2 === 0 ? { temperature: 0 } : { temperature: 0.9, topP: 0.95, seed: 1000 + i }),
-    ...(i % 8 === 3 ? { repetitionPenalty: 1.2, presencePenalty: 0.3, frequencyPenalty: 0.2 } : {}),
-    ...(i % 8 === 5 ? { logprobs: 2, minTokens: 30, ignoreEos: false } : {}),
-  }))
-}
-
 const requests = plan(7)
 let solo: GenerationResult[]
 
@@ -106,42 +63,6 @@ beforeAll(async () => {
   for (const request of requests) solo.push(await llm.generate(request).result())
   await llm.close()
 }, 120_000)
-
-/** Tokens as they were streamed, and when. */
-async function stream(llm: LLM, request: GenerateOptions) {
-  const generation = llm.generate(request)
-  const times: number[] = []
-  const streamed: number[] = []
-  let text = ''
-  for await (const chunk of generation) {
-    times.push(performance.now())
-    streamed.push(...chunk.tokens)
-    text += chunk.text
-  }
-  const result = await generation.result()
-  expect(streamed).toEqual(result.tokens)
-  expect(text).toBe(result.text)
-  return { result, times }
-}
-
-const substance = ({ tokens, text, finishReason, logprobs, usage, choices }: GenerationResult): unknown => ({
-  tokens,
-  text,
-  finishReason,
-  logprobs,
-  usage,
-  choices,
-})
-
-async function expectWhole(llm: LLM): Promise<void> {
-  await vi.waitFor(() =>
-    expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, steps: { inFlight: 0 }, kv: { usedPages: 0 } }),
-  )
-  llm.check()
-}
-
-const codes = (results: PromiseSettledResult<unknown>[]): unknown[] =>
-  results.map((result) => (result.status === 'rejected' ? (result.reason as { code: unknown }).code : 'fulfilled'))
 
 describe('64 live streams, and the backend dies', () => {
   const report: string[] = []

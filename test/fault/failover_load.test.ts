@@ -86,11 +86,38 @@ describe('a GPU that dies', () => {
     expect(first.closed).toBe(1)
   })
 
-  it.each<LLMOptions>([{ backend: 'tensorrt' }, { failover: false }])('nothing takes over with %j', async (options) => {
-    const { llm, warnings } = await load(options)
+  const alone: LLMOptions[] = [{ backend: 'tensorrt' }, { failover: false }]
+  it.each(alone)('nothing takes over with %j and no restart', async (options) => {
+    const { llm, warnings } = await load({ ...options, restart: false })
     await expect(llm.generate(request).result()).rejects.toHaveCode('ERR_BACKEND_DEAD')
     expect(made).not.toHaveBeenCalled()
     expect(warnings).toEqual([])
+    expect(llm.health()).toMatchObject({ state: 'dead', restartable: false })
+  })
+
+  it.each(alone)('it is loaded again with %j, and serves', async (options) => {
+    const { llm, warnings } = await load({ ...options, restart: { initialDelayMs: 0 } })
+    await expect(llm.generate(request).result()).rejects.toHaveCode('ERR_BACKEND_DEAD')
+    await vi.waitFor(() => expect(llm.health().state).toBe('ready'), 10_000)
+    expect(first.closed).toBe(0)
+    // The new one dies at its step 10, as the first did: it has run one to show that it works.
+    expect((await llm.generate({ ...request, maxTokens: 5 }).result()).tokens).toHaveLength(5)
+    expect(warnings.map(({ code }) => code)).toEqual(['BACKEND_DOWN', 'BACKEND_RESTARTED'])
+    expect(made).not.toHaveBeenCalled()
+  })
+
+  it('after its return another CPU stands by', async () => {
+    const { llm } = await load({ failover: 'standby', restart: { initialDelayMs: 0 } })
+    const { tokens } = await llm.generate({ ...request, maxTokens: 12 }).result()
+    expect(tokens).toHaveLength(12)
+    await vi.waitFor(() => expect(llm.health()).toMatchObject({ state: 'ready', restarts: 1 }), 10_000)
+    // Since the GPU was made for the second time.
+    await vi.waitFor(() => expect(made).toHaveBeenCalledTimes(1))
+    const standby = (await made.mock.results[0]!.value) as CpuBackend
+    const starts = vi.spyOn(standby, 'start')
+    await llm.generate({ ...request, maxTokens: 12 }).result()
+    expect(llm.stats().failovers).toBe(2)
+    expect(starts).toHaveBeenCalledTimes(1)
   })
 
   it('what fitted into its KV cache fits into the next, which is sized for the machine, not by what the GPU was given', async () => {
@@ -107,5 +134,7 @@ describe('a GPU that dies', () => {
 
 it('the option is checked', async () => {
   await expect(LLM.load(folder, { failover: 'later' as never })).rejects.toHaveCode('ERR_INVALID_ARGUMENT', /failover/)
+  await expect(LLM.load(folder, { restart: { maxAttempts: 0 } })).rejects.toHaveCode('ERR_INVALID_ARGUMENT', /maxAttempts/)
+  await expect(LLM.load(folder, { restart: 'soon' as never })).rejects.toHaveCode('ERR_INVALID_ARGUMENT')
   await expect(LLM.load(join(folder, 'none'), { failover: 'standby' })).rejects.toHaveCode('ERR_MODEL_NOT_FOUND')
 })
