@@ -1,0 +1,227 @@
+/** The edge: what comes over a socket, well-formed or not, and what goes back. */
+import { connect, type Socket } from 'node:net'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { nestsDeeper } from '../../lib/server/http/body'
+import type { HttpFacts, Telemetry } from '../../lib/server'
+import { curl, type ErrorAnswer, type Fixture, type Json, startServer } from './support'
+
+const log: HttpFacts[] = []
+const telemetry: Telemetry = {
+  start: () => ({ tokens: () => {}, end: () => {} }),
+  refused: () => {},
+  httpStarted: () => {},
+  http: (facts) => void log.push(facts),
+  metrics: async () => ({ contentType: 'text/plain; version=0.0.4', body: 'up 1\n' }),
+  close: async () => {},
+}
+
+let fixture: Fixture
+let port: number
+beforeAll(async () => {
+  fixture = await startServer({ telemetry, limits: { maxBodyBytes: 100_000, bodyTimeoutMs: 400 }, headersTimeoutMs: 1000 })
+  port = fixture.server.address!.port
+})
+afterAll(async () => {
+  expect(fixture.failures).toEqual([])
+  await fixture.close()
+})
+
+const BODY = JSON.stringify({ prompt: 'Once', max_tokens: 2, temperature: 0 })
+
+function expectError(answer: ErrorAnswer): void {
+  expect(Object.keys(answer)).toEqual(['error'])
+  expect(Object.keys(answer.error).sort()).toEqual(['code', 'message', 'param', 'type'])
+}
+
+/** Everything that comes back until the other side closes. */
+function received(socket: Socket): Promise<string> {
+  return new Promise((done) => {
+    let text = ''
+    socket.setEncoding('utf8')
+    socket.on('data', (chunk) => (text += chunk))
+    socket.on('error', () => {})
+    socket.on('close', () => done(text))
+  })
+}
+
+describe('answers that are errors', () => {
+  it.each([
+    ['GET', '/nothing', undefined, {}, 404, 'not_found'],
+    ['GET', '/', undefined, {}, 404, 'not_found'],
+    ['POST', '/v1/chat/completions/', '{', {}, 400, 'invalid_json'],
+    ['GET', '/v1/chat/completions', undefined, {}, 405, 'method_not_allowed'],
+    ['DELETE', '/v1/models', undefined, {}, 405, 'method_not_allowed'],
+    ['PUT', '/v1/completions', BODY, {}, 405, 'method_not_allowed'],
+    ['POST', '/v1/completions', '{"prompt": ', {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', '', {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', 'null', {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', '[]', {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', '"text"', {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', Buffer.from([0x7b, 0xff, 0xfe, 0x7d]), {}, 400, 'invalid_json'],
+    ['POST', '/v1/completions', BODY, { 'content-type': 'text/plain' }, 415, 'unsupported_media_type'],
+    ['POST', '/v1/completions', BODY, { 'content-type': 'multipart/form-data; boundary=x' }, 415, 'unsupported_media_type'],
+    ['POST', '/v1/completions', BODY, { 'content-encoding': 'gzip' }, 415, 'unsupported_content_encoding'],
+    ['POST', '/v1/completions', `{"prompt":"${'a'.repeat(100_000)}"}`, {}, 413, 'request_too_large'],
+    ['POST', '/v1/completions', `{"prompt":${'['.repeat(10_000)}1${']'.repeat(10_000)}}`, {}, 400, 'json_too_deep'],
+    ['POST', '/v1/completions', '{"a":'.repeat(10_000), {}, 400, 'json_too_deep'],
+  ])('%s %s %.20j', async (method, path, body, headers, status, code) => {
+    const response = await fetch(fixture.url + path, {
+      method,
+      headers: { 'content-type': 'application/json', ...headers },
+      ...(body === undefined ? {} : { body: body as never }),
+    })
+    const answer = (await response.json()) as ErrorAnswer
+    expectError(answer)
+    expect({ status: response.status, code: answer.error.code }).toEqual({ status, code })
+    expect(response.headers.get('content-type')).toBe('application/json')
+    expect(response.headers.get('x-request-id')).not.toBeNull()
+    if (status === 405) expect(response.headers.get('allow')).toMatch(/GET|POST/)
+  })
+
+  it('take kinds of JSON for JSON, and no type at all', async () => {
+    for (const type of ['application/json', 'application/json; charset=utf-8', 'APPLICATION/JSON', 'application/vnd.api+json']) {
+      const response = await fetch(`${fixture.url}/v1/completions`, { method: 'POST', headers: { 'content-type': type }, body: BODY })
+      expect(response.status, type).toBe(200)
+      await response.text()
+    }
+    const bare = await curl(['-H', 'Content-Type:', '-d', BODY, `${fixture.url}/v1/completions`])
+    expect(JSON.parse(bare.stdout).object).toBe('text_completion')
+  })
+
+  it('refuse a chunked body as soon as it is too large', async () => {
+    async function* endless() {
+      for (let i = 0; i < 1000; i++) yield new Uint8Array(1000).fill(0x20)
+    }
+    const request = { method: 'POST', headers: { 'content-type': 'application/json' }, body: endless(), duplex: 'half' }
+    const response = await fetch(`${fixture.url}/v1/completions`, request as never)
+    expect(response.status).toBe(413)
+    expectError((await response.json()) as ErrorAnswer)
+  })
+
+  it('answer a target and a host that cannot be', async () => {
+    for (const head of ['GET http:// HTTP/1.1\r\nhost: a', 'GET /v1/models HTTP/1.1\r\nhost: a b/c', 'GET /\\..\\x HTTP/1.1\r\nhost: a']) {
+      const socket = connect(port, '127.0.0.1')
+      socket.write(`${head}\r\nconnection: close\r\n\r\n`)
+      const text = await received(socket)
+      expect(text).toMatch(/^HTTP\/1\.1 (400|404) /)
+      const body = text.slice(text.indexOf('{'), text.lastIndexOf('}') + 1)
+      expectError(JSON.parse(body))
+    }
+  })
+})
+
+describe('bodies', () => {
+  it('may come byte by byte', async () => {
+    const socket = connect(port, '127.0.0.1')
+    socket.setNoDelay(true)
+    socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${BODY.length}\r\n\r\n`)
+    const text = received(socket)
+    for (const byte of BODY) {
+      await new Promise<void>((done) => socket.write(byte, () => done()))
+    }
+    expect(await text).toMatch(/^HTTP\/1\.1 200 /)
+  })
+
+  it('that do not come are given up, with words', async () => {
+    const socket = connect(port, '127.0.0.1')
+    socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"prompt"`)
+    const text = await received(socket)
+    expect(text).toMatch(/^HTTP\/1\.1 408 /)
+    expect(text.toLowerCase()).toContain('connection: close')
+    expect(text).toContain('"code":"body_timeout"')
+  })
+
+  it('that break off leave nothing behind', async () => {
+    const before = fixture.server.pending
+    const socket = connect(port, '127.0.0.1')
+    socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"prompt"`)
+    await new Promise((done) => setTimeout(done, 20))
+    socket.destroy()
+    await expect.poll(() => fixture.server.pending).toBe(before)
+  })
+
+  it('nest as deep as they nest, whatever their strings hold', () => {
+    expect(nestsDeeper('[[1],[2]]', 2)).toBe(false)
+    expect(nestsDeeper('[[1],[2]]', 1)).toBe(true)
+    expect(nestsDeeper('["[[[["]', 1)).toBe(false)
+    expect(nestsDeeper(String.raw`["\"[[", "\\", {"a\\\"[": 1}]`, 2)).toBe(false)
+    expect(nestsDeeper(String.raw`["\\", [[1]]]`, 2)).toBe(true)
+    expect(nestsDeeper('{"a":{"b":{}}}', 2)).toBe(true)
+    expect(nestsDeeper(`["${'\\'.repeat(100_001)}`, 1)).toBe(false)
+  })
+})
+
+describe('every answer', () => {
+  it('repeats a harmless request id, and no other', async () => {
+    const idFor = async (id: string) => (await fetch(`${fixture.url}/version`, { headers: { 'x-request-id': id } })).headers.get('x-request-id')
+    expect(await idFor('abc-123.x:y')).toBe('abc-123.x:y')
+    expect(await idFor('a b')).toMatch(/^req-/)
+    expect(await idFor('x'.repeat(129))).toMatch(/^req-/)
+    expect(await idFor('{"a":1}')).toMatch(/^req-/)
+  })
+
+  it('is logged once, by the pattern of its route', async () => {
+    log.length = 0
+    await (await fetch(`${fixture.url}/v1/models/tiny-storyteller?a=b`)).text()
+    await (await fetch(`${fixture.url}/%2e%2e/secret`)).text()
+    await (await fixture.post('/v1/completions', { prompt: 'Once', max_tokens: 3, stream: true })).text()
+    await (await fixture.post('/v1/completions', { prompt: 3 })).text()
+    await expect.poll(() => log.length).toBe(4)
+    expect(log.map(({ method, route, status, errorCode, model }) => [method, route, status, errorCode, model])).toEqual([
+      ['GET', '/v1/models/:model', 200, undefined, undefined],
+      ['GET', 'other', 404, 'not_found', undefined],
+      ['POST', '/v1/completions', 200, undefined, 'tiny-storyteller'],
+      ['POST', '/v1/completions', 400, 'invalid_value', undefined],
+    ])
+    expect(log[2]).toMatchObject({ backend: 'cpu', aborted: false, usage: { completionTokens: 3 } })
+    for (const { responseBytes, durationMs } of log) {
+      expect(responseBytes).toBeGreaterThan(0)
+      expect(durationMs).toBeGreaterThan(0)
+    }
+  })
+
+  it('has a head of its own for HEAD', async () => {
+    const response = await fetch(`${fixture.url}/health/live`, { method: 'HEAD' })
+    expect(response.status).toBe(200)
+    expect(await response.text()).toBe('')
+  })
+})
+
+it('tells health, version and metrics', async () => {
+  for (const path of ['/health', '/health/live', '/health/ready']) expect((await fetch(fixture.url + path)).status).toBe(200)
+  expect(((await (await fetch(`${fixture.url}/version`)).json()) as Json).version).toMatch(/^\d+\.\d+\.\d+/)
+  const metrics = await fetch(`${fixture.url}/metrics`)
+  expect(metrics.headers.get('content-type')).toBe('text/plain; version=0.0.4')
+  expect(await metrics.text()).toBe('up 1\n')
+})
+
+it('streams to curl, event by event', async () => {
+  const { code, stdout } = await curl([
+    '-N',
+    '-H',
+    'content-type: application/json',
+    '-d',
+    JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }], max_tokens: 4, stream: true }),
+    `${fixture.url}/v1/chat/completions`,
+  ])
+  expect(code).toBe(0)
+  expect(stdout.trimEnd().endsWith('data: [DONE]')).toBe(true)
+  expect(stdout.match(/^data: \{/gm)!.length).toBeGreaterThanOrEqual(3)
+})
+
+it('answers without a socket, too', async () => {
+  const request = (path: string, init?: RequestInit): Promise<Response> => fixture.server.fetch(new Request(`http://any${path}`, init))
+  const post = (body: object) => ({ method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  expect((await request('/health')).status).toBe(200)
+  expect((await request('/nothing')).status).toBe(404)
+  const whole = (await (await request('/v1/completions', post({ prompt: 'Once', max_tokens: 5, temperature: 0 }))).json()) as Json
+  const streamed = await request('/v1/completions', post({ prompt: 'Once', max_tokens: 5, temperature: 0, stream: true }))
+  const text = (await streamed.text()).matchAll(/"text":"([^"]*)"/g)
+  expect([...text].map(([, piece]) => piece).join('')).toBe(whole.choices[0].text)
+  const left = await request('/v1/completions', post({ prompt: 'Once', max_tokens: 900, ignore_eos: true, stream: true }))
+  const reader = left.body!.getReader()
+  await reader.read()
+  await reader.cancel()
+  await expect.poll(() => fixture.llm.stats().running + fixture.llm.stats().waiting).toBe(0)
+  expect(fixture.server.pending).toBe(0)
+})
