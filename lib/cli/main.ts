@@ -4,8 +4,10 @@ import { benchCommand } from './bench'
 import { buildCommand } from './build'
 import { chatCommand } from './chat'
 import { doctorCommand } from './doctor'
+import { keyCommand } from './key'
 import { reportFailure } from './output'
 import { runCommand } from './run'
+import { serveCommand } from './serve'
 import { verifyCommand } from './verify'
 import { version } from '../version'
 
@@ -19,6 +21,7 @@ Examples:
   $ node-tensorrt run "Write a short story about a shy robot."
   $ node-tensorrt run --model ./my-llama --temperature 0 --json "What is 7 plus 5?"
   $ node-tensorrt chat --system "Begin every answer with: Ahoy!"
+  $ node-tensorrt serve ./my-llama --port 8000 --api-key-file keys.txt
   $ node-tensorrt build ./my-llama -o ./my-llama-engine
   $ node-tensorrt build bert.onnx -o ./bert-engine --precision fp16 --profile 'ids:1x128..8x128..32x128'
   $ node-tensorrt verify ./my-llama-engine
@@ -29,6 +32,8 @@ Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
   )
   .addCommand(runCommand())
   .addCommand(chatCommand())
+  .addCommand(serveCommand())
+  .addCommand(keyCommand())
   .addCommand(buildCommand())
   .addCommand(verifyCommand())
   .addCommand(benchCommand())

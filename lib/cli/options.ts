@@ -31,7 +31,7 @@ export interface SamplingOptions {
 }
 
 /** The demo model that travels in the package. */
-const bundledModel = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
+export const bundledModel = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
 
 export function parseInteger(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
@@ -60,12 +60,17 @@ export function parseShare(text: string): number {
   return value
 }
 
-/** '512M', '4GiB', '1e9': bytes. Suffixes are powers of 1024. */
-export function parseBytes(text: string): number {
+/** '512M', '4GiB', '1e9': bytes. Suffixes are powers of 1024. undefined for what is none. */
+export function bytesOf(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:([kmgt])i?b?|b)?$/i.exec(text.trim())
   const power = match === null ? -1 : 'kmgt'.indexOf((match[2] ?? '').toLowerCase() || '?') + 1
   const value = match === null ? NaN : Math.floor(Number(match[1]) * 1024 ** power)
-  if (!Number.isSafeInteger(value) || value <= 0) throw new InvalidArgumentError('expected bytes, such as 512M or 4GiB.')
+  return Number.isSafeInteger(value) && value > 0 ? value : undefined
+}
+
+export function parseBytes(text: string): number {
+  const value = bytesOf(text)
+  if (value === undefined) throw new InvalidArgumentError('expected bytes, such as 512M or 4GiB.')
   return value
 }
 

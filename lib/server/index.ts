@@ -17,4 +17,6 @@ export type {
   Security,
   Telemetry,
 } from './seams'
+export { type ApiKey, createKeySecurity, hashApiKey, type KeySecurityOptions, makeApiKey, OPEN_ROUTES } from './security'
 export { createServer, type ListenOptions, type Server, type ServerCloseOptions } from './server'
+export { type AccessLogDestination, createTelemetry, type MetricDescription, type MetricType, type ServerTelemetry, type TelemetryOptions } from './telemetry'

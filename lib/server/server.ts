@@ -1,6 +1,7 @@
 /** A server over a model: routes, a listener, and an end that loses nothing. */
 import { createServer as createHttpServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https'
 import { getRequestListener } from '@hono/node-server'
 import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
@@ -18,6 +19,8 @@ export interface ListenOptions {
   port?: number | undefined
   /** Name or address to listen at. Default 127.0.0.1: this machine only. */
   host?: string | undefined
+  /** Serve HTTPS with this certificate chain and private key, in PEM format. */
+  tls?: { cert: string; key: string } | undefined
 }
 
 export interface ServerCloseOptions {
@@ -84,7 +87,8 @@ class LLMServer implements Server {
     const address = this.http?.address() as AddressInfo | null | undefined
     if (address === null || address === undefined) return undefined
     const host = address.family === 'IPv6' ? `[${address.address}]` : address.address
-    return { host: address.address, port: address.port, url: `http://${host}:${address.port}` }
+    const scheme = this.http instanceof HttpsServer ? 'https' : 'http'
+    return { host: address.address, port: address.port, url: `${scheme}://${host}:${address.port}` }
   }
 
   async fetch(request: Request): Promise<Response> {
@@ -92,12 +96,18 @@ class LLMServer implements Server {
   }
 
   async listen(options: ListenOptions = {}): Promise<{ host: string; port: number; url: string }> {
-    const reader = new ArgumentReader(options, ['port', 'host'], 'listen()')
+    const reader = new ArgumentReader(options, ['port', 'host', 'tls'], 'listen()')
     const port = reader.integer('port', 0, 65_535) ?? 8000
     const host = reader.string('host', 255) ?? '127.0.0.1'
     if (this.closing !== undefined) throw new TensorRTError('ERR_DISPOSED', 'The server is closed')
     if (this.http !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The server listens already')
-    const http = this.createHttp()
+    let http: HttpServer
+    try {
+      http = this.createHttp(readTls(reader.get('tls')))
+    } catch (cause) {
+      if (cause instanceof TensorRTError) throw cause
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', `"tls" cannot be used: ${(cause as Error).message}`, { cause })
+    }
     this.http = http
     try {
       await new Promise<void>((resolve, reject) => {
@@ -136,7 +146,7 @@ class LLMServer implements Server {
     return this.close()
   }
 
-  private createHttp(): HttpServer {
+  private createHttp(tls: ListenOptions['tls']): HttpServer {
     const { headersTimeoutMs, maxConnections } = this.services
     const listener = getRequestListener(
       (request, env) => {
@@ -149,15 +159,14 @@ class LLMServer implements Server {
         errorHandler: () => Response.json(ApiError.invalid(null, 'The request has no valid target or host', 'invalid_request').body, { status: 400 }),
       },
     )
-    const http = createHttpServer(
-      {
-        headersTimeout: headersTimeoutMs,
-        // Bodies are timed where they are read, and the answer then says so.
-        requestTimeout: 0,
-        connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),
-      },
-      (incoming, outgoing) => void listener(incoming, outgoing),
-    )
+    const settings = {
+      headersTimeout: headersTimeoutMs,
+      // Bodies are timed where they are read, and the answer then says so.
+      requestTimeout: 0,
+      connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),
+    }
+    const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => void listener(incoming, outgoing)
+    const http = tls === undefined ? createHttpServer(settings, onRequest) : createHttpsServer({ ...settings, ...tls }, onRequest)
     if (maxConnections !== undefined) http.maxConnections = maxConnections
     return http
   }
@@ -196,4 +205,13 @@ class LLMServer implements Server {
       this.onIdle()
     })
   }
+}
+
+function readTls(given: unknown): ListenOptions['tls'] {
+  if (given === undefined) return undefined
+  const reader = new ArgumentReader(given, ['cert', 'key'], '"tls"')
+  const cert = reader.string('cert', 2 ** 20)
+  const key = reader.string('key', 2 ** 20)
+  if (cert === undefined || key === undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', '"tls" takes both "cert" and "key", as PEM text')
+  return { cert, key }
 }

@@ -1,0 +1,116 @@
+/**
+ * What there is to set of a server. One table: flags, environment variables, the fields of a configuration file, their checks and the
+ * help text are made of it.
+ */
+
+export type SettingKind =
+  | { type: 'string' }
+  | { type: 'path' }
+  | { type: 'strings' }
+  | { type: 'integer'; min: number; max: number; unlimited?: boolean }
+  | { type: 'number'; above: number; max: number }
+  /** A number, or text such as 512M. */
+  | { type: 'bytes'; max: number }
+  | { type: 'boolean' }
+  | { type: 'choice'; choices: readonly string[] }
+
+export interface Setting {
+  /** In the configuration file; a dot is a level. */
+  path: string
+  /** Name of the flag, without dashes. */
+  flag: string
+  kind: SettingKind
+  /** Help of `--no-<flag>`, of a boolean that is on by default. */
+  off?: string
+  /** How the help names its value. */
+  placeholder?: string
+  help: string
+}
+
+const MS = { type: 'integer', min: 1, max: 2 ** 31 - 1 } as const
+const COUNT = { type: 'integer', min: 1, max: 2 ** 31 - 1 } as const
+const LIMIT = { type: 'integer', min: 1, max: Number.MAX_SAFE_INTEGER, unlimited: true } as const
+
+export interface SettingGroup {
+  title: string
+  settings: readonly Setting[]
+}
+
+export const SETTING_GROUPS: readonly SettingGroup[] = [
+  {
+    title: 'Network:',
+    settings: [
+      { path: 'host', flag: 'host', kind: { type: 'string' }, placeholder: 'address', help: 'address to listen at; 0.0.0.0 for all (default: 127.0.0.1)' },
+      { path: 'port', flag: 'port', kind: { type: 'integer', min: 0, max: 65_535 }, placeholder: 'n', help: '0 takes any that is free (default: 8000)' },
+      { path: 'tls.cert', flag: 'tls-cert', kind: { type: 'path' }, placeholder: 'file', help: 'certificate chain in PEM format: serve HTTPS' },
+      { path: 'tls.key', flag: 'tls-key', kind: { type: 'path' }, placeholder: 'file', help: 'its private key in PEM format' },
+      { path: 'maxConnections', flag: 'max-connections', kind: COUNT, placeholder: 'n', help: 'connections at once; further ones are closed (default: 4096)' },
+      { path: 'headersTimeoutMs', flag: 'headers-timeout', kind: MS, placeholder: 'ms', help: "for a request's headers to arrive (default: 15000)" },
+      { path: 'keepAliveMs', flag: 'keep-alive', kind: MS, placeholder: 'ms', help: 'silence on a stream after which a comment is sent (default: 15000)' },
+      { path: 'stallTimeoutMs', flag: 'stall-timeout', kind: MS, placeholder: 'ms', help: 'a reader that takes nothing for so long is disconnected (default: 60000)' },
+      { path: 'drainMs', flag: 'drain', kind: { type: 'integer', min: 0, max: 2 ** 31 - 1 }, placeholder: 'ms', help: 'for requests under way to end after SIGTERM or Ctrl-C (default: 30000)' },
+    ],
+  },
+  {
+    title: 'Model:',
+    settings: [
+      { path: 'modelName', flag: 'served-model-name', kind: { type: 'strings' }, placeholder: 'names', help: 'names that requests may use, separated by commas; the first is in answers (default: name of the folder)' },
+      { path: 'backend', flag: 'backend', kind: { type: 'choice', choices: ['auto', 'cpu', 'tensorrt'] }, placeholder: 'name', help: 'what runs the model: auto, cpu or tensorrt (default: auto)' },
+      { path: 'failover', flag: 'failover', kind: { type: 'choice', choices: ['on', 'off', 'standby'] }, placeholder: 'how', help: 'when the GPU dies, the CPU takes over: on, off or standby (default: on, but off with --backend tensorrt)' },
+      { path: 'threads', flag: 'threads', kind: { type: 'integer', min: 1, max: 4096 }, placeholder: 'n', help: 'CPU backend: threads (default: all that the process may use)' },
+      { path: 'device', flag: 'device', kind: { type: 'integer', min: 0, max: 1023 }, placeholder: 'n', help: 'GPU: its number, as CUDA counts (default: 0)' },
+      { path: 'libraryPath', flag: 'library-path', kind: { type: 'path' }, placeholder: 'path', help: 'GPU: libnvinfer, or the folder that has it' },
+      { path: 'weights', flag: 'weights', kind: { type: 'path' }, placeholder: 'folder', help: 'engine folders: where the weights are' },
+      { path: 'allowUnfit', flag: 'allow-unfit', kind: { type: 'boolean' }, help: 'GPU: run an engine that verify found unfit' },
+      { path: 'kvCacheMemory', flag: 'kv-cache-memory', kind: { type: 'bytes', max: Number.MAX_SAFE_INTEGER }, placeholder: 'bytes', help: 'size of the KV cache, such as 8G (default: by free memory)' },
+      { path: 'kvCacheFraction', flag: 'kv-cache-fraction', kind: { type: 'number', above: 0, max: 1 }, placeholder: 'share', help: 'GPU: share of the free memory for the KV cache (default: 0.9)' },
+      { path: 'maxSequences', flag: 'max-sequences', kind: { type: 'integer', min: 1, max: 65_536 }, placeholder: 'n', help: 'sequences that run at once (default: 64 on the CPU, 256 on a GPU)' },
+      { path: 'maxStepTokens', flag: 'max-step-tokens', kind: { type: 'integer', min: 1, max: 1_048_576 }, placeholder: 'n', help: 'most tokens in one step (default: 256 on the CPU, the engine\'s limit on a GPU)' },
+      { path: 'maxQueue', flag: 'max-queue', kind: COUNT, placeholder: 'n', help: 'choices that may wait; more are refused with 429 (default: 1024)' },
+      { path: 'prefixCache', flag: 'prefix-cache', kind: { type: 'boolean' }, help: 'share pages between equal prompt prefixes', off: 'do not share pages between equal prompt prefixes' },
+    ],
+  },
+  {
+    title: 'Limits of a request:',
+    settings: [
+      { path: 'limits.maxBodyBytes', flag: 'max-body-size', kind: { type: 'bytes', max: 2 ** 28 }, placeholder: 'bytes', help: 'bytes of a body (default: 4M)' },
+      { path: 'limits.maxJsonDepth', flag: 'max-json-depth', kind: { type: 'integer', min: 1, max: 1000 }, placeholder: 'n', help: 'nesting of a body (default: 100)' },
+      { path: 'limits.maxOutputTokens', flag: 'max-output-tokens', kind: LIMIT, placeholder: 'n', help: 'tokens per choice; more are refused, and requests that say nothing get these (default: the context)' },
+      { path: 'limits.maxPromptTokens', flag: 'max-prompt-tokens', kind: LIMIT, placeholder: 'n', help: 'tokens of a prompt (default: the context)' },
+      { path: 'limits.maxChoices', flag: 'max-choices', kind: { type: 'integer', min: 1, max: 1024 }, placeholder: 'n', help: '"n" times the number of prompts (default: 128)' },
+      { path: 'limits.maxInputs', flag: 'max-inputs', kind: { type: 'integer', min: 1, max: 65_536 }, placeholder: 'n', help: 'texts of a request for embeddings (default: 2048)' },
+      { path: 'limits.minPriority', flag: 'min-priority', kind: { type: 'integer', min: -1000, max: 1000 }, placeholder: 'n', help: 'most urgent priority; lower is more urgent (default: -1000)' },
+      { path: 'limits.bodyTimeoutMs', flag: 'body-timeout', kind: MS, placeholder: 'ms', help: 'for a body to arrive (default: 30000)' },
+      { path: 'limits.requestTimeoutMs', flag: 'request-timeout', kind: LIMIT, placeholder: 'ms', help: 'for a request as a whole (default: no limit)' },
+    ],
+  },
+  {
+    title: 'Security:',
+    settings: [
+      { path: 'auth.keyFile', flag: 'api-key-file', kind: { type: 'path' }, placeholder: 'file', help: 'API keys, a line each: a name, and sha256:<hash> or the key; NODE_TENSORRT_API_KEY is one more' },
+      { path: 'auth.open', flag: 'open-routes', kind: { type: 'strings' }, placeholder: 'routes', help: 'routes that need no key (default: /health/live,/health/ready)' },
+      { path: 'auth.shareCache', flag: 'share-cache', kind: { type: 'boolean' }, help: 'API keys share cached prefixes: faster, and each can tell by timing what others asked' },
+    ],
+  },
+  {
+    title: 'Telemetry:',
+    settings: [
+      { path: 'metrics.enabled', flag: 'metrics', kind: { type: 'boolean' }, help: 'Prometheus metrics at /metrics', off: 'no metrics' },
+      { path: 'metrics.port', flag: 'metrics-port', kind: { type: 'integer', min: 0, max: 65_535 }, placeholder: 'n', help: 'also at this port, without a key' },
+      { path: 'metrics.host', flag: 'metrics-host', kind: { type: 'string' }, placeholder: 'address', help: 'address of that port (default: 127.0.0.1)' },
+      { path: 'accessLog', flag: 'access-log', kind: { type: 'string' }, placeholder: 'where', help: 'a JSON line per request to stdout, stderr or a file (default: none)' },
+      { path: 'tracing', flag: 'tracing', kind: { type: 'boolean' }, help: 'OpenTelemetry spans, where @opentelemetry/api is set up', off: 'no OpenTelemetry spans' },
+    ],
+  },
+]
+
+export const SETTINGS: readonly Setting[] = SETTING_GROUPS.flatMap(({ settings }) => settings)
+
+export function environmentName({ flag }: Setting): string {
+  return `NODE_TENSORRT_SERVE_${flag.toUpperCase().replaceAll('-', '_')}`
+}
+
+/** The name under which commander keeps the flag's value. */
+export function optionName({ flag }: Setting): string {
+  return flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+}
