@@ -159,6 +159,77 @@ TEST(misuseIsRefusedAndHarmsNobody) {
   CHECK(tokens == expected);
 }
 
+// The matrix of the vocabulary, in double precision, over the hidden state.
+TEST(hiddenStatesMakeTheLogits) {
+  for (const LlamaShape& shape : {LlamaShape{}, LlamaShape{.tied = false}, LlamaShape{.qkNorm = true},
+                                  LlamaShape{.bias = true, .gelu = true}}) {
+    const auto checkpoint = writeCheckpoint(shape, DType::kBF16);
+    Session session(optionsFor(shape, *checkpoint));
+    REQUIRE(session.ok());
+    CHECK_EQ(session.backend->info().hiddenSize, shape.width);
+    const auto& head = checkpoint->values.at(shape.tied ? "model.embed_tokens.weight" : "lm_head.weight");
+    const std::vector<int32_t> prompt = {1, 2, 3, 4, 5, 6, 7};
+    for (int32_t slot = 0; slot < 3; ++slot) REQUIRE(bool(session.open(slot, prompt)));
+    // Beside others, and in one row behind a chunk.
+    const StepResult first = session.step({{1, {1, 2, 3}, 0, 0, {1}},
+                                           {0, prompt, 0, kHidden | kLogits | kSample, {0}},
+                                           {2, prompt, 0, kHidden, {2}}});
+    REQUIRE(first.status.isOk());
+    const auto width = size_t(shape.width);
+    REQUIRE(first.hidden.size() == 2 * width && first.logits.size() == size_t(shape.vocab));
+    CHECK_EQ(first.tokens.size(), size_t{1});
+    for (size_t token = 0; token < size_t(shape.vocab); ++token) {
+      double sum = 0;
+      for (size_t i = 0; i < width; ++i) sum += double(head[token * width + i]) * double(first.hidden[i]);
+      CHECK(std::abs(sum - double(first.logits[token])) < 1e-4 * (1 + std::abs(sum)));
+    }
+    const StepResult second = session.step({{1, {4, 5, 6, 7}, 3, kHidden, {1}}});
+    REQUIRE(second.hidden.size() == width);
+    CHECK(second.logits.empty() && second.tokens.empty());
+    for (size_t i = 0; i < width; ++i) {
+      CHECK_EQ(second.hidden[i], first.hidden[i]);
+      CHECK_EQ(first.hidden[width + i], first.hidden[i]);
+    }
+  }
+}
+
+TEST(masksTakeEffectInOrder) {
+  const LlamaShape shape{};
+  const auto checkpoint = writeCheckpoint(shape, DType::kF32);
+  Session session(optionsFor(shape, *checkpoint));
+  REQUIRE(session.ok());
+  const auto only = [](int32_t token) {
+    std::vector<int32_t> mask(size_t(token / 32 + 1), 0);
+    mask.back() = int32_t(1U << (token % 32));
+    return mask;
+  };
+  const std::vector<int32_t> prompt = {4, 5};
+  const auto expected = session.generate(1, prompt, 2, 0);
+  REQUIRE(bool(session.open(1, prompt)));
+  Backend& backend = *session.backend;
+  // The whole sequence of commands before the first result.
+  REQUIRE(bool(backend.setMask(1, only(96))));
+  REQUIRE(bool(backend.submit(packStep(1, {{1, prompt, 0, kSample, {0}}}))));
+  REQUIRE(bool(backend.setMask(1, only(31))));
+  REQUIRE(bool(backend.submit(packStep(2, {{1, {kLastSampledToken}, 2, kSample, {0}}}))));
+  REQUIRE(bool(backend.submit(packStep(3, {{1, {kLastSampledToken}, 3, kSample, {0}}}))));
+  REQUIRE(bool(backend.closeSlot(1)));
+  REQUIRE(bool(session.open(1, prompt)));
+  REQUIRE(bool(backend.submit(packStep(4, {{1, prompt, 0, kSample, {0}}}))));
+  REQUIRE(bool(backend.setMask(1, only(2))));
+  REQUIRE(bool(backend.setMask(1, std::nullopt)));
+  REQUIRE(bool(backend.submit(packStep(5, {{1, {kLastSampledToken}, 2, kSample, {0}}}))));
+  for (const int32_t token : {96, 31, 31, expected[0], expected[1]}) {
+    const StepResult result = session.results.take();
+    REQUIRE(result.tokens.size() == 1);
+    CHECK_EQ(result.tokens[0], token);
+  }
+  for (const int32_t slot : {-1, 0, 8, 1 << 30})
+    CHECK_EQ(backend.setMask(slot, only(1)).code(), std::string("ERR_INVALID_ARGUMENT"));
+  CHECK_EQ(backend.setMask(1, std::vector<int32_t>{}).code(), std::string("ERR_INVALID_ARGUMENT"));
+  CHECK_EQ(backend.setMask(1, std::vector<int32_t>(5, -1)).code(), std::string("ERR_INVALID_ARGUMENT"));
+}
+
 TEST(notANumberFailsTheStepAlone) {
   const LlamaShape shape{};
   auto checkpoint = writeCheckpoint(shape, DType::kF32);

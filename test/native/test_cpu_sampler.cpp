@@ -10,8 +10,10 @@
 
 #include "check.h"
 #include "core/random.h"
+#include "core/step_batch.h"
 #include "cpu/processor.h"
 #include "cpu/sampler.h"
+#include "cpu/step_sampler.h"
 
 // The tests name the parameters that they are about.
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -54,6 +56,11 @@ std::vector<double> naiveDistribution(const std::vector<float>& logits, const Sl
                                       const std::vector<int32_t>& output) {
   const SamplingParams& p = slot.params;
   std::vector<double> x(logits.begin(), logits.end());
+  constexpr double kNever = -std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < x.size() && !slot.mask.empty(); ++i) {
+    if ((slot.mask[i / 32] >> (i % 32) & 1) == 0) x[i] = kNever;
+  }
+  for (size_t i = 0; i < p.biasIds.size(); ++i) x[size_t(p.biasIds[i])] += double(p.biasValues[i]);
   std::set<int32_t> seen(slot.prompt.begin(), slot.prompt.end());
   std::map<int32_t, int> counts;
   for (const int32_t token : output) {
@@ -68,7 +75,7 @@ std::vector<double> naiveDistribution(const std::vector<float>& logits, const Sl
     x[size_t(token)] -= double(p.frequencyPenalty) * count + double(p.presencePenalty);
   }
   if (slot.outputs < p.minTokens) {
-    for (const int32_t token : p.bannedTokens) x[size_t(token)] = -std::numeric_limits<double>::infinity();
+    for (const int32_t token : p.bannedTokens) x[size_t(token)] = kNever;
   }
   std::vector<int32_t> order(x.size());
   std::iota(order.begin(), order.end(), 0);
@@ -103,11 +110,12 @@ std::vector<double> naiveDistribution(const std::vector<float>& logits, const Sl
 
 // Draws many tokens and compares their frequencies with the expected distribution by a chi-square test.
 void checkDistribution(const char* name, const std::vector<float>& logits, SamplingParams params,
-                       int draws = 40000) {
+                       int draws = 40000, const std::vector<int32_t>& mask = {}) {
   Sampler sampler(best(), logits.size());
-  const auto expected = naiveDistribution(logits, makeSlot(params), {});
-  std::vector<int> counts(logits.size(), 0);
   SlotState slot = makeSlot(params);
+  slot.mask = mask;
+  const auto expected = naiveDistribution(logits, slot, {});
+  std::vector<int> counts(logits.size(), 0);
   for (int i = 0; i < draws; ++i) {
     slot.outputs = i;
     ++counts[size_t(sampler.sample(logits.data(), slot))];
@@ -198,6 +206,129 @@ TEST(penaltiesAsDefined) {
     const auto expected = naiveDistribution(logits, slot, output);
     CHECK_EQ(expected[size_t(sampler.sample(logits.data(), slot))], 1.0);
   }
+}
+
+// Allows every `step`-th token.
+std::vector<int32_t> everyNth(size_t vocab, size_t step) {
+  std::vector<int32_t> mask(maskWords(int32_t(vocab)), 0);
+  for (size_t i = 0; i < vocab; i += step) mask[i / 32] |= int32_t(1U << (i % 32));
+  return mask;
+}
+
+TEST(masksAndBiasesAsDefined) {
+  // Vocabularies around the borders of words, and of the kernels' blocks.
+  for (const size_t vocab : {31, 32, 33, 500, 4099}) {
+    for (const size_t step : {1, 2, 3, 31, 32, 97}) {
+      const auto mask = everyNth(vocab, step);
+      for (uint64_t seed = 0; seed < 4; ++seed) {
+        const auto logits = randomLogits(vocab, seed * 100 + step);
+        const auto last = int32_t(vocab - 1);
+        for (const SamplingParams& params :
+             {SamplingParams{}, SamplingParams{.biasIds = {last, 0}, .biasValues = {3.5F, -20}},
+              SamplingParams{.repetitionPenalty = 1.7F,
+                             .presencePenalty = 0.5F,
+                             .biasIds = {2, 5},
+                             .biasValues = {4, -3}}}) {
+          SlotState slot = makeSlot(params, {2, 3}, {5});
+          slot.mask = mask;
+          const auto expected = naiveDistribution(logits, slot, {5});
+          const auto best = int32_t(std::max_element(expected.begin(), expected.end()) - expected.begin());
+          for (const Kernels* kernels : allKernels())
+            CHECK_EQ(Sampler(*kernels, vocab).sample(logits.data(), slot), best);
+        }
+      }
+    }
+  }
+}
+
+TEST(maskedDrawsFollowTheDistribution) {
+  const auto logits = randomLogits(800, 21, 3);
+  const auto mask = everyNth(800, 7);
+  checkDistribution("mask", logits, {.temperature = 1, .seed = 1}, 40000, mask);
+  checkDistribution("mask, top-k", logits, {.temperature = 1.3F, .topK = 12, .seed = 2}, 40000, mask);
+  checkDistribution("mask, top-k of more than it allows", logits,
+                    {.temperature = 1.3F, .topK = 400, .seed = 3}, 40000, mask);
+  checkDistribution("mask, top-p", logits, {.temperature = 1.2F, .topP = 0.7F, .seed = 4}, 40000, mask);
+  checkDistribution("mask, min-p", logits, {.temperature = 1.2F, .minP = 0.05F, .seed = 5}, 40000, mask);
+  checkDistribution("mask, bias", logits,
+                    {.temperature = 1, .seed = 6, .biasIds = {0, 7, 8}, .biasValues = {2, -1, 50}}, 40000,
+                    mask);
+  checkDistribution("bias", logits, {.temperature = 1, .seed = 7, .biasIds = {0, 799}, .biasValues = {5, 4}});
+}
+
+TEST(biasComesBeforePenalties) {
+  std::vector<float> logits(40, -1.0F);
+  // (2 + 6) / 4 = 2 is below 3. The other way round it would be 2 / 4 + 6.
+  logits[7] = 2;
+  logits[9] = 3;
+  Sampler sampler(best(), logits.size());
+  const SamplingParams params{.repetitionPenalty = 4, .biasIds = {7}, .biasValues = {6}};
+  CHECK_EQ(sampler.sample(logits.data(), makeSlot(params, {7})), 9);
+  CHECK_EQ(sampler.sample(logits.data(), makeSlot(params, {8})), 7);
+}
+
+TEST(theMaskWinsOverTheBan) {
+  const auto logits = randomLogits(100, 31);
+  Sampler sampler(best(), logits.size());
+  for (const float temperature : {0.0F, 1.0F}) {
+    SlotState slot = makeSlot({.temperature = temperature, .minTokens = 3, .bannedTokens = {40, 41}});
+    slot.mask.assign(4, 0);
+    slot.mask[1] = 1 << 8;  // token 40
+    CHECK_EQ(sampler.sample(logits.data(), slot), 40);
+    slot.mask[2] = 1 << 1;  // and 65
+    CHECK_EQ(sampler.sample(logits.data(), slot), 65);
+    slot.outputs = 3;
+    slot.mask[2] = 0;
+    CHECK_EQ(sampler.sample(logits.data(), slot), 40);
+  }
+}
+
+TEST(aMaskThatLeavesNothingFiniteSamplesNothing) {
+  auto logits = randomLogits(100, 32);
+  for (const int32_t token : {3, 4}) logits[size_t(token)] = -std::numeric_limits<float>::infinity();
+  Sampler sampler(best(), logits.size());
+  for (const float temperature : {0.0F, 1.0F}) {
+    for (const std::vector<int32_t>& banned : {std::vector<int32_t>{}, std::vector<int32_t>{3, 7}}) {
+      SlotState slot = makeSlot({.temperature = temperature, .minTokens = 1, .bannedTokens = banned});
+      slot.mask = {0b11000, 0, 0, 0};
+      CHECK_EQ(sampler.sample(logits.data(), slot), kNothingAllowed);
+      slot.commit(kNothingAllowed);
+      CHECK(slot.outputs == 0 && slot.lastToken == -1);
+    }
+  }
+}
+
+// The rest of the step is as it should be.
+TEST(nothingAllowedConcernsItsSequenceAlone) {
+  constexpr size_t kVocab = 64;
+  BackendInfo info;
+  info.vocabSize = kVocab;
+  info.maxPositions = info.maxStepTokens = info.numPages = info.pageSize = 8;
+  info.maxSlots = 2;
+  SlotSet open(2);
+  CHECK(open.open(0).isOk() && open.open(1).isOk());
+  StepParser parser(info);
+  auto step =
+      parser.parse({kStepVersion, 1, 2, 2, 2, 0, 0, 1, 0, 1, kSample, 1, 1, 0, 1, kSample, 0, 1, 5, 6}, open);
+  REQUIRE(bool(step));
+  auto pool = ThreadPool::create(1);
+  REQUIRE(bool(pool));
+  StepSampler sampler(best(), **pool, kVocab, 0);
+  SlotState masked = makeSlot({.logprobs = 0});
+  SlotState other = makeSlot({.logprobs = 0});
+  masked.mask = {1, 0};
+  std::vector<float> logits(2 * kVocab, 1.0F);
+  logits[0] = -std::numeric_limits<float>::infinity();
+  logits[kVocab + 9] = 2;
+  const std::vector<SlotState*> slots = {&masked, &other};
+  CHECK_EQ(sampler.begin(*step, slots).size(), size_t{2});
+  sampler.onLogits(0, 2, logits.data(), kVocab);
+  StepResult result;
+  CHECK(sampler.finish(result).isOk());
+  CHECK(result.tokens == (std::vector<int32_t>{kNothingAllowed, 9}));
+  REQUIRE(result.logprobs.size() == 1);
+  CHECK_EQ(result.logprobs[0].sequence, 1);
+  CHECK(masked.outputs == 0 && other.outputs == 1);
 }
 
 TEST(bannedUntilMinTokens) {

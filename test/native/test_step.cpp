@@ -293,6 +293,56 @@ TEST(checksSlotParameters) {
   CHECK_CONTAINS(checkSlotInit(init, info).message(), "seed");
 }
 
+TEST(checksLogitBias) {
+  const auto codeOf = [](std::vector<int32_t> ids, std::vector<float> values) {
+    SlotInit init;
+    init.slot = 1;
+    init.prompt = {1};
+    init.sampling.biasIds = std::move(ids);
+    init.sampling.biasValues = std::move(values);
+    return checkSlotInit(init, limits()).code();
+  };
+  CHECK_EQ(codeOf({}, {}), std::string());
+  CHECK_EQ(codeOf({99, 0, 4}, {1e6F, -1e6F, 0}), std::string());
+  CHECK_EQ(codeOf({1, 2}, {0}), std::string("ERR_INVALID_ARGUMENT"));
+  CHECK_EQ(codeOf({1, 2, 1}, {0, 0, 0}), std::string("ERR_INVALID_ARGUMENT"));
+  CHECK_EQ(codeOf({100}, {0}), std::string("ERR_INVALID_TOKEN"));
+  CHECK_EQ(codeOf({-1}, {0}), std::string("ERR_INVALID_TOKEN"));
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {1.1e6F, -1.1e6F, infinity, -infinity, std::numeric_limits<float>::quiet_NaN()})
+    CHECK_EQ(codeOf({5}, {value}), std::string("ERR_INVALID_ARGUMENT"));
+  CHECK_EQ(codeOf(std::vector<int32_t>(kMaxLogitBias + 1), std::vector<float>(kMaxLogitBias + 1)),
+           std::string("ERR_INVALID_ARGUMENT"));
+}
+
+TEST(completesMasks) {
+  const auto complete = [](std::vector<int32_t> mask, int32_t vocab) {
+    const Status status = checkMask(mask, vocab);
+    return status ? mask : std::vector<int32_t>{};
+  };
+  CHECK(complete({1}, 100) == (std::vector<int32_t>{1, 0, 0, 0}));
+  CHECK(complete({-1, -1, -1, -1}, 100) == (std::vector<int32_t>{-1, -1, -1, 15}));
+  CHECK(complete({0, -1}, 64) == (std::vector<int32_t>{0, -1}));
+  CHECK(complete({0, 1}, 33) == (std::vector<int32_t>{0, 1}));
+  CHECK(complete({}, 100).empty());
+  CHECK(complete({0, 0, 0, 0}, 100).empty());
+  CHECK(complete({0, 0, 0, 16}, 100).empty());  // token 100
+  CHECK(complete({0, 2}, 33).empty());
+  CHECK(complete({1, 0, 0, 0, 0}, 100).empty());
+}
+
+TEST(hiddenStatesAreForThoseThatHaveThem) {
+  for (const int32_t hiddenSize : {0, 8}) {
+    BackendInfo info = limits();
+    info.hiddenSize = hiddenSize;
+    SlotSet slots(info.maxSlots);
+    CHECK(slots.open(0).isOk());
+    StepParser parser(info);
+    CHECK_EQ(parser.parse(pack({{0, 0, kHidden, {3}, {1}}}), slots).status().isOk(), hiddenSize > 0);
+    CHECK(!parser.parse(pack({{0, 0, 16, {3}, {1}}}), slots));
+  }
+}
+
 TEST(checksSlotTokens) {
   const BackendInfo info = limits();
   const auto status = [&](auto change) {
