@@ -14,7 +14,7 @@ export interface RequestHead {
   /** The route's pattern, such as `/v1/models/:model`; `other` for a path that is no route. */
   route: string
   /** Value of a header, by its lower-case name; undefined where it was not sent. */
-  header(name: string): string | undefined
+  header: (name: string) => string | undefined
 }
 
 /** Who a request comes from. */
@@ -86,8 +86,12 @@ export interface RequestFacts {
   /** Name under which the model is served. */
   model: string
   stream: boolean
+  /** Choices, over all prompts. */
   n: number
+  /** Over all prompts. */
   promptTokens: number
+  /** Tokens of each prompt; may be left out where there is one. */
+  promptLengths?: readonly number[] | undefined
   /** Per choice; undefined: as many as fit. */
   maxTokens: number | undefined
   /** Lower is more urgent. */

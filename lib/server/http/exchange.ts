@@ -33,6 +33,8 @@ export class Exchange implements RequestHead {
   usage: Usage | undefined
   /** Of the model, once it is known. */
   extraHeaders: Readonly<Record<string, string>> = {}
+  /** A property, so that it can be handed on by itself. */
+  readonly header = (name: string): string | undefined => this.request.headers.get(name) ?? undefined
   private readonly controller = new AbortController()
   private unfollow: (() => void) | undefined
   private ended = false
@@ -52,10 +54,6 @@ export class Exchange implements RequestHead {
 
   get method(): string {
     return this.request.method
-  }
-
-  header(name: string): string | undefined {
-    return this.request.headers.get(name) ?? undefined
   }
 
   /** Ends what runs for this request. The answer, if it is under way, ends with the reason where its format allows. */
