@@ -2,6 +2,7 @@ import { Command, Option } from 'commander'
 import { TensorRTError } from '../errors'
 import type { LLM, LLMProfile } from '../llm'
 import { version } from '../version'
+import { benchServeCommand } from './bench_serve'
 import { type LoadReport, type Quantiles, runLoad } from './load_generator'
 import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
 import { addModelOptions, loadModel, type ModelOptions, parseInteger, parseNumber, parseRange } from './options'
@@ -20,7 +21,9 @@ interface BenchOptions extends ModelOptions {
 
 export function benchCommand(): Command {
   const command = new Command('bench')
-    .description('Load the model in this process with reproducible requests and print throughput and latencies.')
+    .description('Load the model in this process, or a server, with reproducible requests and print throughput and latencies.')
+    // An option behind `serve` is that command's.
+    .enablePositionalOptions()
     .option('-r, --requests <n>', 'requests in all', parseInteger(1, 10_000_000), 64)
     .option('-c, --concurrency <n>', 'requests in flight', parseInteger(1, 100_000), 16)
     .option('--rate <r>', 'requests a second, Poisson arrivals, instead of --concurrency', parseNumber(0.001))
@@ -37,7 +40,7 @@ export function benchCommand(): Command {
     .option('--warmup <n>', 'requests before the measurement', parseInteger(0), 4)
     .option('--profile', 'also print where the time of the steps went')
     .option('--json', 'the report as JSON on stdout')
-  return addModelOptions(command).action(bench)
+  return addModelOptions(command).action(bench).addCommand(benchServeCommand())
 }
 
 async function bench(options: BenchOptions): Promise<void> {

@@ -14,6 +14,8 @@ import { version } from '../version'
 const program = new Command('node-tensorrt')
   .description('Run language models from Node: continuous batching, a paged KV cache and token streaming.')
   .version(version)
+  // `bench` and `bench serve` have options of one name.
+  .enablePositionalOptions()
   .addHelpText(
     'after',
     `
@@ -26,6 +28,7 @@ Examples:
   $ node-tensorrt build bert.onnx -o ./bert-engine --precision fp16 --profile 'ids:1x128..8x128..32x128'
   $ node-tensorrt verify ./my-llama-engine
   $ node-tensorrt bench --requests 64 --concurrency 16
+  $ node-tensorrt bench serve --url http://localhost:8000 --rate 1,2,4 --svg load.svg
   $ node-tensorrt doctor --json
 
 Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
