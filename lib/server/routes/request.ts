@@ -56,6 +56,7 @@ export function factsOf(
     stream,
     n: (options.n ?? 1) * promptTokens.length,
     promptTokens: promptTokens.reduce((sum, tokens) => sum + tokens, 0),
+    promptLengths: promptTokens,
     maxTokens: options.maxTokens,
     priority: options.priority ?? 0,
     deadlineMs: options.deadlineMs,

@@ -81,21 +81,25 @@ export class RequestRecord implements RequestTelemetry {
     })
   }
 
+  /** Cached tokens are known of all prompts together: each prompt gets its share. */
   private finish({ finishReasons, usage }: RequestOutcome & { kind: 'finished' }, queueMs: number | undefined, now: number): void {
     const { facts, startedAt } = this
     const { promptTokens, cachedTokens } = usage
+    const lengths = facts.promptLengths ?? [promptTokens]
+    const perPrompt = Math.max(1, facts.n / Math.max(1, lengths.length))
+    const queue = queueMs === undefined ? undefined : queueMs / 1000
     if (this.firstTokenAt === 0) this.vllm.promptTokens.inc(promptTokens)
     let longest = 0
     for (let choice = 0; choice < facts.n; choice++) {
       const first = this.firstAt[choice]!
       const last = this.lastAt[choice]!
       const generatedTokens = this.counts[choice]!
+      const prompt = lengths[Math.floor(choice / perPrompt)] ?? 0
       longest = Math.max(longest, generatedTokens)
-      const queue = queueMs === undefined ? undefined : queueMs / 1000
       this.vllm.finishedSequence({
         reason: finishedReason(finishReasons[choice]),
-        promptTokens,
-        cachedTokens,
+        promptTokens: prompt,
+        cachedTokens: promptTokens === 0 ? 0 : (cachedTokens * prompt) / promptTokens,
         generatedTokens,
         maxTokens: facts.maxTokens,
         e2e: ((last === 0 ? now : last) - startedAt) / 1000,
@@ -104,6 +108,6 @@ export class RequestRecord implements RequestTelemetry {
         decode: first === 0 ? undefined : (last - first) / 1000,
       })
     }
-    this.vllm.finishedRequest(facts.n, longest, { computed: promptTokens - cachedTokens, cached: cachedTokens })
+    this.vllm.finishedRequest(perPrompt, longest, { computed: promptTokens - cachedTokens, cached: cachedTokens })
   }
 }
