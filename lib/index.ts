@@ -38,6 +38,7 @@ export {
   saveReferences,
   type SaveReferencesOptions,
   type ScheduleOptions,
+  type StepObserver,
   type StepProfile,
   type StopOptions,
   type TokenLogprob,
