@@ -31,7 +31,7 @@ import {
 } from '../scheduler'
 import { atMost, closeQuietly, DEAD_CLOSE_MS, deathByTimeout, deathOf, isDeath, noneLeft, outage, refusedResult } from './death'
 import { Fallback, type FallbackSource } from './fallback'
-import type { GenerationState } from './generation'
+import type { RequestState } from './request_state'
 import { Restart, type RestartFailure, type RestartSource } from './restart'
 import { StartedExecutor } from './started_executor'
 import { type StepListener, StepRecorder } from './step_recorder'
@@ -41,7 +41,7 @@ type RequestId = string | number
 
 interface ActiveRequest {
   id: RequestId
-  state: GenerationState
+  state: RequestState
   sequences: readonly Sequence[]
 }
 
@@ -201,7 +201,7 @@ export class EngineLoop {
    * Queues a request; its events go to `state`.
    * @throws what {@link Scheduler.add} throws, ERR_DISPOSED when closed, ERR_BACKEND_DEAD when the executor has died
    */
-  add(request: GenerationRequest, state: GenerationState): void {
+  add(request: GenerationRequest, state: RequestState): void {
     if (this.refusal !== undefined) throw this.refusal
     const sequences = this.scheduler.add(request, this.now())
     this.active.set(request.id, { id: request.id, state, sequences })
@@ -428,6 +428,8 @@ export class EngineLoop {
       }
       const promptRows = events.promptLogprobs[i]!
       if (promptRows !== null) request.state.addPromptLogprobs(promptRows)
+      const hidden = events.hidden[i]!
+      if (hidden !== null) request.state.addHidden?.(hidden)
       const finish = events.finish[i]!
       const token = events.tokens[i]!
       if (token !== NO_TOKEN) {

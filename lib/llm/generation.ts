@@ -2,6 +2,7 @@ import { AbortError, TensorRTError } from '../errors'
 import { followSignal } from '../runtime'
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
 import { Choice, type ChoiceOptions } from './choice'
+import type { RequestFacts, RequestState } from './request_state'
 import { type GenerationChunk, type GenerationResult, type TokenLogprob, toTokenLogprob } from './result'
 
 interface Waiter {
@@ -18,15 +19,8 @@ export interface GenerationPlan {
   seed: number
 }
 
-/** What the scheduler knows of a request when it ends. */
-export interface RequestFacts {
-  cachedTokens: number
-  /** Clock reading when the first step of the request was planned. */
-  admittedAt: number
-}
-
 /** The inside of a {@link Generation}: takes events from the loop, and hands chunks to one consumer. */
-export class GenerationState {
+export class GenerationState implements RequestState {
   private plan: GenerationPlan | undefined
   private choices: Choice[] = []
   private unfinished = 0

@@ -1,4 +1,5 @@
 export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type BuiltEngine } from './build_engine'
+export type { EmbeddingResult, EmbedInput, EmbedOptions } from './embedding'
 export type { Generation } from './generation'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
@@ -29,8 +30,7 @@ export type {
   TokenLogprob,
   Usage,
 } from './result'
-export type { LLMStats } from './stats'
-export type { SchedulerLoad as LLMLoad } from '../scheduler'
+export type { LLMLoad, LLMStats } from './stats'
 export { type Quantiles, quantiles, seededRandom } from './statistics'
 export {
   saveReferences,

@@ -1,6 +1,6 @@
 import { AbortError, TensorRTError } from '../errors'
 import { ArgumentReader, followSignal, invalidArgument } from '../runtime'
-import type { Executor, ExecutorInfo, SchedulerLoad } from '../scheduler'
+import type { Executor, ExecutorInfo } from '../scheduler'
 import { type ChatMessage, ChatTemplate, encodeChat, Tokenizer } from '../text'
 import { orAbort, throwIfAborted } from './abort'
 import { createBackend } from './backend'
@@ -14,11 +14,18 @@ import { readModelFolder } from './model_folder'
 import { type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type LLMWarning, type PromptOptions, type RestartOptions } from './options'
 import { observeLoop, type StepObserver } from './observe'
 import { type LLMProfile, profileLoop, type ProfileOptions } from './profile'
+import {
+  checkEmbedOptions,
+  type EmbeddingResult,
+  type EmbedInput,
+  type EmbedOptions,
+  runEmbedding,
+} from './embedding'
 import type { PendingPrompt } from './encoder_thread'
 import { PromptEncoder, requireTokenizer } from './prompt_encoder'
 import { buildRequest, type RequestContext } from './request_builder'
 import type { RestartSource } from './restart'
-import { type LLMStats, collectStats } from './stats'
+import { collectStats, type LLMLoad, type LLMStats } from './stats'
 import {
   type CheckedEngineOptions,
   checkCloseOptions,
@@ -291,6 +298,28 @@ export class LLM {
   }
 
   /**
+   * Embeddings: the hidden state of each input's last token, after the final norm. Inputs are batched with each other and
+   * with whatever else runs; nothing is generated. All or none: what is wrong with one input rejects the call.
+   *
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, also where the backend gives no hidden states; ERR_INVALID_TOKEN,
+   * ERR_PROMPT_TOO_LONG, ERR_REQUEST_TOO_LARGE, ERR_QUEUE_FULL, ERR_TIMEOUT, ERR_STEP_FAILED, ERR_BACKEND_DEAD, ERR_DISPOSED;
+   * AbortError
+   */
+  async embed(inputs: readonly EmbedInput[], options: EmbedOptions = {}): Promise<EmbeddingResult> {
+    if (this.#closing !== undefined) throw disposed()
+    const running = runEmbedding(checkEmbedOptions(inputs, options, this.info.hiddenSize ?? 0), {
+      loop: this.#loop,
+      nextId: () => this.#nextId++,
+      encode: (source) => this.#encoder.encode(source, this.#limits),
+    })
+    // A drain waits for the inputs that have not been queued yet.
+    const pending = running.then(noValue, noValue)
+    this.#encoding.add(pending)
+    void pending.then(() => this.#encoding.delete(pending))
+    return running
+  }
+
+  /**
    * Token ids of a text.
    * @throws ERR_INVALID_ARGUMENT where `text` is no string, an option is wrong, or the LLM has no tokenizer
    */
@@ -347,8 +376,8 @@ export class LLM {
   }
 
   /** What a forecast of waiting times is made from. Cheap: for a look before each request. */
-  load(): SchedulerLoad {
-    return this.#loop.load()
+  load(): LLMLoad {
+    return { ...this.#loop.load(), oldestStepMs: this.#loop.oldestStep.ms }
   }
 
   /**
@@ -485,6 +514,10 @@ function restartSource(restart: FromExecutorOptions['restart']): RestartSource |
   const policy = checkRestartPolicy(of, ['create'], '"restart"')
   if (typeof of.create !== 'function') throw invalidArgument('restart.create', 'a function', of.create)
   return { create: of.create, policy }
+}
+
+function noValue(): undefined {
+  return undefined
 }
 
 function disposed(): TensorRTError {

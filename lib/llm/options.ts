@@ -1,4 +1,5 @@
 /** What callers hand to the LLM API. The checks are in `validate.ts`. */
+import type { TokenConstraint } from '../scheduler'
 import type { ChatMessage } from '../text'
 
 /**
@@ -30,6 +31,16 @@ export interface SamplingOptions {
    * with the seed itself, choice `i` of `n` with one derived from the seed and `i`.
    */
   seed?: number | undefined
+  /**
+   * Added to the logits of these tokens, before penalties; at most 1024 of them, each value in [-1e6, 1e6]. 100 all but
+   * forces a token, -100 all but bans it; reported log-probabilities are the model's own. An object's keys are token ids.
+   */
+  logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number> | undefined
+  /**
+   * Says token by token what choice `index` may sample, as a grammar does: called once per choice when the request is queued.
+   * A constrained choice takes a token every other step where others run beside it.
+   */
+  constrain?: ((index: number) => TokenConstraint) | undefined
 }
 
 /** Where an output ends. */

@@ -31,6 +31,7 @@ function resolveSampling(given: CheckedSampling, defaults: GenerationDefaults): 
     logprobs: given.logprobs,
     promptLogprobs: given.promptLogprobs,
     minTokens: given.minTokens,
+    logitBias: given.logitBias,
   }
 }
 
@@ -64,6 +65,7 @@ export function buildRequest(
       sampling: { ...sampling, minTokens: Math.min(sampling.minTokens, maxTokens ?? Infinity) },
       maxTokens,
       n,
+      constrain: checked.constrain,
       stopTokenIds: checked.stopTokenIds,
       eosTokenIds: context.defaults.eosTokenIds,
       ignoreEos: checked.ignoreEos,

@@ -1,3 +1,4 @@
+import type { SchedulerLoad } from '../scheduler'
 import type { EngineLoop } from './engine_loop'
 
 /** Queue and KV cache as they are now; everything else counts since the model was loaded. */
@@ -63,6 +64,12 @@ export interface LLMStats {
     queueMs: number
     runMs: number
   }
+}
+
+/** What a forecast of waiting times is made from. */
+export interface LLMLoad extends SchedulerLoad {
+  /** How long the oldest step in flight has been running, in ms. */
+  oldestStepMs: number
 }
 
 export function collectStats(loop: EngineLoop): LLMStats {

@@ -1,8 +1,9 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
 import { TensorRTError } from '../errors'
-import type { Executor, ExecutorInfo } from '../scheduler'
+import type { Executor, ExecutorInfo, LogitBias } from '../scheduler'
 import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
+import { checkLogitBias } from './logit_bias'
 import type { RestartOptions } from './options'
 import { DEFAULT_RESTART, type RestartPolicy } from './restart_policy'
 import { type BackendChoice, type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type PromptOptions } from './options'
@@ -10,12 +11,12 @@ import { type BackendChoice, type ChatInputOptions, type CloseOptions, EncodedPr
 export const MAX_CHOICES = 1024
 export const MAX_LOGPROBS = 256
 const MAX_STOP_TOKENS = 1024
-const MAX_SALT_LENGTH = 1024
+export const MAX_SALT_LENGTH = 1024
 const INT32_MAX = 2 ** 31 - 1
 
 type Keys<T> = readonly (keyof T & string)[]
 /** Fails to compile when a name is missing from the list. */
-const allKeys =
+export const allKeys =
   <T>() =>
   <K extends Keys<T>>(keys: K & ([keyof T & string] extends [K[number]] ? unknown : never)): readonly string[] =>
     keys
@@ -36,6 +37,8 @@ const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
   'presencePenalty',
   'frequencyPenalty',
   'seed',
+  'logitBias',
+  'constrain',
   'maxTokens',
   'minTokens',
   'stop',
@@ -136,6 +139,7 @@ export interface CheckedSampling {
   logprobs: number
   promptLogprobs: number
   minTokens: number
+  logitBias: LogitBias | undefined
 }
 
 export type PromptSource =
@@ -152,6 +156,7 @@ export function continues(source: PromptSource): boolean {
 export interface CheckedRequest {
   source: PromptSource
   sampling: CheckedSampling
+  constrain: GenerateOptions['constrain']
   n: number
   maxTokens: number | undefined
   stops: StopSet
@@ -189,7 +194,9 @@ export function checkRequestOptions(options: unknown, vocabSize: number): Checke
       logprobs: reader.integer('logprobs', 0, Math.min(MAX_LOGPROBS, vocabSize)) ?? -1,
       promptLogprobs: reader.integer('promptLogprobs', 0, Math.min(MAX_LOGPROBS, vocabSize)) ?? -1,
       minTokens,
+      logitBias: checkLogitBias(reader.get('logitBias'), vocabSize),
     },
+    constrain: reader.callback('constrain') as GenerateOptions['constrain'],
     n: reader.integer('n', 1, MAX_CHOICES) ?? 1,
     maxTokens,
     stops: checkStops(reader.get('stop')),
@@ -249,7 +256,7 @@ function checkSource(options: GenerateOptions, reader: ArgumentReader, what = 'g
   return { kind: 'tokens', tokens }
 }
 
-function isTokenList(value: unknown): value is ArrayLike<number> {
+export function isTokenList(value: unknown): value is ArrayLike<number> {
   return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))
 }
 

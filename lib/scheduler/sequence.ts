@@ -1,7 +1,7 @@
 import { TensorRTError } from '../errors'
 import type { SlotInit } from './executor'
 import type { GenerationRequest } from './request'
-import { checkMask, type TokenConstraint } from './token_mask'
+import { checkConstraint, checkMask, type TokenConstraint } from './token_mask'
 
 export enum SequenceState {
   /** In the queue, with no pages and no slot. */
@@ -87,7 +87,7 @@ export class Sequence {
     this.deadline = request.deadline ?? Infinity
     this.timeoutAt = request.timeoutMs === undefined ? Infinity : arrival + request.timeoutMs
     this.stopTokens = stopTokens(request)
-    this.constraint = request.constrain?.(index) ?? null
+    this.constraint = request.constrain === undefined ? null : checkConstraint(request.constrain(index))
     this.nextPromptLogprob = index === 0 && request.sampling.promptLogprobs >= 0 ? 1 : this.promptLength
   }
 

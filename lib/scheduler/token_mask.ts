@@ -21,6 +21,13 @@ export interface TokenConstraint {
   accept(token: number): void
 }
 
+/** @throws ERR_INVALID_ARGUMENT for what has not the shape of one */
+export function checkConstraint(value: TokenConstraint): TokenConstraint {
+  const given = value as Partial<TokenConstraint> | null | undefined
+  if (typeof given?.mask === 'function' && typeof given.accept === 'function') return value
+  throw new TensorRTError('ERR_INVALID_ARGUMENT', 'A token constraint must have the methods mask() and accept()')
+}
+
 /** Words of a mask of the whole vocabulary. */
 export function maskWords(vocabSize: number): number {
   return Math.ceil(vocabSize / 32)
