@@ -252,6 +252,11 @@ export class LLM {
     return this.#context.tokenizer
   }
 
+  /** The model's chat template; undefined for an LLM made without one. */
+  get chatTemplate(): ChatTemplate | undefined {
+    return this.#chatTemplate.available ? this.#chatTemplate : undefined
+  }
+
   /**
    * Makes tokens of a prompt as {@link generate} does, off the event loop where that takes long, for requests that are
    * weighed before they are started: `generate({ encoded })`.

@@ -2,6 +2,8 @@ import { basename } from 'node:path'
 import { TensorRTError } from '../errors'
 import { LLM } from '../llm'
 import { ArgumentReader, invalidArgument } from '../runtime'
+import { REASONING_FORMATS, TOOL_CALL_FORMATS } from '../text'
+import type { OutputParsers } from './registry'
 import type { Admission, HealthProbe, RequestLimits, Security, Telemetry } from './seams'
 
 export interface ServerOptions {
@@ -10,6 +12,16 @@ export interface ServerOptions {
    * the name of the model's folder.
    */
   modelName?: string | readonly string[] | undefined
+  /**
+   * How the model writes tool calls: `hermes` (Qwen 2.5 and 3, too), `llama3_json`, `mistral`, `pythonic` or `deepseek_v3`.
+   * Default `auto`: as its chat template says. `none`: tools are refused.
+   */
+  toolCallParser?: OutputParsers['toolCallParser']
+  /**
+   * How the model writes its reasoning, which becomes `reasoning_content`: `qwen3` or `deepseek_r1`. Default `auto`: as its
+   * chat template says. `none`: it stays in `content`.
+   */
+  reasoningParser?: OutputParsers['reasoningParser']
   /** Asked who a request comes from. Default: everyone may do everything. */
   security?: Security | undefined
   /** Asked whether a request can be served as promised. Default: all are, until the LLM's queue is full. */
@@ -46,6 +58,8 @@ export const DEFAULT_LIMITS: Readonly<RequestLimits> = Object.freeze({
 
 const OPTION_NAMES = [
   'modelName',
+  'toolCallParser',
+  'reasoningParser',
   'security',
   'admission',
   'telemetry',
@@ -60,6 +74,7 @@ const OPTION_NAMES = [
 
 export interface CheckedServerOptions {
   names: readonly string[]
+  parsers: OutputParsers
   security: Security | undefined
   admission: Admission | undefined
   telemetry: Telemetry | undefined
@@ -82,6 +97,10 @@ export function checkServerOptions(llm: unknown, options: unknown): CheckedServe
   const reader = new ArgumentReader(options, OPTION_NAMES, 'createServer()')
   return {
     names: readNames(llm, reader.get('modelName')),
+    parsers: {
+      toolCallParser: reader.choice('toolCallParser', ['auto', 'none', ...TOOL_CALL_FORMATS]),
+      reasoningParser: reader.choice('reasoningParser', ['auto', 'none', ...REASONING_FORMATS]),
+    },
     security: readPart(reader, 'security', ['authenticate']),
     admission: readPart(reader, 'admission', ['admit', 'retryAfterSeconds', 'close']),
     telemetry: readPart(reader, 'telemetry', ['start', 'refused', 'http', 'metrics', 'close']),

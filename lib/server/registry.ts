@@ -1,6 +1,7 @@
 /** The models that a server serves. */
 import { createHash } from 'node:crypto'
 import type { LLM } from '../llm'
+import { detectReasoningFormat, detectToolCallFormat, type ReasoningFormatName, type ToolCallFormatName } from '../text'
 import { version } from '../version'
 import { ApiError } from './errors'
 
@@ -11,6 +12,12 @@ const FALLBACKS: ReadonlyMap<string, string | undefined> = new Map([
   ['BACKEND_RESTARTED', undefined],
 ])
 
+/** `auto` goes by the chat template. */
+export interface OutputParsers {
+  toolCallParser?: ToolCallFormatName | 'auto' | 'none' | undefined
+  reasoningParser?: ReasoningFormatName | 'auto' | 'none' | undefined
+}
+
 /** A model as clients see it. */
 export class ServedModel {
   /** Seconds since the epoch. */
@@ -18,11 +25,20 @@ export class ServedModel {
   private fingerprintOf: LLM['info'] | undefined
   private lastFingerprint = ''
 
+  /** How it writes tool calls, and reasoning; undefined where it is not known to. */
+  readonly toolFormat: ToolCallFormatName | undefined
+  readonly reasoningFormat: ReasoningFormatName | undefined
+
   /** @param names all that name it; the first is in answers */
   constructor(
     readonly llm: LLM,
     readonly names: readonly string[],
-  ) {}
+    { toolCallParser = 'auto', reasoningParser = 'auto' }: OutputParsers = {},
+  ) {
+    const template = llm.chatTemplate?.toolSource ?? ''
+    this.toolFormat = toolCallParser === 'auto' ? detectToolCallFormat(template) : toolCallParser === 'none' ? undefined : toolCallParser
+    this.reasoningFormat = reasoningParser === 'auto' ? detectReasoningFormat(template) : reasoningParser === 'none' ? undefined : reasoningParser
+  }
 
   get name(): string {
     return this.names[0]!

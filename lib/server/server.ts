@@ -74,7 +74,7 @@ class LLMServer implements Server {
 
   constructor(llm: LLM, options: ServerOptions) {
     const checked = checkServerOptions(llm, options)
-    const registry = new ModelRegistry([new ServedModel(llm, checked.names)])
+    const registry = new ModelRegistry([new ServedModel(llm, checked.names, checked.parsers)])
     this.services = { ...checked, registry, draining: false }
     this.app = createApp(this.services, this.live, () => this.onIdle?.())
   }

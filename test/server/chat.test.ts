@@ -109,7 +109,7 @@ describe('refuses', () => {
     [{ messages: [{ role: 'user' }] }, 'messages[0].content'],
     [{ messages: [{ role: 'user', content: 7 }] }, 'messages[0].content'],
     [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'http://a' } }] }] }, 'messages[0].content[0]'],
-    [{ messages: [{ role: 'assistant', tool_calls: [{ id: 'a', function: { name: 'f', arguments: '{' } }] }] }, 'messages[0].tool_calls[0].function.arguments'],
+    [{ messages: [{ role: 'assistant', tool_calls: [{ id: 'a', function: { name: 'f', arguments: {} } }] }] }, 'messages[0].tool_calls[0].function.arguments'],
     [{ max_tokens: 0 }, 'max_tokens'],
     [{ top_logprobs: 2 }, 'top_logprobs'],
     [{ functions: [] , function_call: 'auto' }, 'functions'],

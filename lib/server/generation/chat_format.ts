@@ -1,7 +1,8 @@
 /** Answers of /v1/chat/completions. */
-import type { GenerationChoice, GenerationChunk, GenerationResult, TokenLogprob, Usage } from '../../llm'
+import type { FinishReason, GenerationChoice, GenerationChunk, GenerationResult, TokenLogprob, Usage } from '../../llm'
 import { continuousUsageText, stopReason } from './completion_format'
 import { chatLogprobs, promptLogprobs } from './logprobs'
+import { joinDeltas, type OutputFormat, type OutputParser, type OutputParts } from './output_parser'
 import type { AnswerFormat } from './run'
 import type { TokenTexts } from './token_text'
 import { usageBody } from './usage'
@@ -16,11 +17,14 @@ export interface ChatFormatOptions {
   promptTokens: number
   includeUsage: boolean
   continuousUsage: boolean
+  /** How answers are read; undefined: all text is content. */
+  output: OutputFormat | undefined
 }
 
 export class ChatFormat implements AnswerFormat {
   private readonly head: string
   private readonly generated: number[] = []
+  private readonly parsers: OutputParser[] = []
 
   constructor(private readonly options: ChatFormatOptions) {
     const { id, created, model, fingerprint } = options
@@ -35,6 +39,8 @@ export class ChatFormat implements AnswerFormat {
   chunk(choice: number, { text, tokens, logprobs, finishReason }: GenerationChunk): string {
     if (this.options.continuousUsage) this.generated[choice] = (this.generated[choice] ?? 0) + tokens.length
     const entries = logprobs === undefined ? 'null' : this.entries(logprobs)
+    const { output } = this.options
+    if (output !== undefined) return this.parsedChunk(output, choice, text, entries, finishReason)
     const finish = finishReason === undefined ? 'null' : `"${finishReason}"`
     if (text !== '') return this.event(choice, `{"content":${JSON.stringify(text)}}`, entries, finish)
     return entries === 'null' && finish === 'null' ? '' : this.event(choice, '{}', entries, finish)
@@ -61,13 +67,40 @@ export class ChatFormat implements AnswerFormat {
 
   private choice(choice: GenerationChoice): unknown {
     const { index, text, logprobs, finishReason } = choice
+    const { message, finish } = this.message(text, finishReason)
     return {
       index,
-      message: { role: 'assistant', content: text, refusal: null },
+      message,
       logprobs: logprobs === undefined ? null : chatLogprobs(logprobs, this.options.texts),
-      finish_reason: finishReason,
+      finish_reason: finish,
       stop_reason: stopReason(choice),
     }
+  }
+
+  private message(text: string, reason: FinishReason): { message: unknown; finish: string } {
+    const { output } = this.options
+    if (output === undefined) return { message: { role: 'assistant', content: text, refusal: null }, finish: reason }
+    const parser = output.parser()
+    const parts = parser.push(text)
+    const last = parser.end()
+    return { message: messageOf(joinParts(parts, last)), finish: finishOf(reason, last.anyCalls, output) }
+  }
+
+  private parsedChunk(output: OutputFormat, choice: number, text: string, entries: string, reason: FinishReason | undefined): string {
+    const parser = (this.parsers[choice] ??= output.parser())
+    let parts: OutputParts = parser.push(text)
+    let finish = 'null'
+    if (reason !== undefined) {
+      const last = parser.end()
+      parts = joinParts(parts, last)
+      finish = `"${finishOf(reason, last.anyCalls, output)}"`
+    }
+    const delta = JSON.stringify({
+      ...(parts.reasoning === '' ? {} : { reasoning_content: parts.reasoning }),
+      ...(parts.content === '' ? {} : { content: parts.content }),
+      ...(parts.calls.length === 0 ? {} : { tool_calls: parts.calls.map(callDelta) }),
+    })
+    return delta === '{}' && entries === 'null' && finish === 'null' ? '' : this.event(choice, delta, entries, finish)
   }
 
   private entries(logprobs: readonly TokenLogprob[]): string {
@@ -82,5 +115,31 @@ export class ChatFormat implements AnswerFormat {
     const { includeUsage, continuousUsage, promptTokens } = this.options
     if (!includeUsage) return ''
     return continuousUsage ? continuousUsageText(promptTokens, this.generated[choice] ?? 0) : ',"usage":null'
+  }
+}
+
+function joinParts(a: OutputParts, b: OutputParts): OutputParts {
+  return { reasoning: a.reasoning + b.reasoning, content: a.content + b.content, calls: joinDeltas([...a.calls, ...b.calls]) }
+}
+
+/** A call that the length cut off is not finished: its arguments are no JSON yet. */
+function finishOf(reason: FinishReason, anyCalls: boolean, { callsFinish }: OutputFormat): string {
+  return anyCalls && callsFinish && reason === 'stop' ? 'tool_calls' : reason
+}
+
+function callDelta({ index, id, name, arguments: text }: OutputParts['calls'][number]): unknown {
+  if (id === undefined) return { index, function: { arguments: text ?? '' } }
+  return { index, id, type: 'function', function: { name, arguments: text ?? '' } }
+}
+
+function messageOf({ reasoning, content, calls }: OutputParts): Record<string, unknown> {
+  return {
+    role: 'assistant',
+    content: content === '' && (calls.length > 0 || reasoning !== '') ? null : content,
+    refusal: null,
+    ...(reasoning === '' ? {} : { reasoning_content: reasoning }),
+    ...(calls.length === 0
+      ? {}
+      : { tool_calls: calls.map(({ id, name, arguments: text }) => ({ id, type: 'function', function: { name, arguments: text ?? '' } })) }),
   }
 }

@@ -59,7 +59,7 @@ export function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptio
   }
   return {
     messages: input.messages.map(toMessage),
-    tools: input.tool_choice === 'none' ? undefined : input.tools,
+    tools: input.tool_choice === 'none' || input.tools?.length === 0 ? undefined : input.tools,
     documents: input.documents,
     templateArgs,
     addGenerationPrompt: input.add_generation_prompt,
@@ -78,23 +78,6 @@ function toMessage({ role, content, tool_calls: calls, ...rest }: ChatBodyMessag
     // Templates know the older name of this role only.
     role: role === 'developer' ? 'system' : role,
     content: text ?? null,
-    ...(calls === undefined ? {} : { tool_calls: calls.map((call, at) => withObject(call, `${where}.tool_calls[${at}]`)) }),
+    ...(calls === undefined ? {} : { tool_calls: calls }),
   }
-}
-
-type ToolCall = NonNullable<ChatBodyMessage['tool_calls']>[number]
-
-/** Templates expect the arguments as an object, the API has them as a string. */
-function withObject({ id, type, function: called }: ToolCall, where: string): unknown {
-  let parsed: unknown
-  try {
-    parsed = called.arguments.trim() === '' ? {} : JSON.parse(called.arguments)
-  } catch {
-    parsed = undefined
-  }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    const param = `${where}.function.arguments`
-    throw ApiError.invalid(param, `"${param}" must be a JSON object, as a string`)
-  }
-  return { id, type, function: { name: called.name, arguments: parsed } }
 }

@@ -2,9 +2,10 @@
 import { randomUUID } from 'node:crypto'
 import { ApiError } from '../errors'
 import { ChatFormat } from '../generation/chat_format'
+import { outputFormatOf } from '../generation/output_parser'
 import { encodeChat } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { sharedOptions } from '../generation/sampling'
+import { type SharedOptions, sharedOptions } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -18,12 +19,15 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const { stream, includeUsage, continuousUsage } = checkStreaming(body)
   refuseUnready(body)
   if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
-  const options = {
+  const options: SharedOptions = {
     ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
   }
   const encoded = await encodeChat(served, body, exchange, limits)
   const promptTokens = encoded.tokens.length
+  const output = outputFormatOf(served, body, encoded.tokens)
+  if (output?.jsonSchema !== undefined) throw ApiError.unsupported('tool_choice', '"tool_choice" may be "auto" or "none"')
+  if (output?.specialTokens === true) options.skipSpecialTokens = false
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'chat', options, [promptTokens], stream))
   const format = new ChatFormat({
     id: `chatcmpl-${randomUUID()}`,
@@ -35,6 +39,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
     promptTokens,
     includeUsage,
     continuousUsage,
+    output,
   })
   return answer({ services, exchange, served, work, prompts: [encoded], options, stream, format })
 }

@@ -68,10 +68,9 @@ export function factsOf(
 }
 
 /** @throws ApiError 400 for what the library cannot do yet */
-export function refuseUnready(body: SamplingFields & { tools?: unknown; tool_choice?: unknown }): void {
+export function refuseUnready(body: SamplingFields): void {
   const format = body.response_format
   const names: [string, boolean][] = [
-    ['tools', body.tools !== undefined && body.tool_choice !== 'none'],
     ['logit_bias', body.logit_bias !== undefined && Object.keys(body.logit_bias).length > 0],
     ['response_format', format !== undefined && format['type'] !== 'text'],
     ['structured_outputs', body.structured_outputs !== undefined],

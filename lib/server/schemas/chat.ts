@@ -55,6 +55,7 @@ const chatSchema = z.object({
   ...chatFields,
   max_tokens: optional(integer(1, 2 ** 31 - 1)),
   max_completion_tokens: optional(integer(1, 2 ** 31 - 1)),
+  include_reasoning: flag,
   logprobs: flag,
   top_logprobs: optional(integer(0, 256)),
 })

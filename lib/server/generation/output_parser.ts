@@ -1,0 +1,125 @@
+/** What the text of an answer consists of: reasoning, content and tool calls. */
+import { randomBytes } from 'node:crypto'
+import {
+  createReasoningParser,
+  createToolCallParser,
+  forcedToolCalls,
+  formatToolCallId,
+  needsSpecialTokens,
+  promptOpensReasoning,
+  REASONING_MARKERS,
+  type ToolCallDelta,
+  type ToolCallFormatName,
+  toolCallMarkers,
+  type ToolDefinition,
+} from '../../text'
+import { ApiError } from '../errors'
+import type { ServedModel } from '../registry'
+import type { ChatBody } from '../schemas/chat'
+
+export interface OutputParts {
+  reasoning: string
+  content: string
+  calls: ToolCallDelta[]
+}
+
+/** Of one choice. */
+export interface OutputParser {
+  push(text: string): OutputParts
+  /** Ends the text: what was held back. */
+  end(): OutputParts & { anyCalls: boolean }
+}
+
+/** How the answers of one request are read. */
+export interface OutputFormat {
+  /** Markers are special tokens: the text must have them. */
+  specialTokens: boolean
+  /** JSON schema that the output is held to, of a forced tool choice. */
+  jsonSchema: Readonly<Record<string, unknown>> | undefined
+  /** Ends an answer in calls with the finish reason `tool_calls`; with a named function it is `stop`, as in OpenAI's API. */
+  callsFinish: boolean
+  parser(): OutputParser
+}
+
+const NO_CALLS: ToolCallDelta[] = []
+/** A tag at the end of a prompt has fewer tokens, and no template has more behind it. */
+const TAIL_TOKENS = 24
+
+/**
+ * @param tokens of the prompt
+ * @returns undefined where all text is content
+ * @throws ApiError 400 for tools that cannot be had
+ */
+export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int32Array): OutputFormat | undefined {
+  const { tool_choice: choice = 'auto' } = body
+  const tools: ToolDefinition[] = (body.tools ?? []).map((tool) => tool.function)
+  const names = new Set(tools.map((tool) => tool.name))
+  if (names.size < tools.length) throw ApiError.invalid('tools', '"tools" has a function twice')
+  if (tools.length === 0 && choice !== 'auto' && choice !== 'none') throw ApiError.invalid('tool_choice', '"tool_choice" goes with "tools" only')
+  if (typeof choice === 'object' && !names.has(choice.function.name)) {
+    throw ApiError.invalid('tool_choice', `"tool_choice": "${choice.function.name.slice(0, 64)}" is none of "tools"`)
+  }
+  const { toolCallFormat, reasoningFormat } = served
+  let format: ToolCallFormatName | undefined
+  let jsonSchema: OutputFormat['jsonSchema']
+  if (tools.length > 0 && choice !== 'none') {
+    format = toolCallFormat
+    if (choice !== 'auto') {
+      const wanted = choice === 'required' ? choice : choice.function
+      const forced = forcedToolCalls(toolCallFormat ?? 'hermes', tools, wanted, body.parallel_tool_calls !== false)
+      format = forced.format
+      jsonSchema = forced.jsonSchema
+    } else if (format === undefined) {
+      throw ApiError.unsupported('tools', '"tools": it is not known how this model writes tool calls; the server can be told with --tool-call-parser')
+    }
+  }
+  // A forced call begins with the first token.
+  const reasons = reasoningFormat !== undefined && jsonSchema === undefined && body.include_reasoning !== false
+  if (format === undefined && !reasons) return undefined
+  const { tokenizer } = served.llm
+  const open = reasons && tokenizer !== undefined ? promptOpensReasoning(tokenizer.decode(tokens.slice(-TAIL_TOKENS))) : undefined
+  const markers = [...(reasons ? REASONING_MARKERS : []), ...(format === undefined ? [] : toolCallMarkers(format))]
+  const oneCall = body.parallel_tool_calls === false
+  const newId = (): string => formatToolCallId(toolCallFormat ?? 'hermes', randomBytes(32))
+  return {
+    specialTokens: needsSpecialTokens(markers, tokenizer?.specialContents ?? []),
+    jsonSchema,
+    callsFinish: typeof choice !== 'object',
+    parser: () => {
+      const reasoning = reasons ? createReasoningParser(reasoningFormat, { open }) : undefined
+      const calls = format === undefined ? undefined : createToolCallParser(format, { tools, newId })
+      const allowed = (list: ToolCallDelta[]): ToolCallDelta[] => (oneCall ? list.filter((call) => call.index === 0) : list)
+      return {
+        push: (text) => {
+          const thought = reasoning?.push(text) ?? { reasoning: '', content: text }
+          if (calls === undefined) return { ...thought, calls: NO_CALLS }
+          const called = calls.push(thought.content)
+          return { reasoning: thought.reasoning, content: called.content, calls: allowed(called.calls) }
+        },
+        end: () => {
+          const thought = reasoning?.end() ?? { reasoning: '', content: '' }
+          if (calls === undefined) return { ...thought, calls: NO_CALLS, anyCalls: false }
+          const called = calls.push(thought.content)
+          const last = calls.end()
+          return {
+            reasoning: thought.reasoning,
+            content: called.content + last.content,
+            calls: joinDeltas(allowed([...called.calls, ...last.calls])),
+            anyCalls: last.anyCalls,
+          }
+        },
+      }
+    },
+  }
+}
+
+/** At most one delta a call, in their order. */
+export function joinDeltas(deltas: readonly ToolCallDelta[]): ToolCallDelta[] {
+  const joined: ToolCallDelta[] = []
+  for (const delta of deltas) {
+    const last = joined.at(-1)
+    if (last?.index === delta.index) last.arguments = (last.arguments ?? '') + (delta.arguments ?? '')
+    else joined.push({ ...delta })
+  }
+  return joined
+}
