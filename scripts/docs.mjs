@@ -22,7 +22,7 @@ const SECTIONS = [
     'Generations',
     ['Generation', 'GenerationChunk', 'GenerationResult', 'GenerationChoice', 'FinishReason', 'TokenLogprob', 'Usage', 'GenerationTimings', 'GenerationDefaults'],
   ],
-  ['Statistics', ['LLMStats', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'Quantiles']],
+  ['Statistics', ['LLMStats', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'StepObserver', 'Quantiles']],
   [
     'Language models for a GPU',
     ['buildLLMEngine', 'BuildEngineOptions', 'BuildProgress', 'BuiltEngine', 'EngineManifest', 'EngineKind', 'LLMEngineManifest', 'RowProfile', 'WeightFile'],

@@ -19,7 +19,7 @@ describe('a histogram', () => {
           const series = new HistogramSeries({}, Float64Array.from(bounds))
           // Bounds belong to the bucket below.
           const all = [...observed, ...bounds.map((bound) => [bound, 1] as [number, number])]
-          const expected = new Array<number>(bounds.length + 1).fill(0)
+          const expected = Array.from({ length: bounds.length + 1 }, () => 0)
           for (const [value, times] of all) {
             series.observe(value, times)
             const at = bounds.findIndex((bound) => value <= bound)
