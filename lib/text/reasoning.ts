@@ -32,9 +32,13 @@ const CLOSE = '</think>'
 /** See `needsSpecialTokens`. */
 export const REASONING_MARKERS: readonly string[] = [OPEN, CLOSE]
 
-/** Whether a rendered prompt ends within the reasoning of the answer to come. */
-export function promptOpensReasoning(prompt: string): boolean {
-  return prompt.trimEnd().endsWith(OPEN)
+/**
+ * Whether the end of a rendered prompt opens the reasoning of the answer to come (true), or closes it already, as Qwen3's
+ * template does where `enable_thinking` is false (false); undefined where it does neither.
+ */
+export function promptOpensReasoning(prompt: string): boolean | undefined {
+  const end = prompt.trimEnd()
+  return end.endsWith(OPEN) ? true : end.endsWith(CLOSE) ? false : undefined
 }
 
 /** The format of a model whose chat template knows reasoning. */

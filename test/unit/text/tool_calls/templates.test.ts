@@ -57,6 +57,7 @@ describe('chat templates', () => {
     expect(detectReasoningFormat('{{ messages }}')).toBeUndefined()
     expect(promptOpensReasoning('<|im_start|>assistant\n<think>\n')).toBe(true)
     expect(promptOpensReasoning('<|im_start|>assistant\n<think>\n\n</think>\n\n')).toBe(false)
+    expect(promptOpensReasoning('<|im_start|>assistant\n')).toBeUndefined()
   })
 
   it('passes results of tools, their ids, and arguments that are no object as they are', () => {
