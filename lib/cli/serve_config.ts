@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { TensorRTError } from '../errors'
 import { closest } from '../runtime'
+import type { ServerOptions } from '../server'
 import { environmentName, optionName, type Setting, type SettingKind, SETTINGS } from './serve_settings'
 import { bytesOf } from './options'
 
@@ -20,6 +21,8 @@ export interface ServeConfig {
   stallTimeoutMs?: number | undefined
   drainMs: number
   modelName?: string[] | undefined
+  toolCallParser?: ServerOptions['toolCallParser']
+  reasoningParser?: ServerOptions['reasoningParser']
   backend: 'auto' | 'cpu' | 'tensorrt'
   failover?: 'on' | 'off' | 'standby' | undefined
   threads?: number | undefined

@@ -164,6 +164,8 @@ function telemetryOf(llm: LLM, config: ServeConfig): Telemetry {
 function serverOptions(config: ServeConfig, llm: LLM): ServerOptions {
   return {
     modelName: config.modelName,
+    toolCallParser: config.toolCallParser,
+    reasoningParser: config.reasoningParser,
     health: healthOf(llm),
     limits: config.limits,
     keepAliveMs: config.keepAliveMs,

@@ -3,6 +3,8 @@
  * help text are made of it.
  */
 
+import { REASONING_FORMATS, TOOL_CALL_FORMATS } from '../text'
+
 export type SettingKind =
   | { type: 'string' }
   | { type: 'path' }
@@ -55,6 +57,8 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
     title: 'Model:',
     settings: [
       { path: 'modelName', flag: 'served-model-name', kind: { type: 'strings' }, placeholder: 'names', help: 'names that requests may use, separated by commas; the first is in answers (default: name of the folder)' },
+      { path: 'toolCallParser', flag: 'tool-call-parser', kind: { type: 'choice', choices: ['auto', 'none', ...TOOL_CALL_FORMATS] }, placeholder: 'name', help: `how the model writes tool calls: ${TOOL_CALL_FORMATS.join(', ')}; none refuses tools (default: auto, by the chat template)` },
+      { path: 'reasoningParser', flag: 'reasoning-parser', kind: { type: 'choice', choices: ['auto', 'none', ...REASONING_FORMATS] }, placeholder: 'name', help: `how the model writes its reasoning: ${REASONING_FORMATS.join(', ')}; none leaves it in the content (default: auto, by the chat template)` },
       { path: 'backend', flag: 'backend', kind: { type: 'choice', choices: ['auto', 'cpu', 'tensorrt'] }, placeholder: 'name', help: 'what runs the model: auto, cpu or tensorrt (default: auto)' },
       { path: 'failover', flag: 'failover', kind: { type: 'choice', choices: ['on', 'off', 'standby'] }, placeholder: 'how', help: 'when the GPU dies, the CPU takes over: on, off or standby (default: on, but off with --backend tensorrt)' },
       { path: 'threads', flag: 'threads', kind: { type: 'integer', min: 1, max: 4096 }, placeholder: 'n', help: 'CPU backend: threads (default: all that the process may use)' },

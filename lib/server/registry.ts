@@ -26,7 +26,7 @@ export class ServedModel {
   private lastFingerprint = ''
 
   /** How it writes tool calls, and reasoning; undefined where it is not known to. */
-  readonly toolFormat: ToolCallFormatName | undefined
+  readonly toolCallFormat: ToolCallFormatName | undefined
   readonly reasoningFormat: ReasoningFormatName | undefined
 
   /** @param names all that name it; the first is in answers */
@@ -36,7 +36,7 @@ export class ServedModel {
     { toolCallParser = 'auto', reasoningParser = 'auto' }: OutputParsers = {},
   ) {
     const template = llm.chatTemplate?.toolSource ?? ''
-    this.toolFormat = toolCallParser === 'auto' ? detectToolCallFormat(template) : toolCallParser === 'none' ? undefined : toolCallParser
+    this.toolCallFormat = toolCallParser === 'auto' ? detectToolCallFormat(template) : toolCallParser === 'none' ? undefined : toolCallParser
     this.reasoningFormat = reasoningParser === 'auto' ? detectReasoningFormat(template) : reasoningParser === 'none' ? undefined : reasoningParser
   }
 

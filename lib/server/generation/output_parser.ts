@@ -8,6 +8,7 @@ import {
   needsSpecialTokens,
   promptOpensReasoning,
   REASONING_MARKERS,
+  type ReasoningOutput,
   type ToolCallDelta,
   type ToolCallFormatName,
   toolCallMarkers,
@@ -74,12 +75,14 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
     }
   }
   // A forced call begins with the first token.
-  const reasons = reasoningFormat !== undefined && jsonSchema === undefined && body.include_reasoning !== false
+  const reasons = reasoningFormat !== undefined && jsonSchema === undefined
   if (format === undefined && !reasons) return undefined
   const { tokenizer } = served.llm
   const open = reasons && tokenizer !== undefined ? promptOpensReasoning(tokenizer.decode(tokens.slice(-TAIL_TOKENS))) : undefined
   const markers = [...(reasons ? REASONING_MARKERS : []), ...(format === undefined ? [] : toolCallMarkers(format))]
+  const shown = body.include_reasoning !== false
   const oneCall = body.parallel_tool_calls === false
+  const shownOf = (thought: ReasoningOutput): ReasoningOutput => (shown ? thought : { reasoning: '', content: thought.content })
   const newId = (): string => formatToolCallId(toolCallFormat ?? 'hermes', randomBytes(32))
   return {
     specialTokens: needsSpecialTokens(markers, tokenizer?.specialContents ?? []),
@@ -91,13 +94,13 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
       const allowed = (list: ToolCallDelta[]): ToolCallDelta[] => (oneCall ? list.filter((call) => call.index === 0) : list)
       return {
         push: (text) => {
-          const thought = reasoning?.push(text) ?? { reasoning: '', content: text }
+          const thought = shownOf(reasoning?.push(text) ?? { reasoning: '', content: text })
           if (calls === undefined) return { ...thought, calls: NO_CALLS }
           const called = calls.push(thought.content)
           return { reasoning: thought.reasoning, content: called.content, calls: allowed(called.calls) }
         },
         end: () => {
-          const thought = reasoning?.end() ?? { reasoning: '', content: '' }
+          const thought = shownOf(reasoning?.end() ?? { reasoning: '', content: '' })
           if (calls === undefined) return { ...thought, calls: NO_CALLS, anyCalls: false }
           const called = calls.push(thought.content)
           const last = calls.end()
