@@ -21,6 +21,7 @@ export {
   type GenerationDefaults,
   type GenerationResult,
   type GenerationTimings,
+  type Grammar,
   inspectModel,
   LLM,
   type LLMHealth,

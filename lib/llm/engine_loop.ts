@@ -100,6 +100,8 @@ export interface EngineLoopOptions extends SchedulerOptions {
   /** A step that takes longer, in ms, is the death of its executor. Default: none is. */
   stepTimeoutMs?: number | undefined
   events?: LoopEvents | undefined
+  /** Called when the scheduler has taken a step's tokens, before the next step is planned. Must not throw. */
+  afterTokens?: (() => void) | undefined
 }
 
 const MAX_TIMER_MS = 2 ** 31 - 1
@@ -120,6 +122,10 @@ export class EngineLoop {
   private readonly touched = new Set<ActiveRequest>()
   private readonly inFlight: StepInFlight[] = []
   private pumpScheduled = false
+  /** Set while the next step waits for masks. */
+  private hold: NodeJS.Timeout | undefined
+  /** What a step takes, about. */
+  private stepMs = 0
   private timer: NodeJS.Timeout | undefined
   private timerAt = Infinity
   /** Why no more work is taken, for ever or for now: closed, or the executor died. */
@@ -293,6 +299,61 @@ export class EngineLoop {
     })
   }
 
+  /**
+   * Masks are on their way: the next step waits for them, so that those who need them come along. It waits for at most half the
+   * time of a step, and not longer than for the next result: those who need none must not notice.
+   */
+  private holdsFor({ timings }: StepResult): boolean {
+    this.stepMs = 0.75 * this.stepMs + (0.25 * timings.runUs) / 1000
+    if (this.hold !== undefined || this.death !== undefined || this.scheduler.masksAwaited === 0) {
+      this.endHold()
+      return false
+    }
+    this.hold = setTimeout(() => {
+      this.hold = undefined
+      this.guarded(() => this.turn())
+    }, Math.max(1, this.stepMs / 2))
+    return true
+  }
+
+  private endHold(): void {
+    clearTimeout(this.hold)
+    this.hold = undefined
+  }
+
+  /** The mask of a choice has come. */
+  resume(id: RequestId, index: number): void {
+    if (!this.active.has(id)) return
+    const error = this.scheduler.resume(id, index, this.now())
+    if (error !== undefined) this.fail(id, error)
+    this.afterMask()
+  }
+
+  /** The output of a choice is complete as it is. */
+  complete(id: RequestId, index: number): void {
+    const request = this.active.get(id)
+    if (request === undefined || !this.scheduler.finish(id, 'stop', index)) return
+    request.state.addEnd(index, 'stop')
+    if (request.state.ended) this.settle(request)
+    else request.state.deliver()
+    this.afterMask()
+  }
+
+  /** Ends a request that cannot go on. */
+  fail(id: RequestId, error: TensorRTError): void {
+    const request = this.active.get(id)
+    if (request === undefined) return
+    this.forget(id)
+    request.state.fail(error)
+    this.afterMask()
+  }
+
+  private afterMask(): void {
+    if (this.hold !== undefined && this.scheduler.masksAwaited > 0) return
+    this.endHold()
+    this.schedulePump()
+  }
+
   /** Keeps the executor busy first, then hands out what has happened. */
   private turn(events?: SequenceEvents): void {
     this.pump()
@@ -316,7 +377,7 @@ export class EngineLoop {
       }
       if (this.death === undefined) this.moveSlots(this.scheduler.takeClosedSlots(), [], [])
       if (this.death !== undefined) return
-      if (this.inFlight.length === 0 && this.scheduler.hasWork) {
+      if (this.inFlight.length === 0 && this.scheduler.hasWork && !this.scheduler.awaitsMasks) {
         // Nothing would ever wake the loop again: better an error than promises that never settle.
         this.die(new TensorRTError('ERR_INTERNAL', 'Requests are pending, but none of them can run'))
         return
@@ -398,8 +459,10 @@ export class EngineLoop {
     const { recorder } = this
     recorder?.arrived(result)
     const events = this.scheduler.complete(result, this.now())
+    this.options.afterTokens?.()
     recorder?.completed()
-    this.turn(events)
+    if (this.holdsFor(result)) this.handOut(events)
+    else this.turn(events)
     if (this.recorder !== undefined && this.inFlight.length === 0 && !this.scheduler.hasWork) this.recorder.rest()
   }
 
@@ -442,17 +505,18 @@ export class EngineLoop {
       this.touched.add(request)
     }
     for (const request of this.touched) {
-      if (request.state.ended) this.complete(request)
+      if (request.state.ended) this.settle(request)
       else request.state.deliver()
     }
     this.touched.clear()
   }
 
-  private complete(request: ActiveRequest): void {
+  private settle(request: ActiveRequest): void {
     this.active.delete(request.id)
     const { cachedTokens, admittedAt } = request.sequences[0]!
     this.counters.cachedPromptTokens += cachedTokens
-    request.state.finish({ cachedTokens, admittedAt })
+    // A grammar may leave nothing to say: it ends before it is admitted.
+    request.state.finish({ cachedTokens, admittedAt: Number.isNaN(admittedAt) ? this.now() : admittedAt })
     this.tellIdle()
   }
 
@@ -618,6 +682,7 @@ export class EngineLoop {
   /** Rejects what is pending, and refuses what comes. */
   private refuse(pendingReason: TensorRTError, reason: TensorRTError): void {
     this.refusal = reason
+    this.endHold()
     clearTimeout(this.timer)
     this.timer = undefined
     this.timerAt = Infinity

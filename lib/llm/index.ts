@@ -1,6 +1,7 @@
 export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type BuiltEngine } from './build_engine'
 export type { EmbeddingResult, EmbedInput, EmbedOptions } from './embedding'
 export type { Generation } from './generation'
+export type { Grammar } from '../grammar'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
 export type { LLMHealth, LLMState } from './health'

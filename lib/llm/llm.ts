@@ -10,6 +10,7 @@ import type { FallbackSource } from './fallback'
 import { type Generation, GenerationHandle, GenerationState } from './generation'
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { collectHealth, type LLMHealth } from './health'
+import { GrammarConstraints } from './grammar_constraints'
 import { readModelFolder } from './model_folder'
 import { type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type LLMWarning, type PromptOptions, type RestartOptions } from './options'
 import { observeLoop, type StepObserver } from './observe'
@@ -107,6 +108,7 @@ export class LLM {
   readonly #context: RequestContext
   readonly #chatTemplate: ChatTemplate
   readonly #encoder: PromptEncoder
+  readonly #grammars: GrammarConstraints
   /** Requests whose prompts are being encoded. */
   readonly #encoding = new Set<Promise<void>>()
   readonly #stuckAfterMs: number | undefined
@@ -117,8 +119,12 @@ export class LLM {
 
   private constructor(parts: Parts) {
     const { executor, fallback, tokenizer, defaults } = parts
+    const grammars = new GrammarConstraints(tokenizer, executor.info.vocabSize, {
+      timeoutMs: parts.engine.grammarTimeoutMs,
+    })
     const loop = new EngineLoop(executor, {
       ...parts.engine,
+      afterTokens: () => grammars.flush(),
       fallback,
       restart: parts.restart,
       events: {
@@ -144,6 +150,7 @@ export class LLM {
       },
     }
     this.#chatTemplate = parts.chatTemplate ?? new ChatTemplate(undefined)
+    this.#grammars = grammars
     this.#encoder = new PromptEncoder(tokenizer, parts.chatTemplate, parts.tokenizerJson)
     this.#warnings = parts.warnings
     this.#info = describe(parts, loop)
@@ -448,6 +455,10 @@ export class LLM {
   #begin(state: GenerationState, checked: CheckedRequest, prompt: Int32Array): void {
     const id = this.#nextId++
     const { request, plan } = buildRequest(id, checked, prompt, this.#context, state.startedAt)
+    if (checked.grammar !== undefined) {
+      const endTokens = [request.stopTokenIds ?? [], checked.ignoreEos ? [] : this.#context.defaults.eosTokenIds]
+      request.constrain = this.#grammars.forRequest(checked.grammar, id, endTokens, this.#loop)
+    }
     state.begin(plan, () => this.#loop.abort(id))
     this.#loop.add(request, state)
   }
@@ -492,7 +503,7 @@ export class LLM {
       await Promise.race([Promise.all(this.#encoding).then(() => this.#loop.drain()), cutShort])
       clearTimeout(timer)
     }
-    await Promise.all([this.#encoder.close(disposed()), this.#loop.close(disposed())])
+    await Promise.all([this.#encoder.close(disposed()), this.#loop.close(disposed()), this.#grammars.close()])
   }
 }
 

@@ -1,4 +1,5 @@
 /** What callers hand to the LLM API. The checks are in `validate.ts`. */
+import type { Grammar } from '../grammar'
 import type { TokenConstraint } from '../scheduler'
 import type { ChatMessage } from '../text'
 
@@ -41,6 +42,12 @@ export interface SamplingOptions {
    * A constrained choice takes a token every other step where others run beside it.
    */
   constrain?: ((index: number) => TokenConstraint) | undefined
+  /**
+   * What the output must be: a JSON value of a schema, a match of a regular expression, one of some texts. Special tokens but
+   * those that end it are not sampled. It ends with the finish reason `stop` when it is complete; where `maxTokens` or a stop
+   * string ends it before, it is the beginning of such an output. See docs/structured-output.md.
+   */
+  grammar?: Grammar | undefined
 }
 
 /** Where an output ends. */
@@ -192,6 +199,8 @@ export interface EngineOptions {
    * 1.
    */
   retries?: number | undefined
+  /** Milliseconds that compiling the `grammar` of a request may take. Default 10,000. */
+  grammarTimeoutMs?: number | undefined
   /** A waiting request becomes one priority level more urgent each so many milliseconds. Default 5000. */
   agingMs?: number | undefined
   /** Sequences that run at once. Default: 64 on the CPU, 256 on a GPU; with an executor of one's own its limit. */

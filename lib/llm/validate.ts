@@ -1,5 +1,6 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
 import { TensorRTError } from '../errors'
+import { checkGrammar, type GrammarSource } from '../grammar'
 import type { Executor, ExecutorInfo, LogitBias } from '../scheduler'
 import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
@@ -39,6 +40,7 @@ const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
   'seed',
   'logitBias',
   'constrain',
+  'grammar',
   'maxTokens',
   'minTokens',
   'stop',
@@ -88,6 +90,7 @@ const ENGINE_OPTIONS = allKeys<EngineOptions>()([
   'maxQueue',
   'retries',
   'agingMs',
+  'grammarTimeoutMs',
   'maxSequences',
   'maxStepTokens',
   'maxStepMs',
@@ -101,6 +104,7 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'maxQueue',
   'retries',
   'agingMs',
+  'grammarTimeoutMs',
   'maxSequences',
   'maxStepTokens',
   'maxStepMs',
@@ -157,6 +161,7 @@ export interface CheckedRequest {
   source: PromptSource
   sampling: CheckedSampling
   constrain: GenerateOptions['constrain']
+  grammar: GrammarSource | undefined
   n: number
   maxTokens: number | undefined
   stops: StopSet
@@ -197,6 +202,7 @@ export function checkRequestOptions(options: unknown, vocabSize: number): Checke
       logitBias: checkLogitBias(reader.get('logitBias'), vocabSize),
     },
     constrain: reader.callback('constrain') as GenerateOptions['constrain'],
+    grammar: readGrammar(reader),
     n: reader.integer('n', 1, MAX_CHOICES) ?? 1,
     maxTokens,
     stops: checkStops(reader.get('stop')),
@@ -216,6 +222,15 @@ export function checkRequestOptions(options: unknown, vocabSize: number): Checke
 export function checkPromptOptions(options: unknown): { source: PromptSource; signal: AbortSignal | undefined } {
   const reader = new ArgumentReader(options, PROMPT_OPTIONS, 'encodePrompt()')
   return { source: checkSource(options as PromptOptions, reader, 'encodePrompt()'), signal: reader.signal('signal') }
+}
+
+function readGrammar(reader: ArgumentReader): GrammarSource | undefined {
+  const grammar = reader.get('grammar')
+  if (grammar === undefined) return undefined
+  if (reader.get('constrain') !== undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Give "grammar" or "constrain", not both')
+  }
+  return checkGrammar(grammar)
 }
 
 function checkSource(options: GenerateOptions, reader: ArgumentReader, what = 'generate()'): PromptSource {
@@ -316,6 +331,7 @@ export interface CheckedEngineOptions {
   maxQueue: number | undefined
   maxRetries: number | undefined
   agingMs: number | undefined
+  grammarTimeoutMs: number | undefined
   maxSequences: number | undefined
   maxStepTokens: number | undefined
   maxStepMs: number | undefined
@@ -330,6 +346,7 @@ function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
     maxQueue: reader.integer('maxQueue', 1, INT32_MAX),
     maxRetries: reader.integer('retries', 0, 1000),
     agingMs: reader.integer('agingMs', 1, INT32_MAX),
+    grammarTimeoutMs: reader.integer('grammarTimeoutMs', 1, 600_000),
     maxSequences: reader.integer('maxSequences', 1, 65_536),
     maxStepTokens: reader.integer('maxStepTokens', 1, 1_048_576),
     maxStepMs: reader.positive('maxStepMs'),
@@ -359,6 +376,12 @@ export function checkExecutor(name: string, value: unknown): asserts value is Ex
     if (Number.isInteger(given) && (given as number) >= 1 && (given as number) <= INT32_MAX) continue
     throw invalidArgument(`${name}.info.${size}`, `an integer from 1 to ${INT32_MAX}`, given)
   }
+  const { hiddenSize = 0 } = info
+  if (!Number.isInteger(hiddenSize) || hiddenSize < 0 || hiddenSize > INT32_MAX) {
+    throw invalidArgument(`${name}.info.hiddenSize`, `undefined, or an integer from 0 to ${INT32_MAX}`, hiddenSize)
+  }
+  const { setMask } = executor as Partial<Executor>
+  if (setMask !== undefined && typeof setMask !== 'function') throw invalidArgument(`${name}.setMask`, 'a function', setMask)
 }
 
 export interface CheckedLoadOptions extends CheckedEngineOptions {

@@ -138,14 +138,19 @@ export class Scheduler {
     // The first letter keeps private salts apart from those that callers choose.
     const salt = this.prefixCache ? `s${request.cacheSalt ?? ''}` : n > 1 ? `p${order}` : null
     const sequences: Sequence[] = []
-    for (let i = 0; i < n; i++) {
-      const seq = new Sequence(request, i, order + i, now, maxTokens, salt)
-      if (seq.constraint !== null) seq.takeMask(this.limits.vocabSize)
-      sequences.push(seq)
-    }
-    const first = sequences[0]!
-    if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
-      throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
+    try {
+      for (let i = 0; i < n; i++) {
+        const seq = new Sequence(request, i, order + i, now, maxTokens, salt)
+        sequences.push(seq)
+        if (seq.constraint !== null) seq.takeMask(this.limits.vocabSize)
+      }
+      const first = sequences[0]!
+      if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
+        throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
+      }
+    } catch (error) {
+      for (const { constraint } of sequences) constraint?.close?.()
+      throw error
     }
     this.arrivals += n
     this.groups.set(request.id, { sequences, live: n })
@@ -200,6 +205,31 @@ export class Scheduler {
     if (seq === undefined || seq.finished) return false
     this.end(seq, reason === 'abort' ? 'sequencesAborted' : 'sequencesFinished')
     return true
+  }
+
+  /**
+   * The constraint of a sequence has become ready: it takes its turn again.
+   * @returns why the sequence cannot go on; it has ended then, and no event reports it
+   */
+  resume(id: string | number, index: number, now: number): TensorRTError | undefined {
+    const seq = this.groups.get(id)?.sequences[index]
+    if (seq === undefined || seq.finished || !seq.awaitsMask) return undefined
+    const error = seq.resume(this.limits.vocabSize)
+    if (error !== undefined) this.end(seq, 'sequencesFailed')
+    else if (!seq.awaitsMask) this.waiting.resume(seq, now)
+    return error
+  }
+
+  /** Running sequences whose constraint is not ready. */
+  get masksAwaited(): number {
+    let awaited = 0
+    for (const seq of this.running) if (seq.awaitsMask && !seq.finished) awaited++
+    return awaited
+  }
+
+  /** Whether nothing may be running because constraints are not ready. */
+  get awaitsMasks(): boolean {
+    return this.waiting.heldCount > 0 || this.masksAwaited > 0
   }
 
   /** From now on `add` throws ERR_DISPOSED; what is queued still runs to its end ({@link hasWork}). */
@@ -494,7 +524,8 @@ export class Scheduler {
         prefills.push(seq)
       } else if (left === 1) {
         const sampled = length - seq.promptLength
-        if (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.constraint !== null))) continue
+        if (seq.awaitsMask || (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.constraint !== null))))
+          continue
         decodes.push(seq)
         if (seq.computed === seq.pageCount * pageSize) pagesNeeded++
       }
@@ -769,6 +800,7 @@ export class Scheduler {
     else this.waiting.remove(seq)
     seq.state = SequenceState.FINISHED
     this.timers.remove(seq)
+    seq.constraint?.close?.()
     this.counters[counter]++
     const group = this.groups.get(seq.id)!
     if (--group.live === 0) this.groups.delete(seq.id)

@@ -59,6 +59,8 @@ export class Sequence {
   timerIndex = -1
   /** What the next token may be, where there is a constraint. */
   mask: Int32Array | null = null
+  /** The constraint does not know it yet. */
+  awaitsMask = false
   /** Number of the last failed step that made this sequence's cache undefined. */
   taint = -1
 
@@ -119,6 +121,8 @@ export class Sequence {
 
   /** @throws what the constraint throws, ERR_INVALID_ARGUMENT for what is no mask or allows nothing */
   takeMask(vocabSize: number): void {
+    this.awaitsMask = this.constraint!.ready === false
+    if (this.awaitsMask) return
     const mask = this.constraint!.mask()
     if (mask !== null) checkMask(mask, vocabSize)
     this.mask = mask
@@ -126,9 +130,20 @@ export class Sequence {
 
   /** Tells the constraint of a sampled token. @returns why the sequence cannot go on */
   follow(token: number, vocabSize: number): TensorRTError | undefined {
-    try {
+    return this.attempt(() => {
       this.constraint!.accept(token)
       this.takeMask(vocabSize)
+    })
+  }
+
+  /** The mask that it awaited is there. @returns why the sequence cannot go on */
+  resume(vocabSize: number): TensorRTError | undefined {
+    return this.attempt(() => this.takeMask(vocabSize))
+  }
+
+  private attempt(ask: () => void): TensorRTError | undefined {
+    try {
+      ask()
       return undefined
     } catch (cause) {
       if (cause instanceof TensorRTError) return cause

@@ -10,6 +10,11 @@ import { TensorRTError } from '../errors'
  */
 export interface TokenConstraint {
   /**
+   * Whether {@link mask} can be called. Where it is false after the start, or after {@link accept}, the sequence sits out until
+   * `Scheduler.resume` is called for it. Absent: always true.
+   */
+  readonly ready?: boolean | undefined
+  /**
    * The tokens that may come next, in the layout of `Executor.setMask`; null = all. Called once before the first token and
    * once after each {@link accept}. The array is read before the next call of either, and may be the same each time.
    */
@@ -19,6 +24,8 @@ export interface TokenConstraint {
    * order, and for each token once, also where the sequence moves to another place or executor.
    */
   accept(token: number): void
+  /** The sequence has ended, however it did. Called once. */
+  close?(): void
 }
 
 /** @throws ERR_INVALID_ARGUMENT for what has not the shape of one */

@@ -9,15 +9,21 @@ export class WaitingQueue {
   private readonly heap = new IndexedHeap<Sequence>(before, 'waitingIndex')
   private readonly promotions = new IndexedHeap<Sequence>((a, b) => a.promoteAt < b.promoteAt, 'promotionIndex')
   private readonly aside: Sequence[] = []
+  /** Those that await a mask: they have no turn until {@link resume}. */
+  private readonly held = new Set<Sequence>()
 
   constructor(private readonly agingMs: number) {}
 
   get size(): number {
-    return this.heap.size + this.aside.length
+    return this.heap.size + this.aside.length + this.held.size
   }
 
   push(seq: Sequence, now: number): void {
     seq.state = SequenceState.WAITING
+    if (seq.awaitsMask) {
+      this.held.add(seq)
+      return
+    }
     this.setRank(seq, now)
     this.heap.push(seq)
     this.promotions.push(seq)
@@ -27,7 +33,17 @@ export class WaitingQueue {
     return this.heap.peek()
   }
 
+  /** The mask of one that awaited it is there. */
+  resume(seq: Sequence, now: number): void {
+    if (this.held.delete(seq)) this.push(seq, now)
+  }
+
+  get heldCount(): number {
+    return this.held.size
+  }
+
   remove(seq: Sequence): void {
+    if (this.held.delete(seq)) return
     this.heap.remove(seq)
     this.promotions.remove(seq)
   }

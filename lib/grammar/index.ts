@@ -1,0 +1,5 @@
+export { GrammarEngine, type GrammarEngineOptions } from './grammar_engine'
+export { MatcherStatus } from './messages'
+export { type MatcherEvents, type OutputMatcher } from './output_matcher'
+export { checkGrammar, type Grammar, type GrammarSource } from './specification'
+export { readVocabulary } from './vocabulary'
