@@ -1,0 +1,115 @@
+/**
+ * A million hostile requests against a server of its own, over loopback: what it answers, how late its event loop is, and what becomes
+ * of its memory.
+ *   npx tsx bench/server/hostile.ts [--requests 1000000] [--connections 32] [--seed 1] [--json docs/benchmarks/server-hostile.json]
+ */
+import { spawn } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { makeApiKey } from '../../lib/server'
+import { runHostile } from '../../test/fuzz/http/hostile_run'
+import { describeMachine } from '../machine'
+
+const root = join(__dirname, '..', '..')
+const { values } = parseArgs({
+  options: {
+    requests: { type: 'string', default: '1000000' },
+    connections: { type: 'string', default: '32' },
+    seed: { type: 'string', default: '1' },
+    json: { type: 'string' },
+  },
+})
+
+interface Sample {
+  requests: number
+  rssMiB: number
+}
+
+/** Starts the server as a user does; resolves with its port once it listens. */
+async function startServer(apiKey: string): Promise<{ child: ReturnType<typeof spawn>; port: number; log: () => string }> {
+  const child = spawn(process.execPath, [join(root, 'dist', 'cli', 'main.js'), 'serve', '--backend', 'cpu', '--port', '0'], {
+    env: { ...process.env, NODE_TENSORRT_API_KEY: apiKey },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let log = ''
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (log = (log + text).slice(-20_000)))
+  for (;;) {
+    const port = /listening at http:\/\/127\.0\.0\.1:(\d+)/.exec(log)?.[1]
+    if (port !== undefined) return { child, port: Number(port), log: () => log }
+    if (child.exitCode !== null) throw new Error(`The server ended: ${log}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+function rssMiB(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024
+}
+
+/** Samples of the event loop's delay up to each bound, in seconds. */
+async function eventLoop(port: number, apiKey: string): Promise<Map<number, number>> {
+  const response = await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { authorization: `Bearer ${apiKey}` } })
+  const text = await response.text()
+  const rows = text.matchAll(/^node_tensorrt_event_loop_delay_seconds_bucket\{le="([^"]+)"\} (\d+)/gm)
+  return new Map(Array.from(rows, ([, bound, count]) => [bound === '+Inf' ? Infinity : Number(bound), Number(count)]))
+}
+
+/** The least bound under which the share of the samples between two readings lies. */
+function quantileBound(from: Map<number, number>, to: Map<number, number>, share: number): number {
+  const total = to.get(Infinity)! - from.get(Infinity)!
+  for (const [bound, count] of to) if (count - from.get(bound)! >= share * total) return bound
+  return Infinity
+}
+
+async function main(): Promise<void> {
+  const apiKey = makeApiKey()
+  const requests = Number(values.requests)
+  const { child, port, log } = await startServer(apiKey)
+  const samples: Sample[] = []
+  const sample = (done: number): void => void samples.push({ requests: done, rssMiB: Math.round(rssMiB(child.pid!) * 10) / 10 })
+  // What is compiled, cached and pooled comes with the first ten thousand.
+  const warm = Math.min(10_000, requests)
+  const common = { port, seed: Number(values.seed), connections: Number(values.connections), apiKey }
+  await runHostile({ ...common, requests: warm, from: requests })
+  const before = await eventLoop(port, apiKey)
+  sample(0)
+  const every = Math.max(1000, Math.floor(requests / 20 / 1000) * 1000)
+  const report = await runHostile({
+    ...common,
+    requests,
+    onProgress: (done) => {
+      if (done % every !== 0) return
+      sample(done)
+      process.stderr.write(`${done} requests, ${samples.at(-1)!.rssMiB} MiB\n`)
+    },
+  })
+  const after = await eventLoop(port, apiKey)
+  const health = await fetch(`http://127.0.0.1:${port}/health/ready`)
+  const end = new Promise<number | null>((resolve) => child.once('exit', resolve))
+  child.kill('SIGTERM')
+  const exitCode = await end
+  const serverErrors = [...log().matchAll(/^node-tensorrt: request .* failed: (.*)$/gm)].map(([, message]) => message)
+  const result = {
+    what: 'hostile requests, loopback, keep-alive raw sockets; client and server on the same machine',
+    command: `npx tsx bench/server/hostile.ts --requests ${requests} --connections ${common.connections} --seed ${common.seed}`,
+    machine: describeMachine(),
+    ...report,
+    requestsPerSecond: Math.round(report.requests / report.seconds),
+    eventLoopDelayMs: {
+      p50Below: quantileBound(before, after, 0.5) * 1000,
+      p99Below: quantileBound(before, after, 0.99) * 1000,
+      p999Below: quantileBound(before, after, 0.999) * 1000,
+      samples: after.get(Infinity)! - before.get(Infinity)!,
+    },
+    rss: samples,
+    readyAfterwards: health.status === 200,
+    exitCode,
+    serverErrors,
+  }
+  const text = `${JSON.stringify(result, null, 2)}\n`
+  if (values.json === undefined) process.stdout.write(text)
+  else writeFileSync(values.json, text)
+  process.exitCode = report.failed === 0 && exitCode === 0 ? 0 : 1
+}
+
+void main()
