@@ -63,6 +63,7 @@ const ANSWERS: Partial<Record<ErrorCode, Answer>> = {
   ERR_INVALID_TOKEN: { status: 400, type: 'invalid_request_error', code: 'invalid_token' },
   ERR_PROMPT_TOO_LONG: { status: 400, type: 'invalid_request_error', code: 'context_length_exceeded' },
   ERR_REQUEST_TOO_LARGE: { status: 400, type: 'invalid_request_error', code: 'context_length_exceeded' },
+  ERR_GRAMMAR_INVALID: { status: 400, type: 'invalid_request_error', code: 'invalid_grammar' },
   // The template is the model's, but what it stumbles over are the request's messages.
   ERR_CHAT_TEMPLATE: { status: 400, type: 'invalid_request_error', code: 'chat_template_error' },
   ERR_QUEUE_FULL: { status: 429, type: 'rate_limit_error', code: 'queue_full', message: 'The queue is full; try again later' },

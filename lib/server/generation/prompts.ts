@@ -1,23 +1,45 @@
 /** Prompts of a request, as tokens. */
 import type { EncodedPrompt, PromptOptions } from '../../llm'
 import type { ChatMessage } from '../../text'
-import { ApiError } from '../errors'
+import { ApiError, toApiError } from '../errors'
 import type { Exchange } from '../http/exchange'
 import type { ServedModel } from '../registry'
 import { type ChatBodyMessage, type ChatInput, contentText } from '../schemas/chat'
 import type { CompletionBody } from '../schemas/completions'
 import type { RequestLimits } from '../seams'
 
-/** @throws ApiError 400, and what `LLM.encodePrompt` throws */
-async function encode(served: ServedModel, options: PromptOptions, exchange: Exchange, limits: RequestLimits): Promise<EncodedPrompt> {
-  const encoded = await served.llm.encodePrompt({ ...options, signal: exchange.signal })
+/**
+ * @param where the field that the prompt is of
+ * @throws ApiError 400, and what else `LLM.encodePrompt` throws
+ */
+async function encode(
+  served: ServedModel,
+  where: string,
+  options: PromptOptions,
+  exchange: Exchange,
+  limits: RequestLimits,
+): Promise<EncodedPrompt> {
+  let encoded: EncodedPrompt
+  try {
+    encoded = await served.llm.encodePrompt({ ...options, signal: exchange.signal })
+  } catch (error) {
+    throw inField(error, where)
+  }
   const { length } = encoded.tokens
-  if (length === 0) throw ApiError.invalid('prompt', 'The prompt has no tokens')
+  if (length === 0) throw ApiError.invalid(where, `"${where}" has no tokens`)
   if (length > limits.maxPromptTokens) {
-    const message = `The prompt has ${length} tokens, more than the ${limits.maxPromptTokens} that are allowed`
-    throw ApiError.invalid('prompt', message, 'context_length_exceeded')
+    const message = `"${where}" has ${length} tokens, more than the ${limits.maxPromptTokens} that are allowed`
+    throw ApiError.invalid(where, message, 'context_length_exceeded')
   }
   return encoded
+}
+
+/** The library knows a prompt, and not which of several, nor by what name. */
+function inField(error: unknown, where: string): unknown {
+  const { status, type, code, message, param } = toApiError(error)
+  if (status !== 400) return error
+  const named = message.replace(/"prompt((?:\[\d+\])?)"/g, `"${where}$1"`)
+  return new ApiError(status, type, code, named, param?.replace(/^prompt/, where) ?? where)
 }
 
 /** One entry a prompt; each a text or token ids. */
@@ -29,20 +51,22 @@ export function promptList(prompt: CompletionBody['prompt']): (string | number[]
 export function encodePrompts(
   served: ServedModel,
   prompts: readonly (string | number[])[],
-  addSpecialTokens: boolean | undefined,
+  field: string,
+  texts: { addSpecialTokens?: boolean | undefined; allowSpecial?: boolean | undefined },
   exchange: Exchange,
   limits: RequestLimits,
 ): Promise<EncodedPrompt[]> {
   return Promise.all(
-    prompts.map((prompt) => {
-      const options = typeof prompt === 'string' ? { prompt, addSpecialTokens } : { tokens: prompt }
-      return encode(served, options, exchange, limits)
+    prompts.map((prompt, index) => {
+      const where = prompts.length === 1 ? field : `${field}[${index}]`
+      const options = typeof prompt === 'string' ? { prompt, ...texts } : { tokens: prompt }
+      return encode(served, where, options, exchange, limits)
     }),
   )
 }
 
 export function encodeChat(served: ServedModel, input: ChatInput, exchange: Exchange, limits: RequestLimits): Promise<EncodedPrompt> {
-  return encode(served, chatOptions(served, input), exchange, limits)
+  return encode(served, 'messages', chatOptions(served, input), exchange, limits)
 }
 
 /** @throws ApiError 400 */

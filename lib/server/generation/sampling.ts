@@ -25,7 +25,6 @@ export function sharedOptions(
   exchange: Exchange,
   limits: RequestLimits,
 ): SharedOptions {
-  const schedule = scheduleHeaders(exchange)
   const { info } = llm
   if (maxTokens !== undefined && maxTokens > limits.maxOutputTokens) {
     throw ApiError.invalid('max_tokens', `At most ${limits.maxOutputTokens} tokens may be generated per choice`, 'max_tokens_too_large')
@@ -38,10 +37,6 @@ export function sharedOptions(
     if (token >= info.vocabSize) {
       throw ApiError.invalid('stop_token_ids', `"stop_token_ids": the vocabulary has ${info.vocabSize} tokens, ${token} is none`)
     }
-  }
-  const priority = body.priority ?? schedule.priority ?? 0
-  if (priority < limits.minPriority) {
-    throw ApiError.invalid('priority', `"priority" must be at least ${limits.minPriority}; lower is more urgent`)
   }
   const configured = info.defaults.temperature
   return {
@@ -62,13 +57,46 @@ export function sharedOptions(
     minTokens,
     maxTokens: maxTokens ?? (limits.maxOutputTokens === Infinity ? undefined : limits.maxOutputTokens),
     promptLogprobs: body.prompt_logprobs,
+    logitBias: logitBiasOf(body.logit_bias, info.vocabSize),
     n: body.n ?? 1,
+    ...scheduleOf(body, exchange, limits),
+  }
+}
+
+/**
+ * When a request runs, and what it may share.
+ * @throws ApiError 400
+ */
+export function scheduleOf(
+  body: Pick<SamplingFields, 'priority' | 'cache_salt'>,
+  exchange: Exchange,
+  limits: RequestLimits,
+): Pick<GenerateOptions, 'priority' | 'deadlineMs' | 'timeoutMs' | 'cacheSalt' | 'signal'> {
+  const headers = scheduleHeaders(exchange)
+  const priority = body.priority ?? headers.priority ?? 0
+  if (priority < limits.minPriority) {
+    throw ApiError.invalid('priority', `"priority" must be at least ${limits.minPriority}; lower is more urgent`)
+  }
+  return {
     priority,
-    deadlineMs: schedule.deadlineMs,
+    deadlineMs: headers.deadlineMs,
     timeoutMs: limits.requestTimeoutMs === Infinity ? undefined : limits.requestTimeoutMs,
     cacheSalt: saltOf(exchange.caller.cacheSalt, body.cache_salt),
     signal: exchange.signal,
   }
+}
+
+const MAX_BIASES = 1024
+
+function logitBiasOf(bias: SamplingFields['logit_bias'], vocabSize: number): Map<number, number> | undefined {
+  if (bias === undefined) return undefined
+  const entries = Object.entries(bias).map(([key, value]): [number, number] => {
+    const token = /^\d{1,10}$/.test(key) ? Number(key) : NaN
+    if (token < vocabSize) return [token, value]
+    throw ApiError.invalid('logit_bias', `"logit_bias": the keys must be token ids, below ${vocabSize}`)
+  })
+  if (entries.length > MAX_BIASES) throw ApiError.invalid('logit_bias', `"logit_bias" may hold at most ${MAX_BIASES} tokens`)
+  return entries.length === 0 ? undefined : new Map(entries)
 }
 
 /** Any integer, negative ones too, to one that the library takes. The same gives the same. */

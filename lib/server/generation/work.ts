@@ -62,6 +62,13 @@ export class Work {
     return usage
   }
 
+  /** All inputs were embedded. */
+  embedded({ promptTokens, cachedTokens }: Omit<Usage, 'completionTokens'>): Usage {
+    const usage = { promptTokens, completionTokens: 0, cachedTokens }
+    if (this.end()) this.telemetry?.end({ kind: 'finished', finishReasons: [], usage }, { queueMs: undefined })
+    return usage
+  }
+
   /** @returns what the client is to be told */
   fail(error: unknown): ApiError {
     const retryAfter = isQueueFull(error) ? this.services.admission?.retryAfterSeconds(this.facts) : undefined

@@ -27,7 +27,7 @@ export async function completions(exchange: Exchange, services: Services): Promi
   }
   const maxTokens = body.max_tokens ?? Math.min(DEFAULT_MAX_TOKENS, limits.maxOutputTokens)
   const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body) }
-  const encoded = await encodePrompts(served, prompts, body.add_special_tokens, exchange, limits)
+  const encoded = await encodePrompts(served, prompts, 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits)
   const promptTokens = encoded.map(({ tokens }) => tokens.length)
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'completions', options, promptTokens, stream))
   const format = new CompletionFormat({

@@ -3,6 +3,7 @@ import type { Exchange } from '../http/exchange'
 import type { Services } from '../services'
 import { chatCompletions } from './chat'
 import { completions } from './completions'
+import { embeddings } from './embeddings'
 import { live, metrics, ready, showVersion } from './health'
 import { listModels, showModel } from './model_list'
 import { detokenize, tokenize } from './tokenize'
@@ -24,6 +25,7 @@ export const ROUTES: readonly Route[] = [
   route('GET', '/v1/models/:model{.+}', showModel, '/v1/models/:model'),
   route('POST', '/v1/completions', completions),
   route('POST', '/v1/chat/completions', chatCompletions),
+  route('POST', '/v1/embeddings', embeddings),
   route('POST', '/tokenize', tokenize),
   route('POST', '/detokenize', detokenize),
   route('GET', '/health', ready),

@@ -45,7 +45,7 @@ export function factsOf(
   exchange: Exchange,
   served: ServedModel,
   endpoint: Endpoint,
-  options: SharedOptions,
+  options: Pick<SharedOptions, 'n' | 'maxTokens' | 'priority' | 'deadlineMs' | 'temperature' | 'topP'>,
   promptTokens: readonly number[],
   stream: boolean,
 ): RequestFacts {
@@ -71,7 +71,6 @@ export function factsOf(
 export function refuseUnready(body: SamplingFields): void {
   const format = body.response_format
   const names: [string, boolean][] = [
-    ['logit_bias', body.logit_bias !== undefined && Object.keys(body.logit_bias).length > 0],
     ['response_format', format !== undefined && format['type'] !== 'text'],
     ['structured_outputs', body.structured_outputs !== undefined],
     ['guided_json', body.guided_json !== undefined && body.guided_json !== null],

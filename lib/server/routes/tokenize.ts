@@ -25,7 +25,7 @@ export async function tokenize(exchange: Exchange, services: Services): Promise<
 async function encoded(served: ServedModel, body: TokenizeBody, exchange: Exchange, services: Services): Promise<EncodedPrompt> {
   const limits = limitsOf(exchange, services)
   if (body.messages === undefined) {
-    return (await encodePrompts(served, [body.prompt], body.add_special_tokens, exchange, limits))[0]!
+    return (await encodePrompts(served, [body.prompt], 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits))[0]!
   }
   if (body.add_special_tokens === true) {
     throw ApiError.unsupported('add_special_tokens', '"add_special_tokens" is not supported with "messages": the template adds them')
