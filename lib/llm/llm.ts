@@ -406,7 +406,7 @@ export class LLM {
 
   /**
    * Calls `onStep` with the figures of each step from now on, also after a failover or restart, until the LLM is closed.
-   * Costs about a microsecond a step while somebody observes or profiles, and nothing otherwise. Steps that fail are not
+   * Costs about two microseconds a step while somebody observes or profiles, and nothing otherwise. Steps that fail are not
    * told. An observer that throws is not called again, and its error becomes a warning of the process.
    *
    * @returns ends it; may be called again
