@@ -54,6 +54,12 @@ describe('request options', () => {
     ['includeStop', [true], [0]],
     ['skipSpecialTokens', [false], ['no']],
     ['stop', ['x', [], ['a', 'b']], ['', [''], [7], { a: 1 }, Array.from({ length: 65 }, () => 'x'), Array.from({ length: 1 }), '\ud800']],
+    [
+      'logitBias',
+      [{}, new Map(), { 5: -100, 99: 1e6 }, new Map([[0, 0.5]]), Object.fromEntries(Array.from({ length: 100 }, (_, i) => [i, 1]))],
+      [null, 5, 'x', [1, 2], new Set([1]), new Float32Array(2), new Date(), { 5: NaN }, { 5: '1' }, { 5: null }, { 5: 1.1e6 }, new Map([[5, Infinity]]), new Map(Array.from({ length: 1025 }, (_, i) => [i, 1]))],
+    ],
+    ['constrain', [() => ({}) as never], [null, {}, 'json', { mask: () => null, accept: () => undefined }]],
     ['signal', [new AbortController().signal], [new AbortController(), {}, null]],
   ])('%s is checked', (name, good, bad) => {
     for (const value of good) expect(() => check({ [name]: value }), String(value)).not.toThrow()

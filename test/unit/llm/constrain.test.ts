@@ -1,0 +1,152 @@
+/** Token constraints and biases through the whole loop. */
+import { afterEach, describe, expect, it } from 'vitest'
+import '../matchers'
+import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
+import { type Executor, LLM, type SlotInit, type StepResult, TensorRTError, type TokenConstraint } from '../../../lib'
+import { Constraint, oddThenEven } from '../scheduler/drive'
+
+const open: LLM[] = []
+afterEach(async () => {
+  for (const llm of open.splice(0)) await llm.close()
+})
+
+function serve(executor: Executor, failover?: () => Promise<Executor>): LLM {
+  const llm = LLM.fromExecutor(executor, { failover, onWarning: () => {} })
+  open.push(llm)
+  return llm
+}
+
+const tokens = [1, 2, 3, 4, 5, 6]
+const COUNT = 24
+
+/** Without `setMask`, as an executor may be. */
+class Maskless implements Executor {
+  constructor(private readonly inner = new HashExecutor()) {}
+  get info(): Executor['info'] {
+    return this.inner.info
+  }
+  start(onResult: (result: StepResult) => void): void {
+    this.inner.start(onResult)
+  }
+  openSlot(init: SlotInit): void {
+    this.inner.openSlot(init)
+  }
+  closeSlot(slot: number): void {
+    this.inner.closeSlot(slot)
+  }
+  submit(step: Int32Array): void {
+    this.inner.submit(step)
+  }
+  close(): Promise<void> {
+    return this.inner.close()
+  }
+}
+
+/** Dies at its fifth step. */
+class Dying extends HashExecutor {
+  private steps = 0
+  override submit(step: Int32Array): void {
+    if (++this.steps >= 5) throw new TensorRTError('ERR_BACKEND_DEAD', 'gone')
+    super.submit(step)
+  }
+}
+
+describe('constrain', () => {
+  it('binds each choice, beside choices and requests that are free', async () => {
+    const llm = serve(new HashExecutor())
+    const seen: number[][] = []
+    const constrain = (index: number): TokenConstraint => {
+      const constraint = new Constraint(oddThenEven)
+      seen[index] = constraint.accepted
+      return constraint
+    }
+    const bound = llm.generate({ tokens, maxTokens: COUNT, n: 3, temperature: 1, seed: 3, constrain })
+    const free = llm.generate({ tokens, maxTokens: COUNT })
+    const { choices } = await bound.result()
+    for (const { index, tokens: output, finishReason } of choices) {
+      expect(output.map((token) => token % 2)).toEqual(output.map((_, i) => (i + 1) % 2))
+      expect(seen[index]).toEqual(output.slice(0, -1))
+      expect(finishReason).toBe('length')
+    }
+    expect(new Set(choices.map((choice) => choice.tokens.join())).size).toBe(3)
+    const alone = await serve(new HashExecutor()).generate({ tokens, maxTokens: COUNT }).result()
+    expect((await free.result()).tokens).toEqual(alone.tokens)
+  })
+
+  it('ends a request with what its constraint throws, after the tokens before that, and no other', async () => {
+    const llm = serve(new HashExecutor())
+    const reason = new RangeError('unexpected token')
+    let accepted = 0
+    const constrain = (): TokenConstraint => ({
+      mask: () => null,
+      accept: () => {
+        if (++accepted === 3) throw reason
+      },
+    })
+    const bad = llm.generate({ tokens, maxTokens: COUNT, constrain })
+    const good = llm.generate({ tokens, maxTokens: COUNT, constrain: () => new Constraint(oddThenEven) })
+    const streamed: number[] = []
+    const failed = (async () => {
+      for await (const chunk of bad) streamed.push(...chunk.tokens)
+    })()
+    await expect(failed).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT', cause: reason })
+    expect(streamed.length).toBe(2)
+    expect((await good.result()).tokens.length).toBe(COUNT)
+    llm.check()
+  })
+
+  it('rejects what is wrong with the constraint at once', async () => {
+    const llm = serve(new HashExecutor())
+    const wrong: unknown[] = [
+      () => ({}),
+      () => null,
+      () => new Constraint(() => false),
+      () => ({ mask: () => [1], accept: () => {} }),
+      7,
+    ]
+    for (const constrain of wrong) {
+      const options = { tokens, constrain: constrain as () => TokenConstraint }
+      await expect(llm.generate(options).result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    }
+    const own = new Error('no such grammar')
+    const throwing = (): TokenConstraint => {
+      throw own
+    }
+    await expect(llm.generate({ tokens, constrain: throwing }).result()).rejects.toBe(own)
+    expect(llm.stats()).toMatchObject({ running: 0, waiting: 0 })
+  })
+
+  it('is refused by an executor that takes no masks, and so is what moves to one', async () => {
+    const maskless = serve(new Maskless())
+    const constrain = (): TokenConstraint => new Constraint()
+    await expect(maskless.generate({ tokens, constrain }).result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    expect((await maskless.generate({ tokens, maxTokens: 3 }).result()).tokens.length).toBe(3)
+
+    const moved = serve(new Dying(), () => Promise.resolve(new Maskless()))
+    const bound = moved.generate({ tokens, maxTokens: COUNT, constrain })
+    const free = moved.generate({ tokens, maxTokens: COUNT })
+    await expect(bound.result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    expect((await free.result()).tokens.length).toBe(COUNT)
+    expect(moved.stats().failovers).toBe(1)
+  })
+
+  it('goes on where it was when another executor takes over', async () => {
+    const calm = await serve(new HashExecutor()).generate({ tokens, maxTokens: COUNT, constrain: () => new Constraint(oddThenEven) }).result()
+    const llm = serve(new Dying(), () => Promise.resolve(new HashExecutor()))
+    const moved = await llm.generate({ tokens, maxTokens: COUNT, constrain: () => new Constraint(oddThenEven) }).result()
+    expect(llm.stats().failovers).toBe(1)
+    expect(moved.tokens).toEqual(calm.tokens)
+  })
+})
+
+describe('logitBias', () => {
+  it('reaches the sampler, of every choice', async () => {
+    const llm = serve(new HashExecutor())
+    for (const logitBias of [{ 42: 100 }, new Map([[42, 100]])]) {
+      const { choices } = await llm.generate({ tokens, n: 2, maxTokens: 5, temperature: 1, logitBias }).result()
+      for (const choice of choices) expect(choice.tokens).toEqual([42, 42, 42, 42, 42])
+    }
+    const { tokens: banned } = await llm.generate({ tokens, maxTokens: 200, temperature: 5, logitBias: { 42: -1e6 } }).result()
+    expect(banned).not.toContain(42)
+  })
+})
