@@ -15,7 +15,7 @@
 
 namespace nt {
 
-inline constexpr uint32_t kBackendAbi = 2;
+inline constexpr uint32_t kBackendAbi = 3;
 
 struct BackendInfo {
   std::string name;    // "cpu", "tensorrt"
@@ -78,6 +78,9 @@ struct StepResult {
   float queueUs = 0;
   float runUs = 0;
   float deviceUs = -1;  // by the device's own clock; -1 where it has none
+  // Of a step flagged kTimeParts: microseconds of the embedding, of each layer's attention and of the rest of it, of
+  // the head and of sampling. Empty where the backend cannot tell.
+  std::vector<float> partUs;
 };
 
 // Called on a thread of the backend, once per step, in order. Must return quickly and never throw.

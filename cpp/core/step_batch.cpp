@@ -95,8 +95,8 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
   const int32_t count = packed[2];
   const int32_t rows = packed[3];
   const int32_t pages = packed[4];
-  if (packed[5] != 0)
-    return Status::invalid("the step header's last int32 is " + number(packed[5]) + ", expected 0");
+  if ((packed[5] & ~kTimeParts) != 0)
+    return Status::invalid("the step header's modes are " + number(packed[5]) + ", known are " + number(kTimeParts));
   if (count < 1 || static_cast<size_t>(count) > slotEpochs_.size()) {
     return Status::invalid("a step of " + number(count) + " sequences, expected 1 ... " +
                            std::to_string(slotEpochs_.size()) + " (maxSlots)");
@@ -117,6 +117,7 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
   StepBatch step;
   step.packed = std::move(packed);
   step.stepId = step.packed[1];
+  step.timeParts = (step.packed[5] & kTimeParts) != 0;
   step.sequences.reserve(static_cast<size_t>(count));
   nextEpoch();
   const std::span<const int32_t> all(step.packed);

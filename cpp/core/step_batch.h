@@ -19,6 +19,9 @@ inline constexpr int32_t kNothingAllowed = -1;
 inline constexpr size_t kMaxLogitBias = 1024;
 inline constexpr float kMaxLogitBiasValue = 1e6F;
 
+// Of the whole step, in its header.
+enum StepModes : int32_t { kTimeParts = 1 };
+
 enum StepFlags : int32_t { kSample = 1, kPromptLogprobs = 2, kLogits = 4, kHidden = 8 };
 
 struct StepSequence {
@@ -43,6 +46,7 @@ struct StepBatch {
 
   std::vector<int32_t> packed;  // owns what the spans look into
   int32_t stepId = 0;
+  bool timeParts = false;
   std::vector<StepSequence> sequences;
   std::span<const int32_t> tokens;  // [rows]
 };

@@ -38,6 +38,7 @@ napi_value makeStepResult(napi_env env, const StepResult& result) noexcept {
   out.set("queueUs", static_cast<double>(result.queueUs));
   out.set("runUs", static_cast<double>(result.runUs));
   out.set("deviceUs", static_cast<double>(result.deviceUs));
+  out.set("partUs", result.partUs);
   return out.object();
 }
 

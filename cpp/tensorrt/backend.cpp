@@ -387,6 +387,9 @@ class TensorRtBackend final : public Backend {
     if (cudaEventElapsedTime(&ms, buffers.begun.get(), buffers.done.get()) == cudaSuccess)
       result.deviceUs = ms * 1000;
     try {
+      if (buffers.timed) {
+        result.partUs = buffers.marks.microseconds(buffers.begun.get(), StepPart::count(runner_->layers()));
+      }
       result.status = fill(buffers, result);
     } catch (const std::bad_alloc&) {
       result.status = outOfMemory();

@@ -111,7 +111,8 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   const auto entries = static_cast<int32_t>(buffers.entries.size());
   const bool oneRowEach = rows == sequences;
   const auto graph = oneRowEach ? graphs_.lower_bound(std::max(sequences, entries)) : graphs_.end();
-  const bool captured = graph != graphs_.end();
+  // A captured graph has no marks.
+  const bool captured = graph != graphs_.end() && !step.timeParts;
   const TableLayout layout = captured ? TableLayout(graph->first, graph->first, graph->first)
                                       : TableLayout(rows, sequences, entries);
   const size_t ints =
@@ -119,6 +120,9 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
                  oneRowEach && decodePath_ == AttentionPath::kDecode, buffers.tables.as<int32_t>());
   const cudaError_t begun = cudaEventRecord(buffers.begun.get(), stream_.get());
   if (Status status = toStatus(begun, "Beginning a step"); !status) return status;
+  buffers.timed = step.timeParts;
+  buffers.marks.reset();
+  state_.marks = step.timeParts ? &buffers.marks : nullptr;
   if (Status status = sendTables(buffers, ints); !status) return status;
   setState(layout);
   const int32_t singles = oneRowEach ? layout.sequences : leadingSingles(step);
@@ -265,6 +269,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
   embed.scale = embeddingScale_;
   if (Status status = toStatus(kernels::embed(dtype_, embed, stream_.get()), "The embedding"); !status)
     return status;
+  if (Status status = mark(StepPart::kEmbedding); !status) return status;
 
   const size_t head = layers_.size() - 1;
   for (size_t i = 0; i < head; ++i) {
@@ -275,6 +280,7 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
         !status) {
       return status;
     }
+    if (Status status = mark(StepPart::linear(static_cast<int32_t>(i))); !status) return status;
   }
   const void* x = x_[head % 2].as<>();
   const int32_t chunk = engines_.back()->maxRows();
@@ -289,6 +295,10 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
     if (Status status = copyResults(*buffers, first, count); !status) return status;
   }
   return {};
+}
+
+Status Runner::mark(int32_t part) {
+  return state_.marks == nullptr ? Status() : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
 }
 
 Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {
@@ -309,6 +319,7 @@ Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t cou
       !status) {
     return status;
   }
+  if (Status status = mark(StepPart::head(state_.layers)); !status) return status;
   const ResultView view(results_.as<>(), resultCapacity(results_.bytes()));
   kernels::SampleArgs sample;
   sample.logits = logits_.as<>();
@@ -323,7 +334,9 @@ Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t cou
   sample.logprobs = view.logprobs;
   sample.topIds = view.topIds;
   sample.topLogprobs = view.topLogprobs;
-  return toStatus(kernels::sample(dtype_, sample, stream_.get()), "Sampling");
+  if (Status status = toStatus(kernels::sample(dtype_, sample, stream_.get()), "Sampling"); !status)
+    return status;
+  return mark(StepPart::sampling(state_.layers));
 }
 
 Status Runner::copyResults(StepBuffers& buffers, int32_t first, int32_t count) {

@@ -28,6 +28,8 @@ struct StepBuffers {
   PinnedBuffer logits;   // raw rows, in the engine's type
   PinnedBuffer hidden;   // likewise
   PinnedBuffer masks;    // [masked entries, words]
+  StepMarks marks;       // of a step whose parts are timed
+  bool timed = false;
   Event begun;           // before the step's first command; both take the device's time
   Event done;
 
@@ -56,6 +58,7 @@ class Runner {
   const BackendInfo& info() const noexcept { return info_; }
   DType dtype() const noexcept { return dtype_; }
   int32_t device() const noexcept { return device_; }
+  int32_t layers() const noexcept { return state_.layers; }
 
   Expected<StepBuffers> createBuffers() const;
 
@@ -110,6 +113,8 @@ class Runner {
   // Embedding, layers, head and sampling, on the engines' dedicated contexts or the others; `buffers`, where
   // given, receives the results chunk by chunk.
   Status enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated);
+  // Ends a part of a step whose parts are timed.
+  Status mark(int32_t part);
   Status enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated);
   // `logits`: not the hidden states alone.
   Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool logits,

@@ -27,6 +27,7 @@ import {
   type SequenceEvents,
   type SlotInit,
   type SlotMask,
+  StepMode,
   type StepResult,
 } from '../scheduler'
 import { atMost, closeQuietly, DEAD_CLOSE_MS, deathByTimeout, deathOf, isDeath, noneLeft, outage, refusedResult } from './death'
@@ -144,6 +145,8 @@ export class EngineLoop {
   private readonly retired = new Set<Promise<void>>()
   /** Takes times; there while somebody listens. */
   private recorder: StepRecorder | undefined
+  /** Listeners who want to know how long the parts of a step took. */
+  private timesParts = 0
   private readonly endListeners = new Set<(reason: TensorRTError) => void>()
 
   /** @throws ERR_INVALID_ARGUMENT when an option is out of range */
@@ -233,9 +236,10 @@ export class EngineLoop {
   /**
    * Has `onStep` called with each step from now on, once its tokens are handed out. With `onEnd` the observation ends, and
    * that is called, when no more steps will come for now; without, it outlasts the restart of an executor. Neither may throw.
+   * `parts` has the steps report how long their parts took.
    * @returns ends it
    */
-  observe(onStep: StepListener, onEnd?: (reason: TensorRTError) => void): () => void {
+  observe(onStep: StepListener, onEnd?: (reason: TensorRTError) => void, parts = false): () => void {
     if (this.current === 'ended' || (this.refusal !== undefined && onEnd !== undefined)) {
       if (this.refusal !== undefined) onEnd?.(this.refusal)
       return () => {}
@@ -243,7 +247,9 @@ export class EngineLoop {
     const recorder = (this.recorder ??= new StepRecorder(this.now))
     recorder.listeners.add(onStep)
     if (onEnd !== undefined) this.endListeners.add(onEnd)
+    if (parts) this.timesParts++
     return () => {
+      if (parts && recorder.listeners.has(onStep)) this.timesParts--
       recorder.listeners.delete(onStep)
       if (onEnd !== undefined) this.endListeners.delete(onEnd)
       if (recorder.listeners.size === 0 && this.recorder === recorder) this.recorder = undefined
@@ -391,6 +397,7 @@ export class EngineLoop {
     const entry: StepInFlight = { stepId: step.stepId, tokens: step.tokens, refused: undefined }
     this.inFlight.push(entry)
     this.watch.submitted()
+    if (this.timesParts > 0) step.packed[5] = StepMode.TIME_PARTS
     try {
       this.executor.submit(step.packed)
     } catch (error) {

@@ -43,5 +43,6 @@ export {
 } from './verify_engine'
 export type { WorstPosition } from './logit_comparison'
 export type { StepObserver } from './observe'
+export type { LayerProfile, LayerTimes, PartTimes } from './layer_times'
 export type { LLMProfile, ProfileOptions } from './profile'
 export type { StepProfile } from './step_recorder'

@@ -4,6 +4,7 @@ import { AbortError, type TensorRTError } from '../errors'
 import { ArgumentReader, followSignal, invalidArgument } from '../runtime'
 import type { EngineLoop } from './engine_loop'
 import { type Quantiles, quantiles } from './statistics'
+import { type LayerProfile, LayerSums } from './layer_times'
 import type { RecordedStep, StepProfile } from './step_recorder'
 
 /** When a profile ends: with the first of these that is given. Default: after one second. */
@@ -16,6 +17,11 @@ export interface ProfileOptions {
   until?: PromiseLike<unknown> | undefined
   /** How many of the last steps are kept as they are. Default 100. */
   keep?: number | undefined
+  /**
+   * Time the parts of each step too: embedding, attention and the rest of each layer, head, sampling. The TensorRT backend can; its
+   * steps then run without CUDA graphs and without overlap, so take other figures from a profile without. Default false.
+   */
+  layers?: boolean | undefined
   /** Gives up the profile: it rejects with an AbortError. */
   signal?: AbortSignal | undefined
 }
@@ -57,6 +63,8 @@ export interface LLMProfile {
     /** How late timers were, sampled each millisecond. */
     delayMs: Quantiles
   }
+  /** With `layers`, where the backend can tell. */
+  layers: LayerProfile | undefined
   /** The last steps, oldest first. */
   recent: StepProfile[]
 }
@@ -89,11 +97,12 @@ interface CheckedProfileOptions {
   durationMs: number | undefined
   until: PromiseLike<unknown> | undefined
   keep: number
+  layers: boolean
   signal: AbortSignal | undefined
 }
 
 function checkProfileOptions(options: unknown): CheckedProfileOptions {
-  const reader = new ArgumentReader(options, ['steps', 'durationMs', 'until', 'keep', 'signal'], 'profile()')
+  const reader = new ArgumentReader(options, ['steps', 'durationMs', 'until', 'keep', 'layers', 'signal'], 'profile()')
   const steps = reader.integer('steps', 1, MAX_STEPS)
   // The most that a timer takes.
   const durationMs = reader.number('durationMs', 1, 2 ** 31 - 1)
@@ -107,6 +116,7 @@ function checkProfileOptions(options: unknown): CheckedProfileOptions {
     durationMs: unbounded ? DEFAULT_DURATION_MS : durationMs,
     until,
     keep: reader.integer('keep', 0, MAX_STEPS) ?? DEFAULT_KEEP,
+    layers: reader.boolean('layers') ?? false,
     signal: reader.signal('signal'),
   }
 }
@@ -115,6 +125,7 @@ function checkProfileOptions(options: unknown): CheckedProfileOptions {
 class ProfileSums {
   readonly columns: Record<(typeof FIGURES)[number], number[]>
   readonly recent: StepProfile[] = []
+  readonly layers = new LayerSums()
   steps = 0
   restMs = 0
   private startedAt = 0
@@ -124,7 +135,9 @@ class ProfileSums {
     this.columns = Object.fromEntries(FIGURES.map((name) => [name, [] as number[]])) as typeof this.columns
   }
 
-  add({ profile: step, endedAt, restMs }: RecordedStep): void {
+  add(recorded: RecordedStep): void {
+    const { profile: step, endedAt, restMs } = recorded
+    this.layers.add(recorded)
     const first = this.steps++ === 0
     // What was before it is not of this profile.
     const profile = first ? { ...step, gapUs: 0 } : step
@@ -161,7 +174,7 @@ class ProfileSums {
  * @throws (as a rejection) ERR_INVALID_ARGUMENT; AbortError; the error with which the engine ended meanwhile
  */
 export async function profileLoop(loop: EngineLoop, options: ProfileOptions): Promise<LLMProfile> {
-  const { steps, durationMs, until, keep, signal } = checkProfileOptions(options)
+  const { steps, durationMs, until, keep, layers, signal } = checkProfileOptions(options)
   if (signal?.aborted === true) throw new AbortError(signal.reason)
   const sums = new ProfileSums(keep)
   const delays = monitorEventLoopDelay({ resolution: DELAY_RESOLUTION_MS })
@@ -175,7 +188,7 @@ export async function profileLoop(loop: EngineLoop, options: ProfileOptions): Pr
         if (sums.steps < steps) sums.add(step)
         if (sums.steps >= steps) resolve()
       }
-      ends.push(loop.observe(onStep, (reason: TensorRTError) => reject(reason)))
+      ends.push(loop.observe(onStep, (reason: TensorRTError) => reject(reason), layers))
       if (signal !== undefined) ends.push(followSignal(signal, () => reject(new AbortError(signal.reason))))
       if (durationMs !== undefined) {
         const timer = setTimeout(resolve, durationMs)
@@ -222,6 +235,7 @@ export async function profileLoop(loop: EngineLoop, options: ProfileOptions): Pr
         max: delay(delays.max),
       },
     },
+    layers: sums.layers.result(),
     recent: keep === 0 ? [] : sums.recent.slice(-keep),
   }
 }

@@ -40,6 +40,8 @@ export interface RecordedStep {
   handedOutAt: number
   /** Milliseconds without any work before it. */
   restMs: number
+  /** See {@link StepResult.partUs}. */
+  partUs: Float32Array | undefined
 }
 
 export type StepListener = (step: RecordedStep) => void
@@ -82,7 +84,7 @@ export class StepRecorder {
       kvPagesUsed: pagesUsed / pagesTotal,
       kvUtilisation: kvUtilization,
     }
-    this.planned = { profile, plannedAt: from, submittedAt: 0, endedAt: 0, handedOutAt: 0, restMs: 0 }
+    this.planned = { profile, plannedAt: from, submittedAt: 0, endedAt: 0, handedOutAt: 0, restMs: 0, partUs: undefined }
     return step
   }
 
@@ -101,7 +103,7 @@ export class StepRecorder {
   }
 
   /** A result is there. What was submitted before the recorder was there, or failed, is not recorded. */
-  arrived({ stepId, timings, error }: StepResult): void {
+  arrived({ stepId, timings, partUs, error }: StepResult): void {
     this.current = undefined
     if (this.inFlight[0]?.profile.stepId !== stepId) return
     const step = this.inFlight.shift()!
@@ -110,6 +112,7 @@ export class StepRecorder {
     profile.queueUs = timings.queueUs
     profile.runUs = timings.runUs
     profile.deviceUs = timings.deviceUs ?? Number.NaN
+    step.partUs = partUs
     const startedAt = step.submittedAt + timings.queueUs / 1000
     step.endedAt = startedAt + timings.runUs / 1000
     // The executor's clock starts within the hand-over, so a start may seem to be before the end of the step before.

@@ -28,6 +28,8 @@ export interface NativeStepResult {
   runUs: number
   /** -1: the backend has no clock of a device. */
   deviceUs: number
+  /** Empty: not asked for, or the backend cannot tell. */
+  partUs?: Float32Array
 }
 
 export interface NativeCpuOptions {

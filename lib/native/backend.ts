@@ -83,6 +83,7 @@ export function fromNativeResult(native: NativeStepResult): StepResult {
   const { stepId, tokens, logits, hidden, queueUs, runUs, deviceUs } = native
   const timings: StepTimings = deviceUs < 0 ? { queueUs, runUs } : { queueUs, runUs, deviceUs }
   const result: StepResult = { stepId, tokens, logprobs: unpackLogprobs(native), logits, hidden, timings }
+  if (native.partUs !== undefined && native.partUs.length > 0) result.partUs = native.partUs
   if (native.errorCode !== '') {
     const code: ErrorCode = isErrorCode(native.errorCode) ? native.errorCode : 'ERR_INTERNAL'
     result.error = { code, message: native.errorMessage, retryable: native.retryable }

@@ -7,7 +7,7 @@
  *
  * | part      | int32s                     | content                                                                        |
  * | --------- | -------------------------- | ------------------------------------------------------------------------------ |
- * | header    | {@link STEP_HEADER_INTS}   | version, step id, sequences `S`, tokens `N`, pages `P`, 0                      |
+ * | header    | {@link STEP_HEADER_INTS}   | version, step id, sequences `S`, tokens `N`, pages `P`, modes ({@link StepMode})                      |
  * | sequences | `S` x {@link STEP_SEQUENCE_INTS} | slot, tokens in this step (>= 1), tokens already cached, pages, flags    |
  * | pages     | `P`                        | page ids, sequence after sequence, in order of position                        |
  * | tokens    | `N`                        | token ids, sequence after sequence; {@link LAST_SAMPLED_TOKEN} = the slot's last sampled token |
@@ -43,6 +43,12 @@ export const NOTHING_ALLOWED = -1
 export const MAX_LOGIT_BIAS = 1024
 /** Largest bias, up or down: beyond the logits of any model, and far from the ends of float32. */
 export const MAX_LOGIT_BIAS_VALUE = 1e6
+
+/** What is asked of a step as a whole: the last int32 of its header. */
+export const StepMode = {
+  /** Report how long each part of the step took, in {@link StepResult.partUs}, where the executor can tell. */
+  TIME_PARTS: 1,
+} as const
 
 /** Per-sequence flags of a step. */
 export const StepFlag = {
@@ -169,6 +175,11 @@ export interface StepResult {
   /** `[sequences flagged HIDDEN, hiddenSize]`, row-major. Empty or absent if none was flagged. */
   hidden?: Float32Array | undefined
   timings: StepTimings
+  /**
+   * Microseconds of the parts of a step in the mode TIME_PARTS: the embedding; of each layer its attention, then the rest of it; the
+   * head; sampling. `[3 + 2 * layers]`. Absent where the executor cannot tell. Such a step is slower, as its parts do not overlap.
+   */
+  partUs?: Float32Array
 }
 
 export interface ExecutorInfo {

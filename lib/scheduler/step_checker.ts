@@ -10,6 +10,7 @@ import {
   STEP_SEQUENCE_INTS,
   STEP_VERSION,
   StepFlag,
+  StepMode,
 } from './executor'
 import { checkMask } from './token_mask'
 
@@ -84,8 +85,9 @@ export class StepChecker {
   parse(packed: Int32Array): StepView {
     const { info } = this
     ensure(packed.length >= STEP_HEADER_INTS, 'The step is shorter than its header')
-    const [version, stepId, count, tokenCount, pageCount, reserved] = readInts(packed, 0)
-    ensure(version === STEP_VERSION && reserved === 0, `The step has version ${version}, expected was ${STEP_VERSION}`)
+    const [version, stepId, count, tokenCount, pageCount, modes] = readInts(packed, 0)
+    ensure(version === STEP_VERSION, `The step has version ${version}, expected was ${STEP_VERSION}`)
+    ensure((modes & ~StepMode.TIME_PARTS) === 0, `The step has modes ${modes}`)
     ensure(count >= 1 && pageCount >= 1, 'The step is empty')
     ensure(
       tokenCount >= count && tokenCount <= info.maxStepTokens,

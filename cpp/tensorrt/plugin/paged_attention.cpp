@@ -210,6 +210,10 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   const kernels::AttentionKernels* kernels = kernels::findAttentionKernels(type, headDim, step.plainKernels);
   if (kernels == nullptr) return kPluginNoKernel;
 
+  if (step.marks != nullptr) {
+    const cudaError_t status = step.marks->mark(StepPart::linear(layer), stream);
+    if (status != cudaSuccess) return status;
+  }
   const int64_t heads = params.heads;
   const int64_t kvHeads = params.kvHeads;
   kernels::PagedKv kv;
@@ -267,7 +271,7 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
     if (const cudaError_t status = run(part.workspace, part.plan, attention, stream); status != cudaSuccess)
       return status;
   }
-  return cudaSuccess;
+  return step.marks == nullptr ? cudaSuccess : step.marks->mark(StepPart::attention(layer), stream);
 }
 
 nvinfer1::IPluginV3* createPagedAttention(const PagedAttentionParams& params) noexcept {

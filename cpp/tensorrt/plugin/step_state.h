@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "tensorrt/kernels/attention.h"
+#include "tensorrt/step_marks.h"
 
 namespace nt {
 
@@ -60,6 +61,9 @@ struct StepState {
   bool overlap = false;
   // Takes the plain kernels even where FlashInfer has the shape. To be set before contexts are created.
   bool plainKernels = false;
+
+  // Takes the times of a step's parts; null where nobody asked.
+  StepMarks* marks = nullptr;
 
   // The layer of an engine that holds one layer for all (its plugin says kLayerFromState); read at each
   // enqueue.

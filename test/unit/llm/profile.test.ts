@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import '../matchers'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
-import { type Executor, LLM, type LLMProfile, type ProfileOptions, type StepResult } from '../../../lib'
+import { type Executor, LLM, type LLMProfile, type ProfileOptions, StepMode, type StepResult } from '../../../lib'
 import { demoModel, failure } from '../tensorrt/fixtures'
 
 const open: LLM[] = []
@@ -83,6 +83,31 @@ describe('a profile', () => {
     expect(profile.perStep.deviceUs.max).toBe(900)
     expect(profile.shares.device).toBeCloseTo(0.9 * profile.shares.run, 10)
     expect(profile.restMs).toBe(0)
+  })
+
+  it('asks for the times of parts only where they are wanted', async () => {
+    const modes: number[] = []
+    class Parts extends HashExecutor {
+      override start(onResult: (result: StepResult) => void): void {
+        super.start((result) => onResult(modes.at(-1) === StepMode.TIME_PARTS ? { ...result, partUs: Float32Array.of(1, 10, 20, 30, 40, 5, 2) } : result))
+      }
+      override submit(step: Int32Array): void {
+        modes.push(step[5]!)
+        super.submit(step)
+      }
+    }
+    const llm = serve(new Parts())
+    const without = await llm.profile({ until: llm.generate({ tokens, maxTokens: 8 }).result() })
+    expect(without.layers).toBeUndefined()
+    expect(new Set(modes)).toEqual(new Set([0]))
+    modes.length = 0
+    const { layers, steps, decodeSteps } = await llm.profile({ until: llm.generate({ tokens, maxTokens: 8 }).result(), layers: true })
+    const times = { embeddingUs: 1, layers: [{ attentionUs: 10, linearUs: 20 }, { attentionUs: 30, linearUs: 40 }], headUs: 5, samplingUs: 2 }
+    expect(layers).toEqual({ decode: { steps: decodeSteps.steps, ...times }, prefill: { steps: steps - decodeSteps.steps, ...times } })
+    expect(modes[0]).toBe(StepMode.TIME_PARTS)
+    modes.length = 0
+    await llm.generate({ tokens, maxTokens: 2 }).result()
+    expect(new Set(modes)).toEqual(new Set([0]))
   })
 
   it('takes a rest between requests for no gap', async () => {
