@@ -2,7 +2,7 @@
  * The access log: a JSON object per line and HTTP request. Lines wait in memory, of a bounded size, and are written by
  * libuv's threads: a disk or a reader that does not keep up costs lines, which are counted, and never the event loop's time.
  */
-import { close, open, write } from 'node:fs'
+import { close, constants, fstatSync, open, openSync, write } from 'node:fs'
 import { promisify } from 'node:util'
 import type { HttpFacts } from '../seams'
 
@@ -12,6 +12,9 @@ export type AccessLogDestination = 'stdout' | 'stderr' | { path: string }
 const openFile = promisify(open)
 const closeFile = promisify(close)
 const FILE_MODE = 0o640
+/** A pipe whose reader stands still answers EAGAIN then. A thread that waits for it would keep the process from ending. */
+const NONBLOCKING = constants.O_WRONLY | constants.O_NONBLOCK
+const FILE_FLAGS = NONBLOCKING | constants.O_APPEND | constants.O_CREAT
 /** Characters of lines that wait, and of one write. */
 const MAX_WAITING = 1 << 20
 const MAX_WRITE = 1 << 16
@@ -73,9 +76,8 @@ export class AccessLog {
 
   /** Opens the file in the background; lines wait for it. */
   static to(destination: AccessLogDestination, onWarning: (message: string) => void, maxWaiting = MAX_WAITING): AccessLog {
-    if (destination === 'stdout') return new AccessLog(undefined, 1, onWarning, maxWaiting)
-    if (destination === 'stderr') return new AccessLog(undefined, 2, onWarning, maxWaiting)
-    return new AccessLog(destination.path, undefined, onWarning, maxWaiting)
+    if (typeof destination === 'object') return new AccessLog(destination.path, undefined, onWarning, maxWaiting)
+    return new AccessLog(undefined, standardStream(destination === 'stdout' ? 1 : 2), onWarning, maxWaiting)
   }
 
   add(facts: HttpFacts): void {
@@ -108,7 +110,7 @@ export class AccessLog {
 
   private async openAnew(path: string): Promise<void> {
     try {
-      const fresh = await openFile(path, 'a', FILE_MODE)
+      const fresh = await openFile(path, FILE_FLAGS, FILE_MODE)
       const old = this.fd
       await this.idle()
       this.fd = fresh
@@ -137,7 +139,7 @@ export class AccessLog {
     this.waiting.length = 0
     const { fd } = this
     this.fd = undefined
-    if (this.path !== undefined && fd !== undefined && !this.busy) await closeFile(fd).catch(() => {})
+    if (fd !== undefined && fd > 2 && !this.busy) await closeFile(fd).catch(() => {})
   }
 
   private pump(): void {
@@ -195,6 +197,15 @@ export class AccessLog {
     if (this.warned) return
     this.warned = true
     this.onWarning(message)
+  }
+}
+
+/** A pipe gets a description of its own: this process's other writers may want theirs to block. */
+function standardStream(fd: 1 | 2): number {
+  try {
+    return fstatSync(fd).isFIFO() ? openSync(`/proc/self/fd/${fd}`, NONBLOCKING) : fd
+  } catch {
+    return fd
   }
 }
 

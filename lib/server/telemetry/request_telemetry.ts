@@ -69,10 +69,13 @@ export class RequestRecord implements RequestTelemetry {
     this.ended = true
     const { facts, firstTokenAt } = this
     const now = performance.now()
-    this.server.end(facts.endpoint, outcome.kind, outcome.kind === 'failed' ? outcome.error : undefined)
+    const error = outcome.kind === 'failed' ? outcome.error : undefined
+    const refused = (error as { code?: unknown } | undefined)?.code === 'ERR_QUEUE_FULL'
+    if (refused) this.server.end(facts.endpoint, 'refused', undefined)
+    else this.server.end(facts.endpoint, outcome.kind, error)
     if (queueMs !== undefined) this.server.queue.observe(queueMs / 1000)
     if (outcome.kind === 'finished') this.finish(outcome, queueMs, now)
-    else this.vllm.unfinishedSequences(outcome.kind === 'aborted' ? 'abort' : 'error', facts.n)
+    else if (!refused) this.vllm.unfinishedSequences(outcome.kind === 'aborted' ? 'abort' : 'error', facts.n)
     this.span?.end(outcome, {
       queueMs,
       ttftMs: firstTokenAt === 0 ? undefined : firstTokenAt - this.startedAt,

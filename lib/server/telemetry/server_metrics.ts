@@ -4,10 +4,10 @@ import type { Endpoint, HttpFacts, RefusalReason } from '../seams'
 import { HTTP_BUCKETS, LATENCY_BUCKETS } from './buckets'
 import { type HistogramFamily, type HistogramSeries, type MetricSet, OTHER, type ScalarFamily, type ScalarSeries } from './series'
 
-export type OutcomeKind = 'finished' | 'aborted' | 'failed'
+export type OutcomeKind = 'finished' | 'aborted' | 'failed' | 'refused'
 
 const ENDPOINTS: readonly Endpoint[] = ['chat', 'completions', 'embeddings']
-const OUTCOMES: readonly OutcomeKind[] = ['finished', 'aborted', 'failed']
+const OUTCOMES: readonly OutcomeKind[] = ['finished', 'aborted', 'failed', 'refused']
 const REFUSALS: readonly RefusalReason[] = ['queue_full', 'sla', 'deadline', 'draining', 'not_ready', 'key_limit']
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 /** Routes are patterns, and few; a name that is longer is none. */
@@ -36,7 +36,7 @@ export class ServerMetrics {
   ) {
     this.admitted = set.counter('node_tensorrt_requests_admitted_total', 'Requests that were let in', ['endpoint'])
     this.refused = set.counter('node_tensorrt_requests_refused_total', 'Requests that admission or the queue turned away, by why', ['reason'])
-    this.ended = set.counter('node_tensorrt_requests_total', 'Requests that were let in and have ended', ['endpoint', 'outcome'])
+    this.ended = set.counter('node_tensorrt_requests_total', 'Requests that were let in and have ended; refused: by the queue of the engine', ['endpoint', 'outcome'])
     this.errors = set.counter('node_tensorrt_request_errors_total', 'Requests that failed after they were let in, by error code', ['code'])
     this.inFlight = set.gauge('node_tensorrt_requests_in_flight', 'Requests that were let in and have not ended').series()
     this.queue = set

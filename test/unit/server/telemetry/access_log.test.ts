@@ -214,17 +214,28 @@ describe('a reader that does not keep up', () => {
 })
 
 describe('stdout', () => {
-  it('gets lines by the file descriptor, and a reader that leaves ends nothing', () => {
-    const script = `
-      const { AccessLog } = require(${JSON.stringify(join(root, 'lib/server/telemetry/access_log.ts'))})
-      const log = AccessLog.to('stdout', (message) => console.error('warned', message))
-      const facts = ${JSON.stringify(httpFacts())}
-      for (let i = 0; i < 20000; i++) log.add({ ...facts, requestId: String(i) })
-      log.close().then(() => console.error(log.lines + log.dropped))`
-    const file = fresh()
+  const writes = (lines: number): string => `
+    const { AccessLog } = require(${JSON.stringify(join(root, 'lib/server/telemetry/access_log.ts'))})
+    const log = AccessLog.to('stdout', (message) => console.error('warned', message))
+    const facts = ${JSON.stringify(httpFacts())}
+    for (let i = 0; i < ${lines}; i++) log.add({ ...facts, requestId: String(i) })
+    log.close().then(() => console.error('counted', log.lines + log.dropped))`
+  const run = (script: string, reader: string, errors: string): string => {
     const quoted = `'${script.replaceAll("'", `'\\''`)}'`
-    const out = execFileSync('bash', ['-c', `'${process.execPath}' --require tsx/cjs -e ${quoted} 2>'${file}' | head -n 3`], { cwd: root, encoding: 'utf8' })
+    return execFileSync('bash', ['-c', `('${process.execPath}' --require tsx/cjs -e ${quoted}; echo "exit $?" >&2) 2>'${errors}' | ${reader}`], { cwd: root, encoding: 'utf8' })
+  }
+
+  it('gets lines by the file descriptor, and a reader that leaves ends nothing', () => {
+    const errors = fresh()
+    const out = run(writes(20_000), 'head -n 3', errors)
     expect(out.trim().split('\n').map((line) => (JSON.parse(line) as { request_id: string }).request_id)).toEqual(['0', '1', '2'])
-    expect(readFileSync(file, 'utf8')).toMatch(/20000/)
+    expect(readFileSync(errors, 'utf8')).toMatch(/counted 20000\nexit 0/)
+  })
+
+  it('does not keep the process from ending where its reader stands still', () => {
+    const errors = fresh()
+    // Ends when the process has ended, and would wait for half a minute otherwise.
+    run(writes(5000), `(for i in $(seq 300); do sleep 0.1; if grep -q exit '${errors}'; then exit; fi; done; echo late >> '${errors}')`, errors)
+    expect(readFileSync(errors, 'utf8')).toMatch(/^counted 5000\nexit 0\n$/)
   })
 })

@@ -207,6 +207,20 @@ describe("a request's end", () => {
     ])
   })
 
+  it('by a queue that is full is a refusal, no failure', async () => {
+    const { llm, telemetry } = await start({ maxQueue: 1, maxSequences: 1 })
+    const prompt = 'Once upon a time'
+    const running = [1, 2, 3, 4].map(() => failure(serve(telemetry, llm, { prompt, maxTokens: 30, ignoreEos: true })).catch(() => undefined))
+    const errors = (await Promise.all(running)).filter((error) => error !== undefined)
+    expect(errors.length).toBeGreaterThan(0)
+    for (const error of errors) expect(error).toHaveCode('ERR_QUEUE_FULL')
+    const metrics = await read(telemetry)
+    const outcome = (kind: string): number => metrics.value('node_tensorrt_requests_total', { endpoint: 'completions', outcome: kind })
+    expect([outcome('refused'), outcome('failed'), outcome('finished')]).toEqual([errors.length, 0, 4 - errors.length])
+    expect(metrics.value('vllm:request_success_total', { finished_reason: 'error' })).toBe(0)
+    expect(metrics.family('node_tensorrt_request_errors_total').samples).toHaveLength(0)
+  })
+
   it('of embeddings tells no tokens', async () => {
     const { telemetry } = await start()
     const request = telemetry.start(requestFacts({ endpoint: 'embeddings', promptTokens: 12, maxTokens: undefined }))
