@@ -479,13 +479,19 @@ export class Scheduler {
 
   /** What a request that comes now finds; see {@link SchedulerLoad}. */
   load(): SchedulerLoad {
-    const { blocks, limits, steps } = this
+    const { blocks, limits, steps, counters } = this
     return {
       running: limits.maxSlots - this.freeSlots.length,
       waiting: this.waiting.size + this.parked.size,
-      maxSequences: limits.maxSlots,
-      maxStepTokens: limits.maxStepTokens,
+      maxQueue: this.maxQueue,
+      maxRunning: Math.min(steps.sequences, limits.maxSlots),
       maxStepMs: steps.maxMs,
+      preemptForPriority: this.preemptForPriority,
+      stepTokens: (decodeRows) => steps.tokens(decodeRows),
+      inFlightTokens: this.inFlight.map(({ tokens }) => tokens),
+      prefillTokens: counters.prefillTokens,
+      prefixQueryTokens: counters.prefixQueryTokens,
+      prefixHitTokens: counters.prefixHitTokens,
       pageSize: limits.pageSize,
       totalPages: limits.numPages,
       availablePages: blocks.available,

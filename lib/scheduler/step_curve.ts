@@ -72,8 +72,7 @@ export class StepCurve {
     return this.meanMs(tokens) * this.p99Factor
   }
 
-  /** {@link p99Ms} by {@link meanMs}. */
-  get p99Factor(): number {
+  private get p99Factor(): number {
     return 1 + P99_DEVIATIONS * Math.min(this.spread, MAX_SPREAD)
   }
 
@@ -94,15 +93,5 @@ export class StepCurve {
     }
     if (last === undefined) return Infinity
     return lastMs === 0 ? Infinity : Math.floor((last.tokens * limit) / lastMs)
-  }
-
-  /** The curve's points, for a forecast that does not touch the scheduler: tokens and mean ms, both ascending. */
-  points(): readonly { tokens: number; ms: number }[] {
-    let least = 0
-    return this.buckets.flatMap((bucket) => {
-      if (bucket === undefined) return []
-      least = Math.max(least, bucket.ms)
-      return [{ tokens: bucket.tokens, ms: least }]
-    })
   }
 }

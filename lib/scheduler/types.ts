@@ -96,16 +96,26 @@ export interface SchedulerLoad {
   /** Sequences with a slot, and without. */
   running: number
   waiting: number
-  maxSequences: number
-  maxStepTokens: number
-  /** Option `maxStepMs`. */
+  /** Most sequences that may wait, and that may run at once at the moment. */
+  maxQueue: number
+  maxRunning: number
+  /** Options of these names. */
   maxStepMs: number | undefined
+  preemptForPriority: boolean
+  /** Tokens that a step may have which so many sequences wait for that decode. */
+  stepTokens(decodeRows: number): number
+  /** Tokens of the steps in flight, oldest first. */
+  inFlightTokens: readonly number[]
+  /** Since the start: tokens of prompts that steps were given, that could have come from the prefix cache, and that did. */
+  prefillTokens: number
+  prefixQueryTokens: number
+  prefixHitTokens: number
   pageSize: number
   totalPages: number
   /** Pages that are free, or cached and used by nobody. */
   availablePages: number
   /** By number of tokens, as observed until now. Live: it goes on changing. */
-  stepTimes: Pick<StepCurve, 'observations' | 'meanMs' | 'p99Ms' | 'p99Factor' | 'tokensWithin' | 'points'>
+  stepTimes: Pick<StepCurve, 'observations' | 'meanMs' | 'p99Ms'>
 }
 
 /** What one scheduler gives up and another takes over. */

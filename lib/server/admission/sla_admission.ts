@@ -1,0 +1,268 @@
+import { TensorRTError } from '../../errors'
+import type { LLM, LLMLoad } from '../../llm'
+import { ArgumentReader } from '../../runtime'
+import type { Admission, AdmissionDecision, AdmissionTicket, RefusalReason, RequestFacts } from '../seams'
+import { Feedback, Recent } from './feedback'
+import { type Forecast, forecast, type Machine } from './forecast'
+import { type Entry, Ledger } from './ledger'
+
+/** What is promised to requests that are let in. Times are milliseconds. */
+export interface SlaOptions {
+  /** Bound on the time to first token, from admission on. */
+  ttftMs: number
+  /** Bound on the inter-token latency. Give the LLM the same as `maxStepMs`: the scheduler keeps it. */
+  itlMs: number
+  /** Share of requests, and of tokens, that keep the bounds. In [0.5, 1). Default 0.99. */
+  percentile?: number | undefined
+  /**
+   * Requests of this priority and of more urgent ones are promised the bounds. Others are batch work: they wait for as long as
+   * it takes, and are refused for a deadline that cannot be met, or where too many of them wait. Default 0.
+   */
+  interactivePriority?: number | undefined
+  /** Share of the LLM's queue that batch work may fill. In (0, 1]. Default 0.5. */
+  batchQueueShare?: number | undefined
+}
+
+/** For dashboards; times are milliseconds. */
+export interface SlaSnapshot {
+  /** Of the last 1024 requests and tokens that were promised something; NaN without any. */
+  ttftMs: number
+  itlMs: number
+  admitted: number
+  refused: number
+  /** Observed by forecast times to first token, at the percentile: forecasts are corrected by it. */
+  correction: number
+}
+
+export interface SlaAdmission extends Admission {
+  snapshot(): SlaSnapshot
+}
+
+/** Steps before which the times of steps count as unknown. */
+const LEAST_OBSERVATIONS = 8
+/** Tokens of prompts that may wait then. */
+const BLIND_TOKENS = 4096
+/** Forecasts go so many times the bound into the future. */
+const HORIZON = 8
+const MAX_RETRY_SECONDS = 120
+
+export type CheckedSla = { readonly [K in keyof SlaOptions]-?: NonNullable<SlaOptions[K]> }
+
+interface Policy extends CheckedSla {
+  load: () => LLMLoad
+  now: () => number
+}
+
+/**
+ * Lets in what can be served as promised. A request's time to first token is forecast from the queue, the sequences that
+ * decode and the step times as the scheduler has seen them; what was measured corrects the forecasts. Whoever would miss the
+ * bound, or make an admitted one miss it, is refused with the time after which it would not.
+ */
+class SlaPolicy implements SlaAdmission {
+  private readonly ledger = new Ledger()
+  private readonly ttft: Feedback
+  private readonly recentTtft = new Recent()
+  private readonly recentItl = new Recent()
+  private admitted = 0
+  private refused = 0
+
+  constructor(private readonly policy: Policy) {
+    this.ttft = new Feedback(policy.ttftMs, policy.percentile)
+  }
+
+  admit(facts: RequestFacts): AdmissionDecision {
+    const load = this.policy.load()
+    const now = this.policy.now()
+    this.ledger.advance(load)
+    const promised = facts.priority <= this.policy.interactivePriority
+    const entry = this.ledger.entry(facts, promised, now)
+    const refusal = this.weigh(entry, load, now)
+    if (refusal !== undefined) {
+      this.refused++
+      return refusal
+    }
+    this.admitted++
+    this.ledger.add(entry)
+    return { admitted: true, ticket: this.ticket(entry) }
+  }
+
+  retryAfterSeconds(facts: RequestFacts): number {
+    const load = this.policy.load()
+    const now = this.policy.now()
+    this.ledger.advance(load)
+    const entry = this.ledger.entry(facts, facts.priority <= this.policy.interactivePriority, now)
+    const { own } = this.look(entry, load, now)
+    return seconds(own - this.policy.ttftMs)
+  }
+
+  snapshot(): SlaSnapshot {
+    const { percentile } = this.policy
+    return {
+      ttftMs: this.recentTtft.percentile(percentile),
+      itlMs: this.recentItl.percentile(percentile),
+      admitted: this.admitted,
+      refused: this.refused,
+      correction: this.ttft.factor,
+    }
+  }
+
+  /** Nothing is held. */
+  close(): void {}
+
+  private weigh(entry: Entry, load: LLMLoad, now: number): (AdmissionDecision & { admitted: false }) | undefined {
+    const { facts, promised } = entry
+    const { batchQueueShare, itlMs, percentile, ttftMs } = this.policy
+    const refuse = (reason: RefusalReason, overMs: number, message: string) =>
+      ({ admitted: false, reason, retryAfterSeconds: seconds(overMs), message }) as const
+
+    if (!promised && load.waiting + facts.n > batchQueueShare * load.maxQueue) {
+      return refuse('queue_full', ttftMs, 'Too many requests of low priority wait')
+    }
+    if (load.stepTimes.observations < LEAST_OBSERVATIONS) {
+      const waiting = this.ledger.waiting.reduce((sum, { left }) => sum + left, 0)
+      if (!promised || waiting === 0 || waiting + entry.size <= BLIND_TOKENS) return undefined
+      return refuse('sla', 1000, 'The server has just started, and does not know yet how fast it is')
+    }
+    if (!promised && entry.deadlineAt === Infinity) return undefined
+
+    const { forecastMs, own, behind, rows } = this.look(entry, load, now)
+    entry.forecastMs = forecastMs
+    if (entry.deadlineAt < Infinity) {
+      const restMs = (entry.output - 1) * load.stepTimes.meanMs(Math.max(Math.min(rows, load.maxRunning), 1))
+      const overMs = now + forecastMs + restMs - entry.deadlineAt
+      if (overMs > 0) return refuse('deadline', overMs, 'The deadline cannot be met with what is ahead of this request')
+    }
+    if (!promised) return undefined
+    const overMs = own - ttftMs
+    if (overMs > 0) return refuse('sla', overMs, `No first token within ${ttftMs} ms can be promised at the moment`)
+    if (behind > 0) return refuse('sla', behind, 'Requests that were promised a first token in time would miss it')
+    // Under `maxStepMs` the scheduler runs no more at once than the bound allows: who is too many waits, which the forecast knows.
+    const bounded = load.maxStepMs !== undefined && load.maxStepMs <= itlMs
+    if (!bounded) {
+      const rowsThen = Math.max(Math.min(rows, load.maxRunning), 1)
+      const measuredMs = this.recentItl.percentile(percentile)
+      if (rowsThen > facts.n && (load.stepTimes.p99Ms(rowsThen) > itlMs || measuredMs > itlMs)) {
+        return refuse('sla', 1000, `No ${itlMs} ms between tokens can be promised at the moment`)
+      }
+    }
+    return undefined
+  }
+
+  /**
+   * Milliseconds to the entry's first token, forecast and corrected; by how much the worst of those behind it would miss the bound because of it; and
+   * sequences that decode then.
+   */
+  private look(entry: Entry, load: LLMLoad, now: number): { forecastMs: number; own: number; behind: number; rows: number } {
+    const { ledger, ttft } = this
+    const at = ledger.position(entry)
+    const behind = ledger.waiting.slice(at).filter(({ promised }) => promised)
+    const ahead = ledger.waiting.slice(0, at)
+    const run = (entries: readonly Entry[]): Forecast => this.forecast(entries, entry, load)
+    const withIt = run([...ahead, entry, ...behind])
+    const forecastMs = withIt.firstTokenMs[at]!
+    let over = 0
+    if (behind.length > 0) {
+      const limit = this.policy.ttftMs
+      const without = run([...ahead, ...behind])
+      behind.forEach(({ admittedAt }, i) => {
+        const waited = now - admittedAt
+        const late = waited + ttft.corrected(withIt.firstTokenMs[at + 1 + i]!) - limit
+        if (late > 0 && waited + ttft.corrected(without.firstTokenMs[at + i]!) <= limit) over = Math.max(over, late)
+      })
+    }
+    return { forecastMs, own: ttft.corrected(forecastMs), behind: over, rows: withIt.rows }
+  }
+
+  private forecast(entries: readonly Entry[], of: Entry, load: LLMLoad): Forecast {
+    const { stepTimes, inFlightTokens } = load
+    const stepMs = (tokens: number): number => stepTimes.meanMs(tokens) || 0
+    let inFlightMs = 0
+    inFlightTokens.forEach((tokens, i) => {
+      inFlightMs += Math.max(stepMs(tokens) - (i === 0 ? load.oldestStepMs : 0), 0)
+    })
+    const machine: Machine = {
+      stepMs,
+      stepTokens: load.stepTokens,
+      maxRunning: load.maxRunning,
+      freeTokens: load.availablePages * load.pageSize,
+      inFlightMs,
+      stepsInFlight: inFlightTokens.length,
+    }
+    const yields = (entry: Entry): boolean => load.preemptForPriority && entry.facts.priority > of.facts.priority
+    const decodes = this.ledger.decodes(yields)
+    const deadline = of.deadlineAt === Infinity ? 0 : of.deadlineAt - of.admittedAt
+    const horizonMs = Math.max(HORIZON * this.policy.ttftMs, Math.min(deadline, HORIZON * HORIZON * this.policy.ttftMs))
+    return forecast(machine, decodes, this.ledger.prompts(entries), horizonMs)
+  }
+
+  private ticket(entry: Entry): AdmissionTicket {
+    const { ledger, policy } = this
+    const lastAt = new Map<number, number>()
+    let ended = false
+    return {
+      firstToken: () => {
+        if (ended || !Number.isNaN(entry.firstAt)) return
+        const now = policy.now()
+        ledger.firstToken(entry, now)
+        if (!entry.promised) return
+        const tookMs = now - entry.admittedAt
+        this.recentTtft.add(tookMs)
+        if (!Number.isNaN(entry.forecastMs)) this.ttft.observe(entry.forecastMs, tookMs)
+      },
+      tokens: (choice, count) => {
+        if (ended || count <= 0) return
+        const now = policy.now()
+        entry.produced += count
+        const last = lastAt.get(choice)
+        lastAt.set(choice, now)
+        if (last === undefined || !entry.promised) return
+        const gapMs = (now - last) / count
+        this.recentItl.add(gapMs)
+      },
+      end: () => {
+        if (ended) return
+        ended = true
+        ledger.end(entry)
+      },
+    }
+  }
+}
+
+function seconds(overMs: number): number {
+  const whole = Math.ceil(overMs / 1000)
+  return Number.isFinite(whole) ? Math.min(Math.max(whole, 1), MAX_RETRY_SECONDS) : MAX_RETRY_SECONDS
+}
+
+const SLA_OPTIONS = ['ttftMs', 'itlMs', 'percentile', 'interactivePriority', 'batchQueueShare'] as const
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function checkSlaOptions(options: unknown): CheckedSla {
+  const reader = new ArgumentReader(options, SLA_OPTIONS, '"sla"')
+  const ttftMs = reader.positive('ttftMs')
+  const itlMs = reader.positive('itlMs')
+  if (ttftMs === undefined || itlMs === undefined) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"sla" needs "ttftMs" and "itlMs", both in milliseconds')
+  }
+  return {
+    ttftMs,
+    itlMs,
+    percentile: reader.number('percentile', 0.5, 0.9999) ?? 0.99,
+    interactivePriority: reader.integer('interactivePriority', -1000, 1000) ?? 0,
+    batchQueueShare: reader.positive('batchQueueShare', 1) ?? 0.5,
+  }
+}
+
+/**
+ * Admission that keeps a bound on time to first token and inter-token latency. For the latter load the LLM with `maxStepMs:
+ * itlMs`; where batch work runs beside interactive requests, with `preemptForPriority` too.
+ *
+ * @param now in ms; of the same clock as nothing else: only its differences count
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function createSlaAdmission(
+  llm: Pick<LLM, 'load'>,
+  options: SlaOptions,
+  now: () => number = () => performance.now(),
+): SlaAdmission {
+  return new SlaPolicy({ ...checkSlaOptions(options), load: () => llm.load(), now })
+}
