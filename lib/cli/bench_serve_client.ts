@@ -138,6 +138,8 @@ export class ServeClient {
       let finished = false
       let done = false
       let settled = false
+      let responded = false
+      let events = 0
       let chunks = 0
       const settle = (error?: string, detail?: string): void => {
         if (settled) return
@@ -161,6 +163,7 @@ export class ServeClient {
 
       const onData = (data: string): void => {
         if (settled) return
+        events++
         if (data === '[DONE]') {
           done = true
           return
@@ -205,6 +208,7 @@ export class ServeClient {
       }
 
       const onResponse = (response: http.IncomingMessage): void => {
+        responded = true
         const status = response.statusCode ?? 0
         response.setEncoding('utf8')
         response.on('error', (error) => settle('stream cut', error.message))
@@ -232,7 +236,7 @@ export class ServeClient {
         })
         const end = (): void => {
           if (!response.complete) settle('stream cut', `after ${chunks} chunks`)
-          else if (!done && !finished) settle(reader.pending || chunks > 0 ? 'stream cut' : 'malformed stream', `ended after ${chunks} chunks`)
+          else if (!done && !finished) settle(events > 0 ? 'stream cut' : 'malformed stream', `ended after ${chunks} chunks`)
           else if (chunks === 0 && served.outputTokens === 0) settle('no tokens')
           else settle()
         }
@@ -256,7 +260,10 @@ export class ServeClient {
       request.on('error', (error: NodeJS.ErrnoException) => {
         settle(`connection ${error.code ?? 'error'}`, error.message)
       })
-      request.on('close', () => settle('connection closed'))
+      request.on('close', () => {
+        // An answer tells its own end.
+        if (!responded) settle('connection closed')
+      })
       this.live.add(abort)
       if (this.closed) abort()
       else request.end(body)

@@ -15,11 +15,6 @@ export class SseReader {
   /** @param onData is given the data of each event */
   constructor(private readonly onData: (data: string) => void) {}
 
-  /** Whether an event has begun that is not ended. */
-  get pending(): boolean {
-    return this.line !== '' || this.data !== undefined
-  }
-
   /** @throws RangeError for an event that is longer than 4 MiB */
   push(text: string): void {
     let from = 0

@@ -84,8 +84,8 @@ function drawPanel(panel: Panel): string {
 
 /** Panels in rows of up to three, as the text of an SVG file. */
 export function svgChart(title: string, subtitle: string, panels: readonly Panel[]): string {
-  const columns = Math.min(3, panels.length)
-  const height = PANEL.height + LEGEND_LINE * Math.max(...panels.map((panel) => panel.series.length))
+  const columns = Math.max(1, Math.min(3, panels.length))
+  const height = PANEL.height + LEGEND_LINE * Math.max(0, ...panels.map((panel) => panel.series.length))
   const width = Math.max(columns * PANEL.width, 420)
   const rows = Math.ceil(panels.length / columns)
   const head = 52
