@@ -48,10 +48,11 @@ const TAIL_TOKENS = 24
 
 /**
  * @param tokens of the prompt
+ * @param held the output is held to a grammar of the request's own, in which there is no room for reasoning
  * @returns undefined where all text is content
  * @throws ApiError 400 for tools that cannot be had
  */
-export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int32Array): OutputFormat | undefined {
+export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int32Array, held: boolean): OutputFormat | undefined {
   const { tool_choice: choice = 'auto' } = body
   const tools: ToolDefinition[] = (body.tools ?? []).map((tool) => tool.function)
   const names = new Set(tools.map((tool) => tool.name))
@@ -75,7 +76,7 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
     }
   }
   // A forced call begins with the first token.
-  const reasons = reasoningFormat !== undefined && jsonSchema === undefined
+  const reasons = reasoningFormat !== undefined && jsonSchema === undefined && !held
   if (format === undefined && !reasons) return undefined
   const { tokenizer } = served.llm
   const open = reasons && tokenizer !== undefined ? promptOpensReasoning(tokenizer.decode(tokens.slice(-TAIL_TOKENS))) : undefined

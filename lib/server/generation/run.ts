@@ -1,6 +1,7 @@
 /** Runs the prompts of a request, and answers with one body or with a stream of events. */
 import type { EncodedPrompt, Generation, GenerationChunk, GenerationResult, Usage } from '../../llm'
-import { toApiError } from '../errors'
+import { TensorRTError } from '../../errors'
+import { ApiError, toApiError } from '../errors'
 import { DONE, EventStream } from '../http/event_stream'
 import type { Exchange } from '../http/exchange'
 import type { ServedModel } from '../registry'
@@ -29,6 +30,8 @@ export interface RunOptions {
   options: SharedOptions
   stream: boolean
   format: AnswerFormat
+  /** Field that a grammar of the request is of. */
+  grammarParam: string | undefined
 }
 
 /** @throws ApiError, while the status can still be chosen */
@@ -59,10 +62,15 @@ async function consume(run: RunOptions, onChunk: OnChunk): Promise<GenerationRes
         return await generation.result()
       } catch (error) {
         exchange.abort(error as Error)
-        throw reasonOf(error)
+        throw inGrammar(reasonOf(error), run.grammarParam)
       }
     }),
   )
+}
+
+function inGrammar(error: unknown, param: string | undefined): unknown {
+  const invalid = param !== undefined && error instanceof TensorRTError && error.code === 'ERR_GRAMMAR_INVALID'
+  return invalid ? ApiError.invalid(param, `"${param}": ${error.message}`, 'invalid_grammar') : error
 }
 
 async function answerBody(run: RunOptions): Promise<Response> {

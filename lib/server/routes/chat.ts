@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { ApiError } from '../errors'
 import { ChatFormat } from '../generation/chat_format'
+import { grammarOf } from '../generation/grammar'
 import { outputFormatOf } from '../generation/output_parser'
 import { encodeChat } from '../generation/prompts'
 import { answer } from '../generation/run'
@@ -11,13 +12,13 @@ import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
 import { parseChat } from '../schemas/chat'
 import type { Services } from '../services'
-import { checkStreaming, factsOf, limitsOf, readRequest, refuseUnready } from './request'
+import { checkStreaming, factsOf, limitsOf, readRequest } from './request'
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<Response> {
   const limits = limitsOf(exchange, services)
   const { body, served } = await readRequest(exchange, services, parseChat)
   const { stream, includeUsage, continuousUsage } = checkStreaming(body)
-  refuseUnready(body)
+  const asked = grammarOf(body)
   if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
   const options: SharedOptions = {
     ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
@@ -25,8 +26,12 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   }
   const encoded = await encodeChat(served, body, exchange, limits)
   const promptTokens = encoded.tokens.length
-  const output = outputFormatOf(served, body, encoded.tokens)
-  if (output?.jsonSchema !== undefined) throw ApiError.unsupported('tool_choice', '"tool_choice" may be "auto" or "none"')
+  const output = outputFormatOf(served, body, encoded.tokens, asked !== undefined)
+  const forced = output?.jsonSchema
+  if (forced !== undefined && asked !== undefined) {
+    throw ApiError.invalid('tool_choice', `A call that "tool_choice" asks for cannot be held to "${asked.param}", too`)
+  }
+  options.grammar = forced === undefined ? asked?.grammar : { jsonSchema: forced }
   if (output?.specialTokens === true) options.skipSpecialTokens = false
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'chat', options, [promptTokens], stream))
   const format = new ChatFormat({
@@ -41,5 +46,5 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
     continuousUsage,
     output,
   })
-  return answer({ services, exchange, served, work, prompts: [encoded], options, stream, format })
+  return answer({ services, exchange, served, work, prompts: [encoded], options, stream, format, grammarParam: asked?.param ?? 'tools' })
 }

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { ApiError } from '../errors'
 import { CompletionFormat } from '../generation/completion_format'
+import { grammarOf } from '../generation/grammar'
 import { encodePrompts, promptList } from '../generation/prompts'
 import { answer } from '../generation/run'
 import { sharedOptions } from '../generation/sampling'
@@ -10,7 +11,7 @@ import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
 import { type CompletionBody, parseCompletion } from '../schemas/completions'
 import type { Services } from '../services'
-import { checkStreaming, factsOf, limitsOf, readRequest, refuseUnready } from './request'
+import { checkStreaming, factsOf, limitsOf, readRequest } from './request'
 
 /** OpenAI's, and vLLM's. */
 const DEFAULT_MAX_TOKENS = 16
@@ -19,14 +20,14 @@ export async function completions(exchange: Exchange, services: Services): Promi
   const limits = limitsOf(exchange, services)
   const { body, served } = await readRequest(exchange, services, parseCompletion)
   const { stream, includeUsage, continuousUsage } = checkStreaming(body)
-  refuseUnready(body)
+  const asked = grammarOf(body)
   const prompts = promptList(body.prompt)
   const n = body.n ?? 1
   if (n * prompts.length > limits.maxChoices) {
     throw ApiError.invalid('n', `"n" times the number of prompts may be at most ${limits.maxChoices}`)
   }
   const maxTokens = body.max_tokens ?? Math.min(DEFAULT_MAX_TOKENS, limits.maxOutputTokens)
-  const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body) }
+  const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body), grammar: asked?.grammar }
   const encoded = await encodePrompts(served, prompts, 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits)
   const promptTokens = encoded.map(({ tokens }) => tokens.length)
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'completions', options, promptTokens, stream))
@@ -50,7 +51,7 @@ export async function completions(exchange: Exchange, services: Services): Promi
     includeUsage,
     continuousUsage,
   })
-  return answer({ services, exchange, served, work, prompts: encoded, options, stream, format })
+  return answer({ services, exchange, served, work, prompts: encoded, options, stream, format, grammarParam: asked?.param })
 }
 
 function reports({ logprobs, echo, prompt_logprobs: prompt, stream }: CompletionBody) {

@@ -66,17 +66,3 @@ export function factsOf(
     topP: options.topP,
   }
 }
-
-/** @throws ApiError 400 for what the library cannot do yet */
-export function refuseUnready(body: SamplingFields): void {
-  const format = body.response_format
-  const names: [string, boolean][] = [
-    ['response_format', format !== undefined && format['type'] !== 'text'],
-    ['structured_outputs', body.structured_outputs !== undefined],
-    ['guided_json', body.guided_json !== undefined && body.guided_json !== null],
-    ['guided_regex', body.guided_regex !== undefined && body.guided_regex !== null],
-    ['guided_choice', body.guided_choice !== undefined && body.guided_choice !== null],
-    ['guided_grammar', body.guided_grammar !== undefined && body.guided_grammar !== null],
-  ]
-  for (const [name, asked] of names) if (asked) throw ApiError.unsupported(name, `"${name}" is not supported`)
-}
