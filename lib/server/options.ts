@@ -3,6 +3,7 @@ import { TensorRTError } from '../errors'
 import { LLM } from '../llm'
 import { ArgumentReader, invalidArgument } from '../runtime'
 import { REASONING_FORMATS, TOOL_CALL_FORMATS } from '../text'
+import { healthOf } from './health'
 import type { OutputParsers } from './registry'
 import type { Admission, HealthProbe, RequestLimits, Security, Telemetry } from './seams'
 
@@ -28,7 +29,10 @@ export interface ServerOptions {
   admission?: Admission | undefined
   /** Hears of requests, and answers /metrics. Default: nothing is recorded, and /metrics is no route. */
   telemetry?: Telemetry | undefined
-  /** Asked by /health/live and /health/ready, beside what the server itself knows. */
+  /**
+   * Asked by /health/live and /health/ready, beside what the server itself knows. Default: `llm.health()`: not ready while the
+   * backend is dead or a step is stuck, and not live once it cannot come back.
+   */
   health?: HealthProbe | undefined
   /** Defaults: {@link DEFAULT_LIMITS}. */
   limits?: Partial<RequestLimits> | undefined
@@ -78,7 +82,7 @@ export interface CheckedServerOptions {
   security: Security | undefined
   admission: Admission | undefined
   telemetry: Telemetry | undefined
-  health: HealthProbe | undefined
+  health: HealthProbe
   limits: Readonly<RequestLimits>
   keepAliveMs: number
   stallTimeoutMs: number
@@ -104,7 +108,7 @@ export function checkServerOptions(llm: unknown, options: unknown): CheckedServe
     security: readPart(reader, 'security', ['authenticate']),
     admission: readPart(reader, 'admission', ['admit', 'retryAfterSeconds', 'close']),
     telemetry: readPart(reader, 'telemetry', ['start', 'refused', 'http', 'metrics', 'close']),
-    health: readPart(reader, 'health', []),
+    health: readPart(reader, 'health', []) ?? healthOf(llm),
     limits: readLimits(reader.get('limits')),
     keepAliveMs: reader.integer('keepAliveMs', 1, MAX_TIMER_MS) ?? 15_000,
     stallTimeoutMs: reader.integer('stallTimeoutMs', 1, MAX_TIMER_MS) ?? 60_000,

@@ -60,7 +60,7 @@ afterEach(async () => {
   }
 })
 
-async function world(options: ServerOptions = {}, sizes: Sizes = {}, engine: { maxQueue?: number } = {}): Promise<World> {
+async function world(options: ServerOptions = {}, sizes: Sizes = {}, engine: { maxQueue?: number; stuckAfterMs?: number } = {}): Promise<World> {
   const executor = new GatedExecutor(await cpu(sizes))
   const llm = LLM.fromExecutor(executor, { tokenizer, ...engine })
   const telemetry = new Recorder()
@@ -403,6 +403,29 @@ describe('the end of the server', () => {
     await w.llm.close()
     const answer = await w.post({ max_tokens: 2 })
     expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '1'])
+  })
+})
+
+describe('health', () => {
+  const statuses = async ({ url }: World): Promise<number[]> =>
+    Promise.all(['live', 'ready'].map(async (what) => (await fetch(`${url}/health/${what}`)).status))
+
+  it('is not ready while a step is stuck, and is again after it', async () => {
+    const w = await world({}, {}, { stuckAfterMs: 30 })
+    expect(await statuses(w)).toEqual([200, 200])
+    w.executor.hold()
+    const pending = w.post({ max_tokens: 2 })
+    await expect.poll(() => statuses(w)).toEqual([200, 503])
+    const reason = (await (await fetch(`${w.url}/health/ready`)).json()) as Json
+    expect(reason).toMatchObject({ status: 'not ready', reason: expect.stringContaining('step') })
+    w.executor.release()
+    expect((await pending).status).toBe(200)
+    expect(await statuses(w)).toEqual([200, 200])
+  })
+
+  it('is what a probe says, where there is one', async () => {
+    const w = await world({ health: { notLive: () => 'broken', notReady: () => undefined } })
+    expect(await statuses(w)).toEqual([503, 200])
   })
 })
 

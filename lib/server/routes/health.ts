@@ -10,12 +10,12 @@ function report(exchange: Exchange, reason: string | undefined, good: string, ba
 
 /** Whether the process is worth keeping. */
 export function live(exchange: Exchange, { health }: Services): Response {
-  return report(exchange, health?.notLive?.(), 'live', 'failed')
+  return report(exchange, health.notLive?.(), 'live', 'failed')
 }
 
 /** Whether traffic should come. */
 export function ready(exchange: Exchange, { health, draining }: Services): Response {
-  return report(exchange, draining ? 'The server is shutting down' : health?.notReady?.(), 'ready', 'not ready')
+  return report(exchange, draining ? 'The server is shutting down' : health.notReady?.(), 'ready', 'not ready')
 }
 
 export function showVersion(exchange: Exchange): Response {
