@@ -195,13 +195,14 @@ async function benchServe(options: BenchServeOptions): Promise<void> {
     }
     const loads = options.rate === undefined ? options.concurrency.map((concurrency) => ({ concurrency })) : options.rate.map((rate) => ({ rate, concurrency: 0 }))
     const reports: ServeLoadReport[] = []
-    for (const each of loads) {
+    for (const [index, each] of loads.entries()) {
       if (interrupt.signal.aborted) break
       const started = Date.now()
       const name = 'rate' in each ? `${each.rate} requests/s` : `${each.concurrency} in flight`
       const report = await runServeLoad({
         ...load,
         ...each,
+        load: index,
         onProgress: ({ done, active, outputTokens, errors }) => {
           const seconds = Math.max((Date.now() - started) / 1000, 0.001)
           progress.update(

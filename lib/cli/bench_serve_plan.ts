@@ -78,6 +78,8 @@ export function drawInterval(arrivals: Arrivals, rate: number, random: Random): 
 
 export interface ServePlanOptions {
   seed: number
+  /** Number of the load: its prompts have the lengths of the others and another content, so that no cache has them. Default 0. */
+  load?: number | undefined
   input: LengthDistribution
   output: LengthDistribution
   /** Share of each prompt that all have in common, 0 to 1. */
@@ -97,20 +99,22 @@ export interface PlannedServeRequest {
 }
 
 /**
- * The requests in the order of their arrival, without end. Request i depends on the seed and i alone, arrivals on the seed and
- * rate, so that every load of a row of them asks the same.
+ * The requests in the order of their arrival, without end. The lengths of request i depend on the seed and i alone, its content
+ * on the load, too, and arrivals on the seed and the rate: all loads of a row ask for the same work.
  */
 export function* planServeLoad(options: ServePlanOptions): Generator<PlannedServeRequest, never> {
   const { tokenIds, input, sharedPrefix, rate } = options
   const clock = seededRandom(options.seed)
   const token = (random: Random): number => tokenIds.min + Math.floor(random() * (tokenIds.max - tokenIds.min + 1))
-  const prefixRandom = seededRandom(options.seed ^ 0x5bd1e995)
+  const contentSeed = options.seed + Math.imul((options.load ?? 0) + 1, 0x5bd1e995)
+  const prefixRandom = seededRandom(contentSeed)
   const prefix = Array.from({ length: Math.floor(longest(input) * sharedPrefix) }, () => token(prefixRandom))
   for (let i = 0, arrival = 0; ; i++) {
     if (rate !== undefined) arrival += drawInterval(options.arrivals, rate, clock)
-    const random = seededRandom(options.seed + Math.imul(i + 1, 0x9e3779b1))
-    const length = drawLength(input, random)
-    const outputTokens = drawLength(options.output, random)
+    const lengths = seededRandom(options.seed + Math.imul(i + 1, 0x9e3779b1))
+    const length = drawLength(input, lengths)
+    const outputTokens = drawLength(options.output, lengths)
+    const random = seededRandom(contentSeed + Math.imul(i + 1, 0x9e3779b1))
     const promptTokens = prefix.slice(0, Math.floor(length * sharedPrefix))
     while (promptTokens.length < length) promptTokens.push(token(random))
     yield { arrival, promptTokens, outputTokens }

@@ -98,6 +98,12 @@ describe('plans', () => {
     const content = (plan: typeof closed): unknown => plan.map(({ promptTokens, outputTokens }) => [promptTokens, outputTokens])
     expect(content(slow)).toEqual(content(closed))
     expect(content(fast)).toEqual(content(closed))
+    const other = planServeLoad({ ...common, load: 1 })
+    const next = Array.from({ length: 50 }, () => other.next().value)
+    expect(next.map(({ promptTokens, outputTokens }) => [promptTokens.length, outputTokens])).toEqual(
+      closed.map(({ promptTokens, outputTokens }) => [promptTokens.length, outputTokens]),
+    )
+    expect(content(next)).not.toEqual(content(closed))
     expect(closed.every(({ arrival }) => arrival === 0)).toBe(true)
     expect(fast.map(({ arrival }) => arrival * 10)).toEqual(slow.map(({ arrival }) => expect.closeTo(arrival, 6)))
     expect(wordsOf([0, 1, 5000]).split(' ')).toHaveLength(3)
