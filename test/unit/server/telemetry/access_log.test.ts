@@ -1,8 +1,9 @@
 /** The access log: what is written, and what becomes of it when nothing can be. */
 import { execFileSync, spawn } from 'node:child_process'
-import { closeSync, constants, existsSync, openSync, readFileSync, readSync, renameSync, statSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import ts from 'typescript'
+import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { AccessLog } from '../../../../lib/server/telemetry/access_log'
 import { root, temporaryFolder } from '../../tensorrt/fixtures'
 import { httpFacts } from './facts'
@@ -214,15 +215,21 @@ describe('a reader that does not keep up', () => {
 })
 
 describe('stdout', () => {
+  // Compiled beforehand: a loader of TypeScript touches process.stdout, whose pipe does not block from then on.
+  const compiled = join(folder, 'access_log.cjs')
+  beforeAll(() => {
+    const source = readFileSync(join(root, 'lib/server/telemetry/access_log.ts'), 'utf8')
+    writeFileSync(compiled, ts.transpileModule(source, { compilerOptions: { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2022 } }).outputText)
+  })
   const writes = (lines: number): string => `
-    const { AccessLog } = require(${JSON.stringify(join(root, 'lib/server/telemetry/access_log.ts'))})
+    const { AccessLog } = require(${JSON.stringify(compiled)})
     const log = AccessLog.to('stdout', (message) => console.error('warned', message))
     const facts = ${JSON.stringify(httpFacts())}
     for (let i = 0; i < ${lines}; i++) log.add({ ...facts, requestId: String(i) })
     log.close().then(() => console.error('counted', log.lines + log.dropped))`
   const run = (script: string, reader: string, errors: string): string => {
     const quoted = `'${script.replaceAll("'", `'\\''`)}'`
-    return execFileSync('bash', ['-c', `('${process.execPath}' --require tsx/cjs -e ${quoted}; echo "exit $?" >&2) 2>'${errors}' | ${reader}`], { cwd: root, encoding: 'utf8' })
+    return execFileSync('bash', ['-c', `('${process.execPath}' -e ${quoted}; echo "exit $?" >&2) 2>'${errors}' | ${reader}`], { cwd: root, encoding: 'utf8' })
   }
 
   it('gets lines by the file descriptor, and a reader that leaves ends nothing', () => {

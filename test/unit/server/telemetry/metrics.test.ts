@@ -144,6 +144,22 @@ describe("vLLM's metrics", () => {
     expect(metrics.value('node_tensorrt_requests_total', { endpoint: 'completions', outcome: 'finished' })).toBe(1)
   })
 
+  it('share the time of tokens that come together out among them', async () => {
+    const { telemetry } = await start()
+    const request = telemetry.start(requestFacts())
+    request.tokens(0, 3)
+    const since = performance.now()
+    while (performance.now() - since < 20);
+    request.tokens(0, 10)
+    const elapsed = (performance.now() - since) / 1000
+    const metrics = await read(telemetry)
+    expect(metrics.value('vllm:inter_token_latency_seconds_count')).toBe(10)
+    expect(metrics.value('vllm:inter_token_latency_seconds_sum')).toBeGreaterThanOrEqual(0.02)
+    expect(metrics.value('vllm:inter_token_latency_seconds_sum')).toBeLessThan(elapsed + 0.01)
+    expect(metrics.value('node_tensorrt_inter_token_latency_seconds_count')).toBe(10)
+    expect(metrics.value('vllm:time_to_first_token_seconds_count')).toBe(1)
+  })
+
   it('tell the prompts of a request apart', async () => {
     const { telemetry } = await start()
     const request = telemetry.start(requestFacts({ n: 4, promptTokens: 300, promptLengths: [100, 200], maxTokens: 2 }))
