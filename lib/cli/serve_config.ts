@@ -37,6 +37,7 @@ export interface ServeConfig {
   maxQueue?: number | undefined
   prefixCache: boolean
   limits: Record<string, number>
+  sla?: { ttftMs: number; itlMs: number; percentile?: number | undefined; interactivePriority?: number | undefined; batchQueueShare?: number | undefined } | undefined
   auth: {
     keyFile?: string | undefined
     keys: readonly KeyConfig[]
@@ -113,8 +114,10 @@ export function readServeConfig({ model, flags, env, file }: ConfigSources): Ser
     throw new TensorRTError('ERR_INVALID_ARGUMENT', lines.length === 1 ? lines[0]! : `The configuration is wrong:\n  ${lines.join('\n  ')}`)
   }
   const config = merge(DEFAULTS, result.data as Tree) as unknown as ServeConfig
-  if ((config.tls?.cert === undefined) !== (config.tls?.key === undefined)) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', '"tls.cert" and "tls.key" go together')
+  for (const [part, ...fields] of [['tls', 'cert', 'key'], ['sla', 'ttftMs', 'itlMs']] as const) {
+    const given = config[part] as Tree | undefined
+    if (given === undefined || fields.every((field) => given[field] !== undefined)) continue
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${fields.map((field) => `"${part}.${field}"`).join(' and ')} go together`)
   }
   return config
 }

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import { LLM, type LLMOptions } from '../llm'
-import { createKeySecurity, createServer, createTelemetry, type HealthProbe, type Server, type ServerOptions, type Telemetry } from '../server'
+import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type HealthProbe, type Server, type ServerOptions, type Telemetry } from '../server'
 import { bundledModel, resolveModel } from './options'
 import { printWarning } from './output'
 import { readServeConfig, type ServeConfig } from './serve_config'
@@ -121,6 +121,8 @@ async function load(config: ServeConfig, signal: AbortSignal): Promise<LLM> {
     maxStepTokens: config.maxStepTokens,
     maxQueue: config.maxQueue,
     prefixCache: config.prefixCache,
+    // What admission promises, the scheduler keeps.
+    ...(config.sla === undefined ? {} : { maxStepMs: config.sla.itlMs, preemptForPriority: true }),
     signal,
     onWarning: printWarning,
   }
@@ -167,6 +169,7 @@ function serverOptions(config: ServeConfig, llm: LLM): ServerOptions {
     toolCallParser: config.toolCallParser,
     reasoningParser: config.reasoningParser,
     health: healthOf(llm),
+    admission: config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla),
     limits: config.limits,
     keepAliveMs: config.keepAliveMs,
     stallTimeoutMs: config.stallTimeoutMs,

@@ -89,6 +89,16 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
     ],
   },
   {
+    title: 'Service level:',
+    settings: [
+      { path: 'sla.ttftMs', flag: 'sla-ttft', kind: { type: 'number', above: 0, max: 2 ** 31 - 1 }, placeholder: 'ms', help: 'bound on the time to first token; requests that cannot be served in it are refused with 429; goes with --sla-itl' },
+      { path: 'sla.itlMs', flag: 'sla-itl', kind: { type: 'number', above: 0, max: 2 ** 31 - 1 }, placeholder: 'ms', help: 'bound on the inter-token latency' },
+      { path: 'sla.percentile', flag: 'sla-percentile', kind: { type: 'number', above: 0.5, max: 0.9999 }, placeholder: 'share', help: 'share of requests, and of tokens, that keep the bounds (default: 0.99)' },
+      { path: 'sla.interactivePriority', flag: 'sla-interactive-priority', kind: { type: 'integer', min: -1000, max: 1000 }, placeholder: 'n', help: 'requests of this priority and more urgent ones are promised the bounds, others wait (default: 0)' },
+      { path: 'sla.batchQueueShare', flag: 'sla-batch-queue-share', kind: { type: 'number', above: 0, max: 1 }, placeholder: 'share', help: 'share of the queue that those others may fill (default: 0.5)' },
+    ],
+  },
+  {
     title: 'Security:',
     settings: [
       { path: 'auth.keyFile', flag: 'api-key-file', kind: { type: 'path' }, placeholder: 'file', help: 'API keys, a line each: a name, and sha256:<hash> or the key; NODE_TENSORRT_API_KEY is one more' },

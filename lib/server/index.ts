@@ -1,3 +1,4 @@
+export { createSlaAdmission, type SlaAdmission, type SlaOptions, type SlaSnapshot } from './admission'
 export { DEFAULT_LIMITS, type ServerOptions } from './options'
 export type {
   Admission,

@@ -177,7 +177,7 @@ export class HostileGenerator {
       () => Buffer.from([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x3a, 0x31, 0x7d]),
       () => Buffer.from(`\uFEFF{"prompt":7}`, 'utf16le'),
       () => `{"prompt":"${'\0'}"}`,
-      () => JSON.stringify(dice.json(4)),
+      () => JSON.stringify([dice.json(4)]),
       () => dice.text(dice.integer(1, 3000)),
       () => `prompt=x&max_tokens=1`,
     ])()

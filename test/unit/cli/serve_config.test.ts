@@ -57,12 +57,12 @@ describe('configuration of serve', () => {
   })
 
   it('takes every setting from a flag, a variable and a file alike', () => {
-    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', integer: '7', number: '0.5', bytes: '4k', boolean: 'on' }
+    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', integer: '7', number: '0.75', bytes: '4k', boolean: 'on' }
     for (const setting of SETTINGS) {
       const { kind, path } = setting
       const text = kind.type === 'choice' ? kind.choices[1]! : texts[kind.type]!
-      // The two go together.
-      const other = path.startsWith('tls.') ? { tlsCert: '/x', tlsKey: '/x' } : {}
+      // Some go together.
+      const { [optionName(setting)]: _, ...other } = { tlsCert: '/x', tlsKey: '/x', slaTtft: '9', slaItl: '9' } as Record<string, string>
       const at = (config: object): unknown => path.split('.').reduce<unknown>((value, field) => (value as Record<string, unknown>)[field], config)
       const byFlag = at(read({ flags: { ...other, [optionName(setting)]: text } }))
       const byEnv = at(read({ flags: other, env: { [environmentName(setting)]: text } }))
@@ -100,6 +100,7 @@ describe('configuration of serve', () => {
     ['keys that are no list', 'auth: { keys: alice }', '"auth.keys" must be a list of keys, not "alice"'],
     ['a key without a hash', 'auth: { keys: [{ name: alice }] }', '"auth.keys[0].sha256" must be the 64 hexadecimal digits'],
     ['a field of a key', `auth: { keys: [{ name: a, sha256: ${'0'.repeat(64)}, max_concurrent: 1 }] }`, '"auth.keys[0].max_concurrent" is no field; did you mean "maxConcurrent"?'],
+    ['half of a service level', 'sla: { ttftMs: 200 }', '"sla.ttftMs" and "sla.itlMs" go together'],
     ['a certificate without its key', 'tls: { cert: a.pem }', '"tls.cert" and "tls.key" go together'],
     ['a list in place of fields', '- port', 'must hold fields and values'],
     ['bad YAML', 'port: [1', 'is no valid YAML'],
