@@ -25,6 +25,14 @@ export class Recent {
     this.values[this.count++ % this.values.length] = value
   }
 
+  /** NaN without a value. */
+  get mean(): number {
+    const { count, values } = this
+    let sum = 0
+    for (let i = 0; i < Math.min(count, values.length); i++) sum += values[i]!
+    return sum / Math.min(count, values.length)
+  }
+
   /** Nearest-rank; NaN without a value. */
   percentile(q: number): number {
     const sorted = this.values.slice(0, Math.min(this.count, this.values.length)).sort()

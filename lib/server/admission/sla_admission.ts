@@ -63,6 +63,8 @@ class SlaPolicy implements SlaAdmission {
   private readonly ttft: Feedback
   private readonly recentTtft = new Recent()
   private readonly recentItl = new Recent()
+  /** Of tokens that were promised nothing, too. */
+  private readonly gaps = new Recent()
   private admitted = 0
   private refused = 0
 
@@ -128,7 +130,10 @@ class SlaPolicy implements SlaAdmission {
     const { forecastMs, own, behind, rows } = this.look(entry, load, now)
     entry.forecastMs = forecastMs
     if (entry.deadlineAt < Infinity) {
-      const restMs = (entry.output - 1) * load.stepTimes.meanMs(Math.max(Math.min(rows, load.maxRunning), 1))
+      // While prompts wait, steps are as long as they were lately; else as long as decoding alone takes.
+      const decodeMs = load.stepTimes.meanMs(Math.max(Math.min(rows, load.maxRunning), 1))
+      const gapMs = this.ledger.waiting.length > 0 ? Math.max(decodeMs, this.gaps.mean || 0) : decodeMs
+      const restMs = (entry.output - 1) * gapMs
       const overMs = now + forecastMs + restMs - entry.deadlineAt
       if (overMs > 0) return refuse('deadline', overMs, 'The deadline cannot be met with what is ahead of this request')
     }
@@ -215,9 +220,10 @@ class SlaPolicy implements SlaAdmission {
         entry.produced += count
         const last = lastAt.get(choice)
         lastAt.set(choice, now)
-        if (last === undefined || !entry.promised) return
+        if (last === undefined) return
         const gapMs = (now - last) / count
-        this.recentItl.add(gapMs)
+        this.gaps.add(gapMs)
+        if (entry.promised) this.recentItl.add(gapMs)
       },
       end: () => {
         if (ended) return
