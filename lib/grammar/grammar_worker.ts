@@ -28,20 +28,8 @@ function reasonOf(error: unknown): string {
   return error instanceof Error ? `it is too large or nested too deeply (${error.message})` : 'it is not well-formed'
 }
 
-function parse(library: XGrammar, source: GrammarSource): ParsedGrammar {
-  switch (source.kind) {
-    case 'ebnf':
-      return library.Grammar.FromEBNF(source.text, 'root')
-    case 'structuralTag':
-      return library.Grammar.FromStructuralTag(source.text)
-    case 'schema': {
-      const { text, whitespace } = source
-      const compact = { first: ',', second: ':' }
-      return whitespace === 0
-        ? library.Grammar.FromJSONSchema(text, false, undefined, compact, true, undefined, false)
-        : library.Grammar.FromJSONSchema(text, true, undefined, undefined, true, whitespace, false)
-    }
-  }
+function parse(library: XGrammar, { kind, text }: GrammarSource): ParsedGrammar {
+  return kind === 'ebnf' ? library.Grammar.FromEBNF(text, 'root') : library.Grammar.FromStructuralTag(text)
 }
 
 /**

@@ -1,23 +1,25 @@
 /**
- * Reads a JSON schema and writes an equal or narrower one in the keywords that the grammar library honours. It drops what it
- * does not know without a word, so what would be lost is refused here, by its path.
+ * Reads a JSON schema and makes EBNF of it. The grammar library has a reader of its own, but that drops keywords that it does not
+ * know, lets numbers and strings leave their bounds, and ends at a quotation mark in a name. Here, what a grammar cannot say is
+ * refused, by its path.
  *
  * Narrower where a grammar has no other way: properties come in the schema's order, a schema without `type` gets the type that
  * its keywords speak of, and `pattern` is of the whole string.
  */
 import type { TensorRTError } from '../errors'
 import { invalidGrammar } from './grammar_error'
-import { translateRegex } from './regex'
+import { numberRange } from './number_range'
+import { writeSchema } from './schema_writer'
 
 type JsonObject = Record<string, unknown>
 
-/** Levels of schemas within schemas, references followed: what the library's stack takes. */
+/** Levels of schemas within schemas, references followed. */
 const MAX_DEPTH = 32
 const MAX_SCHEMAS = 4096
 const MAX_PROPERTIES = 512
 const MAX_VALUES = 8192
-/** Characters of the schema, as JSON. */
-const MAX_LENGTH = 262_144
+/** Characters of the EBNF. */
+const MAX_LENGTH = 1_048_576
 /** Of minLength, maxItems and the like. Beyond any context, so that a larger upper bound is none. */
 const MAX_COUNT = 1_000_000
 const MAX_LEAST = 16_384
@@ -44,11 +46,6 @@ const UNSUPPORTED = [
 ]
 /** Values of a keyword that ask for nothing. */
 const HARMLESS: Readonly<Record<string, readonly unknown[]>> = { uniqueItems: [false], multipleOf: [1], additionalItems: [true] }
-/** Formats that the library has a grammar of; others say nothing about a value, as the specification has it. */
-const FORMATS = new Set([
-  'email', 'date', 'time', 'date-time', 'duration', 'ipv4', 'ipv6', 'hostname', 'uuid', 'uri', 'uri-reference', 'uri-template',
-  'json-pointer', 'relative-json-pointer',
-])
 
 function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -69,12 +66,13 @@ class SchemaReader {
     private readonly strict: boolean,
   ) {}
 
-  read(): JsonObject {
+  /** Definitions by name, all that is left to refer to. The root is `d0`. */
+  read(): Map<string, JsonObject> {
     // The root is a definition like any other, as references can lead to it.
-    const top = this.follow('#', '#', 0)
+    this.follow('#', '#', 0)
     const definitions = new Map([...this.references.values()].map(({ name, schema }) => [name, schema!]))
     this.checkEnds(definitions)
-    return { ...top, $defs: Object.fromEntries(definitions) }
+    return definitions
   }
 
   private visit(schema: unknown, path: string, depth: number): JsonObject {
@@ -156,7 +154,7 @@ class SchemaReader {
       this.references.set(reference, entry)
       entry.schema = this.visit(this.resolve(reference, path), reference, depth + 1)
     }
-    return { $ref: `#/$defs/${entry.name}` }
+    return { $ref: entry.name }
   }
 
   private resolve(reference: string, path: string): unknown {
@@ -228,14 +226,14 @@ class SchemaReader {
       if (!isObject(patternProperties)) throw this.error(path, 'has "patternProperties" that are no object')
       out['patternProperties'] = Object.fromEntries(
         Object.entries(patternProperties).map(([pattern, inner]) => [
-          translateRegex(pattern, `The pattern of properties at ${path}`, true),
+          pattern,
           this.visit(inner, `${path}/patternProperties/${escapePointer(pattern)}`, depth + 1),
         ]),
       )
     }
     if (propertyNames !== undefined) {
       const named = isObject(propertyNames) ? this.visitString({ ...propertyNames }, `${path}/propertyNames`) : {}
-      if (has(named, 'pattern')) out['propertyNames'] = named
+      out['propertyNames'] = named
     }
     const open = schema['additionalProperties'] ?? schema['unevaluatedProperties']
     if (open === undefined) {
@@ -243,7 +241,19 @@ class SchemaReader {
     } else {
       out['additionalProperties'] = typeof open === 'boolean' ? open : this.visit(open, `${path}/additionalProperties`, depth + 1)
     }
-    return { ...out, ...this.counts(schema, 'minProperties', 'maxProperties', path) }
+    return { ...out, ...this.extras(schema, names.length, required.length, out['additionalProperties'] !== false || patternProperties !== undefined, path) }
+  }
+
+  /** How many properties there may be beside those that have names. */
+  private extras(schema: JsonObject, named: number, required: number, open: boolean, path: string): Record<string, number> {
+    const { minProperties = 0, maxProperties = Infinity } = this.counts(schema, 'minProperties', 'maxProperties', path)
+    const extraMin = minProperties > required ? minProperties : 0
+    // Names of properties beside those that are described may come twice, and then count once.
+    if (extraMin > 0 && (!open || named > 0 || extraMin > 1)) {
+      throw this.error(path, `has a "minProperties" of ${minProperties}, and requires ${required} by name`, 'require them by name')
+    }
+    if (maxProperties < named) throw this.error(path, 'has a "maxProperties" below the number of its "properties"', 'leave some out')
+    return { extraMin, ...(maxProperties === Infinity ? {} : { extraMax: maxProperties - named }) }
   }
 
   private visitArray(schema: JsonObject, path: string, depth: number): JsonObject {
@@ -266,41 +276,27 @@ class SchemaReader {
     if (pattern !== undefined) {
       if (typeof pattern !== 'string') throw this.error(path, 'has a "pattern" that is no string')
       if (bounded) throw this.error(path, 'has a "pattern" and a length', 'say the length in the pattern, as in [a-z]{1,8}')
-      return { type: 'string', pattern: translateRegex(pattern, `The pattern at ${path}`, true) }
+      return { type: 'string', pattern }
     }
     // What a format adds to a length nothing checks unless asked to.
-    if (bounded) return { type: 'string', pattern: boundedString(minLength, maxLength) }
-    if (typeof format === 'string' && FORMATS.has(format)) return { type: 'string', format }
-    return { type: 'string' }
+    if (bounded) return { type: 'string', minLength, ...(maxLength === undefined ? {} : { maxLength }) }
+    return { type: 'string', ...(typeof format === 'string' ? { format } : {}) }
   }
 
   private visitNumber(schema: JsonObject, type: 'number' | 'integer', path: string): JsonObject {
     const out: JsonObject = { type }
-    let least = -Infinity
-    let most = Infinity
     for (const key of KEYWORDS.number) {
       const bound = schema[key]
       if (bound === undefined) continue
       if (typeof bound !== 'number' || !Number.isFinite(bound)) throw this.error(path, `has a "${key}" that is no number`)
-      if (Math.abs(bound) > Number.MAX_SAFE_INTEGER) continue
-      const lower = key === 'minimum' || key === 'exclusiveMinimum'
-      const exclusive = key.startsWith('exclusive')
-      if (type === 'integer') {
-        const whole = lower ? Math.ceil(bound) : Math.floor(bound)
-        const inside = exclusive && whole === bound ? whole + (lower ? 1 : -1) : whole
-        if (lower) least = Math.max(least, inside)
-        else most = Math.min(most, inside)
-      } else {
-        out[key] = bound
-        if (lower) least = Math.max(least, bound)
-        else most = Math.min(most, bound)
+      if (Math.abs(bound) > Number.MAX_SAFE_INTEGER) {
+        // A bound that nothing which is written here reaches.
+        if (bound > 0 === key.toLowerCase().endsWith('maximum')) continue
+        throw this.error(path, `has a "${key}" of ${bound}, beyond what is exact`)
       }
+      out[key] = bound
     }
-    if (least > most) throw this.error(path, `allows numbers of at least ${least} and at most ${most}`)
-    if (type === 'integer') {
-      if (least > -Infinity) out['minimum'] = least
-      if (most < Infinity) out['maximum'] = most
-    }
+    if (numberRange(out, type === 'integer').length === 0) throw this.error(path, 'has bounds between which no number lies')
     return out
   }
 
@@ -353,7 +349,7 @@ class SchemaReader {
     const canEnd = (schema: unknown): boolean => {
       if (!isObject(schema)) return true
       const { $ref: reference, anyOf, properties, required, prefixItems, items, minItems = 0 } = schema
-      if (typeof reference === 'string') return ends.has(reference.slice('#/$defs/'.length))
+      if (typeof reference === 'string') return ends.has(reference)
       if (Array.isArray(anyOf)) return anyOf.some(canEnd)
       if (isObject(properties)) return ((required as string[] | undefined) ?? []).every((name) => canEnd(properties[name]))
       if (Array.isArray(prefixItems) && !prefixItems.every(canEnd)) return false
@@ -388,22 +384,19 @@ function isOf(value: unknown, type: Type): boolean {
   }
 }
 
-/** A pattern of any characters, so many of them. A pair of backslash and letter counts as the one that it stands for. */
-function boundedString(least: number, most: number | undefined): string {
-  return `(${translateRegex('[\\s\\S]', 'A string', true)}){${least},${most ?? ''}}`
-}
-
 function escapePointer(name: string): string {
   return name.replaceAll('~', '~0').replaceAll('/', '~1')
 }
 
 /**
+ * EBNF of the JSON texts of a schema's values.
+ *
  * @param strict objects have the properties that are described, and no others, unless the schema says so
- * @returns JSON of the schema in the library's own keywords
+ * @param whitespace most white-space characters in one place
  * @throws ERR_GRAMMAR_INVALID
  */
-export function translateSchema(schema: unknown, strict: boolean): string {
-  const text = JSON.stringify(new SchemaReader(schema, strict).read())
-  if (text.length > MAX_LENGTH) throw invalidGrammar(`The JSON schema has ${text.length} characters, at most ${MAX_LENGTH} are possible`)
+export function schemaToEbnf(schema: unknown, strict: boolean, whitespace: number): string {
+  const text = writeSchema(new SchemaReader(schema, strict).read(), whitespace)
+  if (text.length > MAX_LENGTH) throw invalidGrammar(`The JSON schema makes a grammar of ${text.length} characters, at most ${MAX_LENGTH} are possible`)
   return text
 }

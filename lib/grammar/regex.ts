@@ -1,6 +1,7 @@
 /**
- * Reads a regular expression in JavaScript's syntax, and writes it in the plainest form that the grammar library takes: groups,
- * alternatives, sets and counts. What a grammar cannot express is refused by name.
+ * Reads a regular expression in JavaScript's syntax, and writes it as EBNF. The grammar library has a reader of its own, which
+ * takes "." for a quotation mark inside a JSON string, and ends at what it does not know. What a grammar cannot express is
+ * refused by name.
  *
  * An expression stands for the whole output (or the whole string of a JSON schema's `pattern`), as if between ^ and $.
  */
@@ -18,6 +19,8 @@ const MAX_LENGTH = 16_384
 const MAX_NESTING = 48
 /** Of all counts around a character, multiplied. */
 const MAX_REPEATS = 65_536
+/** Characters beyond ASCII that a set may list, or leave out without notice. */
+const MAX_LISTED = 1024
 const LAST = 0x10_ffff
 
 const DIGITS: readonly Range[] = [[0x30, 0x39]]
@@ -29,6 +32,8 @@ const SPACES: readonly Range[] = [
 const LINE_ENDS: readonly Range[] = [[0x0a, 0x0a], [0x0d, 0x0d], [0x2028, 0x2029]]
 /** UTF-8 has no surrogates. */
 const ENCODABLE: readonly Range[] = [[0, 0xd7ff], [0xe000, LAST]]
+const ASCII: readonly Range[] = [[0, 0x7f]]
+const BEYOND_ASCII: readonly Range[] = [[0x80, 0xd7ff], [0xe000, LAST]]
 /** What stands for itself in a JSON string. */
 const PLAIN_IN_JSON: readonly Range[] = [[0x20, 0x21], [0x23, 0x5b], [0x5d, 0xd7ff], [0xe000, LAST]]
 /** Characters by the letter that stands for them after a backslash in a JSON string. */
@@ -40,6 +45,7 @@ const CLASSES: Readonly<Record<string, readonly Range[]>> = {
   d: DIGITS, D: inverse(DIGITS), w: WORDS, W: inverse(WORDS), s: SPACES, S: inverse(SPACES),
 }
 
+/** In order, and none touches the next. */
 function union(ranges: readonly Range[]): Range[] {
   const merged: [number, number][] = []
   for (const [from, to] of [...ranges].sort((a, b) => a[0] - b[0])) {
@@ -256,18 +262,7 @@ function single(code: number): Node {
   return { kind: 'set', ranges: [[code, code]] }
 }
 
-function spell(code: number): string {
-  const char = String.fromCodePoint(code)
-  return /[A-Za-z0-9]/.test(char) ? char : `\\u{${code.toString(16)}}`
-}
-
-function spellSet(ranges: readonly Range[]): string {
-  if (ranges.length === 1 && ranges[0]![0] === ranges[0]![1]) return spell(ranges[0]![0])
-  const parts = ranges.map(([from, to]) => (from === to ? spell(from) : `${spell(from)}-${spell(to)}`))
-  return `[${parts.join('')}]`
-}
-
-class RegexWriter {
+class EbnfWriter {
   constructor(
     private readonly inJson: boolean,
     private readonly where: string,
@@ -278,29 +273,101 @@ class RegexWriter {
       case 'set':
         return this.writeSet(node.ranges)
       case 'sequence':
-        return node.nodes.map((part) => (part.kind === 'alternatives' ? `(${this.write(part)})` : this.write(part))).join('')
+        return node.nodes.map((part) => this.write(part)).filter((part) => part !== '').join(' ')
       case 'alternatives':
-        return node.nodes.map((part) => (isEmpty(part) ? '()' : this.write(part))).join('|')
+        return `(${node.nodes.map((part) => (isEmpty(part) ? '""' : this.write(part))).join(' | ')})`
       case 'repeat': {
         const { min, max } = node
-        if (isEmpty(node.node) || max === 0) return ''
-        return `(${this.write(node.node)}){${min}${max === Infinity ? ',' : max === min ? '' : `,${max}`}}`
+        return isEmpty(node) ? '' : repeated(this.write(node.node), min, max)
       }
     }
   }
 
   private writeSet(ranges: readonly Range[]): string {
-    const plain = intersection(ranges, this.inJson ? PLAIN_IN_JSON : ENCODABLE)
+    const plain = this.plainSet(intersection(ranges, this.inJson ? PLAIN_IN_JSON : ENCODABLE))
     const escaped = this.inJson ? JSON_ESCAPES.filter(([code]) => intersection(ranges, [[code, code]]).length > 0) : []
-    const parts: string[] = []
-    if (plain.length > 0) parts.push(spellSet(plain))
-    if (escaped.length > 0) {
-      const letters = escaped.map(([, letter]) => letter.codePointAt(0)!)
-      parts.push(spell(0x5c) + spellSet(union(letters.map((letter) => [letter, letter]))))
-    }
+    const parts = [...plain]
+    if (escaped.length > 0) parts.push(`${spellChar(0x5c)} ${spellSet(escaped.map(([, letter]) => [letter.charCodeAt(0), letter.charCodeAt(0)]))}`)
     if (parts.length === 0) throw invalidGrammar(`${this.where} has a set of characters that nothing can match`)
-    return parts.length === 1 ? parts[0]! : `(${parts.join('|')})`
+    return parts.length === 1 ? parts[0]! : `(${parts.join(' | ')})`
   }
+
+  /** Of characters that are no escapes. */
+  writePlain(ranges: readonly Range[]): string {
+    const parts = this.plainSet(ranges)
+    return parts.length === 1 ? parts[0]! : `(${parts.join(' | ')})`
+  }
+
+  /**
+   * Alternatives for a set. In the library's own sets characters beyond ASCII do not work, but for those of the form [^...], which
+   * take all of them. So a few are listed, and nearly all are all.
+   */
+  private plainSet(ranges: readonly Range[]): string[] {
+    const beyond = intersection(ranges, BEYOND_ASCII)
+    const count = sizeOf(beyond)
+    const ascii = intersection(ranges, ASCII)
+    if (sizeOf(BEYOND_ASCII) - count <= MAX_LISTED) {
+      const missing = intersection(inverse(ascii), ASCII)
+      return missing.length === 0 ? [spellSet(ASCII), spellOthers(ASCII)] : [spellOthers(missing)]
+    }
+    if (count > MAX_LISTED) {
+      throw invalidGrammar(
+        `${this.where} has a set of ${count} characters beyond ASCII: up to ${MAX_LISTED} are possible, or all but as many`,
+        'take all of them by [^\\x00-\\x7F]',
+      )
+    }
+    const listed = beyond.flatMap(([from, to]) => Array.from({ length: to - from + 1 }, (_, i) => spellChar(from + i)))
+    return ascii.length === 0 ? listed : [spellSet(ascii), ...listed]
+  }
+}
+
+function sizeOf(ranges: readonly Range[]): number {
+  return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0)
+}
+
+/** Codes that stand for themselves in EBNF, in a literal as well as in a set. */
+function spellCode(code: number): string {
+  const char = String.fromCodePoint(code)
+  return /[A-Za-z0-9]/.test(char) ? char : `\\U${code.toString(16).padStart(8, '0')}`
+}
+
+function spellChar(code: number): string {
+  return `"${spellCode(code)}"`
+}
+
+function spellSet(ranges: readonly Range[]): string {
+  if (ranges.length === 1 && ranges[0]![0] === ranges[0]![1]) return spellChar(ranges[0]![0])
+  return `[${ranges.map(([from, to]) => (from === to ? spellCode(from) : `${spellCode(from)}-${spellCode(to)}`)).join('')}]`
+}
+
+/** Of all characters but these, which are of ASCII. */
+function spellOthers(ranges: readonly Range[]): string {
+  return `[^${ranges.map(([from, to]) => (from === to ? spellCode(from) : `${spellCode(from)}-${spellCode(to)}`)).join('')}]`
+}
+
+/** EBNF of a literal. */
+export function literal(text: string): string {
+  return `"${Array.from(text, (char) => spellCode(char.codePointAt(0)!)).join('')}"`
+}
+
+/** EBNF of something so many times. */
+export function repeated(what: string, min: number, max: number): string {
+  if (max === Infinity) return min === 0 ? `(${what})*` : min === 1 ? `(${what})+` : `(${what}){${min},}`
+  if (min === 0 && max === 1) return `(${what})?`
+  return min === 1 && max === 1 ? what : `(${what}){${min},${max}}`
+}
+
+/** EBNF of one character of a JSON string, or its escape. */
+export function jsonChar(): string {
+  return new EbnfWriter(true, 'A string').write({ kind: 'set', ranges: ENCODABLE })
+}
+
+/** EBNF of a character of a JSON string that is no escape, and none of these; where one of them is beyond ASCII, nor are others. */
+export function plainJsonChar(but: Iterable<string>): string {
+  const codes = Array.from(but, (char) => char.codePointAt(0)!)
+  const out = codes.map((code): Range => [code, code])
+  const kept = intersection(PLAIN_IN_JSON, inverse(codes.some((code) => code > 0x7f) ? [...out, ...BEYOND_ASCII] : out))
+  return new EbnfWriter(true, 'A name').writePlain(kept)
 }
 
 function isEmpty(node: Node): boolean {
@@ -309,11 +376,13 @@ function isEmpty(node: Node): boolean {
 }
 
 /**
+ * EBNF of a regular expression; '' where it matches the empty text only.
+ *
  * @param where names the expression in messages
  * @param inJson for the inside of a JSON string: characters that JSON escapes are matched by their escapes
  * @throws ERR_GRAMMAR_INVALID
  */
-export function translateRegex(source: string, where: string, inJson: boolean): string {
+export function regexToEbnf(source: string, where: string, inJson: boolean): string {
   if (source.length > MAX_LENGTH) throw invalidGrammar(`${where} has ${source.length} characters, at most ${MAX_LENGTH} are possible`)
-  return new RegexWriter(inJson, where).write(new RegexParser(source, where).parse())
+  return new EbnfWriter(inJson, where).write(new RegexParser(source, where).parse())
 }

@@ -1,8 +1,8 @@
 /** What a caller asks an output to be, checked and written as the grammar library takes it. */
 import { TensorRTError } from '../errors'
 import { invalidGrammar } from './grammar_error'
-import { translateSchema } from './json_schema'
-import { translateRegex } from './regex'
+import { schemaToEbnf } from './json_schema'
+import { literal, regexToEbnf } from './regex'
 
 /** What an output must be. Exactly one of the kinds; `whitespace` and `strict` go with JSON. */
 export type Grammar =
@@ -43,11 +43,10 @@ export type Grammar =
     }
 
 /** A grammar as it goes to the thread that compiles it. */
-export type GrammarSource =
-  | { kind: 'schema'; text: string; whitespace: number }
-  | { kind: 'ebnf'; text: string }
-  /** Regular expressions too, for which the library has no entry of their own. */
-  | { kind: 'structuralTag'; text: string }
+export interface GrammarSource {
+  kind: 'ebnf' | 'structuralTag'
+  text: string
+}
 
 const KINDS = ['json', 'jsonSchema', 'regex', 'choice', 'grammar', 'structuralTag'] as const
 const DEFAULT_WHITESPACE = 16
@@ -61,14 +60,6 @@ const MAX_TAG_DEPTH = 12
 
 function wrongType(name: string, expected: string): TensorRTError {
   return new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be ${expected}`)
-}
-
-function quote(text: string): string {
-  const chars = Array.from(text, (char) => {
-    const code = char.codePointAt(0)!
-    return code >= 0x20 && code < 0x7f && char !== '"' && char !== '\\' ? char : `\\U${code.toString(16).padStart(8, '0')}`
-  })
-  return `"${chars.join('')}"`
 }
 
 function checkText(name: string, value: unknown): string {
@@ -96,23 +87,27 @@ function choices(value: unknown): string {
   if (value.length > MAX_CHOICES) throw invalidGrammar(`"grammar.choice" has ${value.length} texts, at most ${MAX_CHOICES} are possible`)
   const texts = [...new Set(value as string[])]
   checkText('grammar.choice', texts.join(''))
-  return `root ::= ${texts.map(quote).join(' | ')}`
+  return `root ::= ${texts.map(literal).join(' | ')}`
 }
 
-/** Copies a structural tag, with the schemas and expressions in it translated. */
+/** Copies a structural tag; the schemas and expressions in it become grammars. */
 function translateTag(value: unknown, path: string, depth = 0): unknown {
   if (depth > MAX_TAG_DEPTH) throw invalidGrammar(`${path} is nested more than ${MAX_TAG_DEPTH} levels deep`)
   if (Array.isArray(value)) return value.map((one, i) => translateTag(one, `${path}/${i}`, depth + 1))
   if (typeof value !== 'object' || value === null) return value
-  const { type } = value as { type?: unknown }
-  return Object.fromEntries(
-    Object.entries(value).map(([key, inner]) => {
-      if (key === 'json_schema') return [key, JSON.parse(translateSchema(inner, true)) as unknown]
-      if (key === 'pattern' && type === 'regex') return [key, translateRegex(checkText(`${path}/pattern`, inner), `${path}/pattern`, false)]
-      if (key === 'grammar' && type === 'grammar') return [key, checkEbnf(`${path}/grammar`, inner)]
-      return [key, translateTag(inner, `${path}/${key}`, depth + 1)]
-    }),
-  )
+  const { type, json_schema: schema, pattern, grammar } = value as Record<string, unknown>
+  if (type === 'json_schema') return { type: 'grammar', grammar: schemaToEbnf(schema, true, DEFAULT_WHITESPACE) }
+  if (type === 'regex') {
+    return { type: 'grammar', grammar: regexGrammar(checkText(`${path}/pattern`, pattern), `The expression at ${path}`) }
+  }
+  if (type === 'grammar') return { type, grammar: checkEbnf(`${path}/grammar`, grammar) }
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, translateTag(inner, `${path}/${key}`, depth + 1)]))
+}
+
+function regexGrammar(expression: string, where: string): string {
+  const ebnf = regexToEbnf(expression, where, false)
+  if (ebnf === '') throw invalidGrammar(`${where} matches nothing but the empty text`)
+  return `root ::= ${ebnf}`
 }
 
 function structuralTag(value: unknown): string {
@@ -140,20 +135,17 @@ export function checkGrammar(value: unknown): GrammarSource {
   switch (kind) {
     case 'json':
       if (given['json'] !== true) throw wrongType('grammar.json', 'true')
-      return { kind: 'schema', text: translateSchema({ type: 'object' }, false), whitespace: whitespaceOf(given) }
+      return { kind: 'ebnf', text: schemaToEbnf({ type: 'object' }, false, whitespaceOf(given)) }
     case 'jsonSchema': {
       const { jsonSchema, strict = true } = given
       if ((typeof jsonSchema !== 'object' || jsonSchema === null || Array.isArray(jsonSchema)) && typeof jsonSchema !== 'boolean') {
         throw wrongType('grammar.jsonSchema', 'a JSON schema: an object')
       }
       if (typeof strict !== 'boolean') throw wrongType('grammar.strict', 'true or false')
-      return { kind: 'schema', text: translateSchema(jsonSchema, strict), whitespace: whitespaceOf(given) }
+      return { kind: 'ebnf', text: schemaToEbnf(jsonSchema, strict, whitespaceOf(given)) }
     }
-    case 'regex': {
-      const pattern = translateRegex(checkText('grammar.regex', given['regex']), 'The expression', false)
-      if (pattern === '') throw invalidGrammar('The expression matches nothing but the empty text')
-      return { kind: 'structuralTag', text: JSON.stringify({ type: 'structural_tag', format: { type: 'regex', pattern } }) }
-    }
+    case 'regex':
+      return { kind: 'ebnf', text: regexGrammar(checkText('grammar.regex', given['regex']), 'The expression') }
     case 'choice':
       return { kind: 'ebnf', text: choices(given['choice']) }
     case 'grammar':
@@ -172,5 +164,5 @@ function whitespaceOf({ whitespace = DEFAULT_WHITESPACE }: Record<string, unknow
 
 /** Equal for grammars that compile to the same. */
 export function sourceKey(source: GrammarSource): string {
-  return source.kind === 'schema' ? `schema ${source.whitespace} ${source.text}` : `${source.kind} ${source.text}`
+  return `${source.kind} ${source.text}`
 }

@@ -42,15 +42,6 @@ export interface XGrammar {
   vecIntToView(vector: IntVector): Int32Array
   Grammar: {
     FromEBNF(text: string, rootRule: string): ParsedGrammar
-    FromJSONSchema(
-      schema: string,
-      anyWhitespace: boolean,
-      indent: number | undefined,
-      separators: { first: string; second: string } | undefined,
-      strict: boolean,
-      maxWhitespace: number | undefined,
-      print: boolean,
-    ): ParsedGrammar
     FromStructuralTag(json: string): ParsedGrammar
   }
   TokenizerInfo: new (
