@@ -12,7 +12,7 @@ export const METRICS_PAGE = join(root, 'docs', 'metrics.md')
 /** By their place on the page: what the names begin with. A metric goes where the longest of them fits. */
 const GROUPS = {
   vllm: ['vllm:'],
-  requests: ['node_tensorrt_requests_', 'node_tensorrt_request_', 'node_tensorrt_time_', 'node_tensorrt_inter_', 'node_tensorrt_http_', 'node_tensorrt_access_log_'],
+  requests: ['node_tensorrt_requests_', 'node_tensorrt_request_', 'node_tensorrt_time_', 'node_tensorrt_inter_', 'node_tensorrt_sla_', 'node_tensorrt_http_', 'node_tensorrt_access_log_'],
   engine: ['node_tensorrt_'],
   steps: ['node_tensorrt_step', 'node_tensorrt_rows_', 'node_tensorrt_oldest_step_'],
   gpus: ['node_tensorrt_gpu_'],
@@ -56,10 +56,11 @@ export function withTables(page, descriptions) {
 async function main() {
   const require = createRequire(import.meta.url)
   const { LLM } = require(join(root, 'dist', 'llm'))
-  const { createTelemetry } = require(join(root, 'dist', 'server', 'telemetry'))
+  const { createSlaAdmission, createTelemetry } = require(join(root, 'dist', 'server'))
   const llm = await LLM.load(join(root, 'models', 'tiny-storyteller'), { backend: 'cpu', numPages: 128 })
-  // A log to nowhere: its metrics are there with a log only.
-  const telemetry = createTelemetry(llm, { model: 'model', accessLog: { path: '/dev/null' } })
+  // A log to nowhere, and an admission: their metrics are there with them only.
+  const admission = createSlaAdmission(llm, { ttftMs: 1000, itlMs: 100 })
+  const telemetry = createTelemetry(llm, { model: 'model', accessLog: { path: '/dev/null' }, admission })
   const { descriptions } = telemetry
   await telemetry.close()
   await llm.close()

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import { LLM, type LLMOptions } from '../llm'
-import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type HealthProbe, type Server, type ServerOptions, type Telemetry } from '../server'
+import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type HealthProbe, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
 import { bundledModel, resolveModel } from './options'
 import { printWarning } from './output'
 import { readServeConfig, type ServeConfig } from './serve_config'
@@ -41,9 +41,11 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
     const llm = await load(config, end.signal)
     end.add('model', () => llm.close())
     await warmUp(llm, end.signal)
-    const telemetry = config.metrics.enabled || config.accessLog !== undefined ? telemetryOf(llm, config) : undefined
+    const admission = config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla)
+    const telemetry = config.metrics.enabled || config.accessLog !== undefined ? telemetryOf(llm, config, admission) : undefined
     const server = createServer(llm, {
       ...serverOptions(config, llm),
+      admission,
       telemetry,
       security: keys.length === 0 ? undefined : createKeySecurity({ keys, open: config.auth.open, shareCache: config.auth.shareCache }),
     })
@@ -153,12 +155,13 @@ async function warmUp(llm: LLM, signal: AbortSignal): Promise<void> {
   say(`warmed up in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`)
 }
 
-function telemetryOf(llm: LLM, config: ServeConfig): Telemetry {
+function telemetryOf(llm: LLM, config: ServeConfig, admission: SlaAdmission | undefined): Telemetry {
   const { accessLog } = config
   return createTelemetry(llm, {
     model: config.modelName?.[0] ?? llm.info.model?.split(/[\\/]/).at(-1) ?? llm.info.name,
     accessLog: accessLog === undefined || accessLog === 'stdout' || accessLog === 'stderr' ? accessLog : { path: accessLog },
     tracing: config.tracing,
+    admission,
     onWarning: (message) => say(message),
   })
 }
@@ -169,7 +172,6 @@ function serverOptions(config: ServeConfig, llm: LLM): ServerOptions {
     toolCallParser: config.toolCallParser,
     reasoningParser: config.reasoningParser,
     health: healthOf(llm),
-    admission: config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla),
     limits: config.limits,
     keepAliveMs: config.keepAliveMs,
     stallTimeoutMs: config.stallTimeoutMs,

@@ -63,6 +63,8 @@ const STATES = ['ready', 'fallback', 'switching', 'restarting', 'dead', 'closing
 export function collectEngine(set: MetricSet, llm: LLM): void {
   collectHealth(set, llm)
   const queued = set.gauge('node_tensorrt_queue_sequences', 'Sequences that wait to run').series()
+  const queueLimit = set.gauge('node_tensorrt_queue_limit_sequences', 'Most sequences that may wait').series()
+  const runningLimit = set.gauge('node_tensorrt_running_limit_sequences', 'Most sequences that may run at once at the moment').series()
   const retries = set.counter('node_tensorrt_retries_total', 'Sequences that were run again after a failed step').series()
   const sequences = set.counter('node_tensorrt_sequences_total', 'Sequences that ended, as the engine counts them', ['outcome'])
   const rows = set.counter(
@@ -79,7 +81,10 @@ export function collectEngine(set: MetricSet, llm: LLM): void {
   const weightBytes = set.gauge('node_tensorrt_weight_bytes', 'Size of the weights').series()
   set.onCollect(() => {
     const stats = llm.stats()
+    const { maxQueue, maxRunning } = llm.load()
     queued.set(stats.waiting)
+    queueLimit.set(maxQueue)
+    runningLimit.set(maxRunning)
     retries.set(stats.retries)
     sequences.series('finished').set(stats.sequences.finished)
     sequences.series('failed').set(stats.sequences.failed)

@@ -5,6 +5,7 @@ import { gpuUsage } from '../../native'
 import { ArgumentReader, invalidArgument } from '../../runtime'
 import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry } from '../seams'
 import { AccessLog, type AccessLogDestination } from './access_log'
+import { type AdmissionSource, collectAdmission } from './admission_metrics'
 import { collectEngine, StepMetrics } from './engine_metrics'
 import { collectGpus, type ReadGpus } from './gpu_metrics'
 import { collectProcess } from './process_metrics'
@@ -31,6 +32,8 @@ export interface TelemetryOptions {
   tracing?: boolean | undefined
   /** Metrics of the machine's GPUs, where there are any. Default true. */
   gpus?: boolean | undefined
+  /** Metrics of the latencies that it promises: what `createSlaAdmission` has made. */
+  admission?: AdmissionSource | undefined
   /** Called once for each kind of trouble, such as an access log that cannot be written. Default: `process.emitWarning`. */
   onWarning?: ((message: string) => void) | undefined
 }
@@ -43,7 +46,7 @@ export interface ServerTelemetry extends Telemetry {
   readonly descriptions: readonly MetricDescription[]
 }
 
-const OPTIONS = ['model', 'engine', 'accessLog', 'tracing', 'gpus', 'onWarning']
+const OPTIONS = ['model', 'engine', 'accessLog', 'tracing', 'gpus', 'admission', 'onWarning']
 const MAX_LABEL_LENGTH = 256
 
 /**
@@ -66,6 +69,7 @@ interface CheckedOptions {
   accessLog: AccessLogDestination | undefined
   tracing: boolean
   gpus: boolean
+  admission: AdmissionSource | undefined
   onWarning: (message: string) => void
 }
 
@@ -78,12 +82,17 @@ function checkOptions(options: unknown): CheckedOptions {
     if (typeof accessLog !== 'object' || accessLog === null) throw invalidArgument('accessLog', "'stdout', 'stderr' or { path }", accessLog)
     if (new ArgumentReader(accessLog, ['path'], 'accessLog').path('path') === undefined) throw invalidArgument('accessLog.path', 'a path', undefined)
   }
+  const admission = reader.get('admission') as AdmissionSource | undefined
+  if (admission !== undefined && typeof (admission as Partial<AdmissionSource> | null)?.snapshot !== 'function') {
+    throw invalidArgument('admission', 'what createSlaAdmission() returns', admission)
+  }
   return {
     model,
     engine: reader.string('engine', MAX_LABEL_LENGTH) ?? '0',
     accessLog,
     tracing: reader.boolean('tracing') ?? true,
     gpus: reader.boolean('gpus') ?? true,
+    admission,
     onWarning: (reader.callback('onWarning') as ((message: string) => void) | undefined) ?? warnProcess,
   }
 }
@@ -102,10 +111,11 @@ class PrometheusTelemetry implements ServerTelemetry {
   private readonly ends: (() => void)[] = []
   private closing: Promise<void> | undefined
 
-  constructor(llm: LLM, { model, engine, accessLog, tracing, gpus, onWarning }: CheckedOptions, readGpus: ReadGpus) {
+  constructor(llm: LLM, { model, engine, accessLog, tracing, gpus, admission, onWarning }: CheckedOptions, readGpus: ReadGpus) {
     const { set } = this
     this.vllm = new VllmMetrics(set, llm, model, engine)
     this.server = new ServerMetrics(set)
+    if (admission !== undefined) collectAdmission(set, admission)
     collectEngine(set, llm)
     const steps = new StepMetrics(set)
     this.ends.push(

@@ -56,7 +56,7 @@ export function collectProcess(set: MetricSet): () => void {
   if (process.platform === 'linux') {
     set.onCollect(async () => {
       openFds.set((await readdir('/proc/self/fd')).length)
-      maxFds.set(Number(/^Max open files\s+(\d+)/m.exec(await readFile('/proc/self/limits', 'utf8'))?.[1] ?? NaN))
+      maxFds.set(Number(/^Max open files\s+(\d+)/m.exec(await readFile('/proc/self/limits', 'utf8'))?.[1] ?? Infinity))
     })
   }
   return () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { HashExecutor } from '../../../../examples/custom-executor/hash_executor'
 import { LLM } from '../../../../lib'
-import { createTelemetry } from '../../../../lib/server/telemetry'
+import { createSlaAdmission, createTelemetry } from '../../../../lib/server'
 import { root } from '../../tensorrt/fixtures'
 import { Exposition } from './exposition'
 
@@ -16,7 +16,8 @@ it('has the tables of the metrics that there are', async () => {
     withTables(page: string, descriptions: unknown): string
   }
   const llm = LLM.fromExecutor(new HashExecutor())
-  const telemetry = createTelemetry(llm, { model: 'm', accessLog: { path: '/dev/null' } })
+  const admission = createSlaAdmission(llm, { ttftMs: 1000, itlMs: 100 })
+  const telemetry = createTelemetry(llm, { model: 'm', accessLog: { path: '/dev/null' }, admission })
   const { families } = new Exposition((await telemetry.metrics()).body)
   const { descriptions } = telemetry
   await telemetry.close()

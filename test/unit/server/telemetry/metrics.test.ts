@@ -2,7 +2,7 @@
 import { register } from 'prom-client'
 import { afterEach, describe, expect, it } from 'vitest'
 import { LLM } from '../../../../lib'
-import { createTelemetry, type ServerTelemetry } from '../../../../lib/server/telemetry'
+import { createSlaAdmission, createTelemetry, type ServerTelemetry } from '../../../../lib/server'
 import { HashExecutor } from '../../../../examples/custom-executor/hash_executor'
 import { DyingExecutor } from '../../../fault/dying_executor'
 import '../../matchers'
@@ -280,6 +280,8 @@ describe('the engine', () => {
     expect(metrics.value('node_tensorrt_steps_total')).toBe(steps.submitted)
     const pages = ['free', 'cached', 'used'].map((state) => metrics.value('node_tensorrt_kv_cache_pages', { state }))
     expect(pages.reduce((a, b) => a + b)).toBe(256)
+    expect(metrics.value('node_tensorrt_queue_limit_sequences')).toBe(1024)
+    expect(metrics.value('node_tensorrt_running_limit_sequences')).toBe(llm.load().maxRunning)
     expect(metrics.value('node_tensorrt_weight_bytes')).toBe(llm.info.weightBytes)
     expect(metrics.value('node_tensorrt_backend_info', { backend: 'cpu', device: llm.info.device })).toBe(1)
     expect(metrics.value('node_tensorrt_backend_state', { state: 'ready' })).toBe(1)
@@ -313,6 +315,28 @@ describe('the engine', () => {
     expect(metrics.value('node_tensorrt_backend_ready')).toBe(0)
     expect(metrics.value('node_tensorrt_backend_state', { state: 'closed' })).toBe(1)
     expect(metrics.value('node_tensorrt_backend_state', { state: 'ready' })).toBe(0)
+  })
+})
+
+describe('admission', () => {
+  it('tells how what it promised was kept, once it knows', async () => {
+    const llm = LLM.fromExecutor(new HashExecutor())
+    open.push(llm)
+    const admission = createSlaAdmission(llm, { ttftMs: 500, itlMs: 100 })
+    const telemetry = createTelemetry(llm, { model: 'm', tracing: false, gpus: false, admission })
+    open.push(telemetry)
+    expect((await read(telemetry)).family('node_tensorrt_sla_ttft_seconds').samples).toEqual([])
+    const decision = admission.admit(requestFacts())
+    if (!decision.admitted) throw new Error(decision.message)
+    decision.ticket.firstToken()
+    decision.ticket.tokens(0, 1)
+    decision.ticket.tokens(0, 1)
+    decision.ticket.end()
+    const metrics = await read(telemetry)
+    const { ttftMs, itlMs, correction } = admission.snapshot()
+    expect(metrics.value('node_tensorrt_sla_ttft_seconds')).toBe(ttftMs / 1000)
+    expect(metrics.value('node_tensorrt_sla_inter_token_latency_seconds')).toBe(itlMs / 1000)
+    expect(metrics.value('node_tensorrt_sla_forecast_correction_ratio')).toBe(correction)
   })
 })
 
@@ -384,6 +408,8 @@ describe('createTelemetry', () => {
       [{ model: 'm', tracing: 1 }, /"tracing"/],
       [{ model: 'm', gpus: 'yes' }, /"gpus"/],
       [{ model: 'm', engine: 5 }, /"engine"/],
+      [{ model: 'm', admission: {} }, /"admission" must be/],
+      [{ model: 'm', admission: null }, /"admission" must be/],
       [{ model: 'm', onWarning: 'x' }, /"onWarning"/],
     ]
     for (const [options, message] of bad) expect(() => createTelemetry(llm, options as never)).toThrowCode('ERR_INVALID_ARGUMENT', message)
