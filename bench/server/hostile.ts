@@ -33,6 +33,8 @@ async function startServer(apiKey: string): Promise<{ child: ReturnType<typeof s
   const child = spawn(process.execPath, [join(root, 'dist', 'cli', 'main.js'), 'serve', ...flags], {
     env: { ...process.env, NODE_TENSORRT_API_KEY: apiKey },
     stdio: ['ignore', 'ignore', 'pipe'],
+    // Ctrl-C is for this process.
+    detached: true,
   })
   let log = ''
   child.stderr!.setEncoding('utf8').on('data', (text: string) => (log = (log + text).slice(-20_000)))
@@ -68,6 +70,9 @@ async function main(): Promise<void> {
   const requests = Number(values.requests)
   const { child, port, log } = await startServer(apiKey)
   const samples: Sample[] = []
+  // Ctrl-C ends the run, and what has run is reported.
+  const interrupt = new AbortController()
+  process.once('SIGINT', () => interrupt.abort())
   const sample = (done: number): void => void samples.push({ requests: done, rssMiB: Math.round(rssMiB(child.pid!) * 10) / 10 })
   // What is compiled, cached and pooled comes with the first ten thousand.
   const warm = Math.min(10_000, requests)
@@ -75,10 +80,11 @@ async function main(): Promise<void> {
   await runHostile({ ...common, requests: warm, from: requests })
   const before = await eventLoop(port, apiKey)
   sample(0)
-  const every = Math.max(1000, Math.floor(requests / 20 / 1000) * 1000)
+  const every = Math.max(1000, Math.floor(requests / 50 / 1000) * 1000)
   const report = await runHostile({
     ...common,
     requests,
+    signal: interrupt.signal,
     onProgress: (done) => {
       if (done % every !== 0) return
       sample(done)

@@ -21,6 +21,8 @@ export interface HostileRunOptions extends HostileOptions {
   from?: number
   connections: number
   onProgress?: (done: number) => void
+  /** Ends the run early; what has run is reported. */
+  signal?: AbortSignal
 }
 
 /** Failures that are told in full. */
@@ -34,7 +36,7 @@ export async function runHostile(options: HostileRunOptions): Promise<HostileRep
   let next = from
   const worker = async (): Promise<void> => {
     const connection = new RawConnection(port)
-    for (let index = next++; index < from + requests; index = next++) {
+    for (let index = next++; index < from + requests && options.signal?.aborted !== true; index = next++) {
       const request = generator.make(index)
       const answer = await connection.send(request)
       report.requests++
