@@ -31,7 +31,8 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   if (forced !== undefined && asked !== undefined) {
     throw ApiError.invalid('tool_choice', `A call that "tool_choice" asks for cannot be held to "${asked.param}", too`)
   }
-  options.grammar = forced === undefined ? asked?.grammar : { jsonSchema: forced }
+  // Calls are written on one line, with a space after colons and commas; more room would only be lost in.
+  options.grammar = forced === undefined ? asked?.grammar : { jsonSchema: forced, whitespace: 1 }
   if (output?.specialTokens === true) options.skipSpecialTokens = false
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'chat', options, [promptTokens], stream))
   const format = new ChatFormat({
