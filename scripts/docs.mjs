@@ -289,8 +289,9 @@ function help(command) {
 
 function cliPage() {
   const overview = help([])
-  const commands = [...overview.matchAll(/^ {2}(\w+) (?:\[options\]|<)/gm)].map(([, name]) => name)
-  const parts = commands.map((name) => `## ${name}\n\n\`\`\`\n${help([name])}\n\`\`\`\n`)
+  const commandsOf = (text) => [...text.matchAll(/^ {2}(\w+) (?:\[options\]|<)/gm)].map(([, name]) => name)
+  const commands = commandsOf(overview).flatMap((name) => [[name], ...commandsOf(help([name])).map((inner) => [name, inner])])
+  const parts = commands.map((names) => `## ${names.join(' ')}\n\n\`\`\`\n${help(names)}\n\`\`\`\n`)
   return `# Command line
 
 \`npx node-tensorrt\`, or \`node dist/cli/main.js\` in a checkout. Text goes to stdout; progress, figures and warnings go to stderr, so that
