@@ -21,9 +21,22 @@ export interface MetricDescription {
 /** A line of the text format: a metric's, or of a histogram one of its `_bucket`, `_sum` and `_count`. */
 interface Sample {
   value: number
+  /** Beside those of the series. */
   labels: LabelValues
+  /** Those of the series: prom-client keeps their text by the object. */
+  sharedLabels: LabelValues
   metricName?: string
 }
+
+interface Rendered {
+  name: string
+  help: string
+  type: MetricType
+  aggregator: 'sum'
+  values: Sample[]
+}
+
+const NO_LABELS: LabelValues = {}
 
 /** Stands in for label values beyond a metric's {@link MAX_SERIES}. */
 export const OTHER = 'other'
@@ -104,11 +117,18 @@ abstract class Family<S extends { labels: LabelValues }> {
     this.all.clear()
   }
 
-  /** What prom-client's registry asks a metric for. */
-  get(): Promise<{ name: string; help: string; type: MetricType; aggregator: 'sum'; values: Sample[] }> {
+  /** What prom-client's registry asks a metric for, to write its text. */
+  getForPromString(): Promise<Rendered> {
     const { name, help, type } = this.description
     const values = [...this.all.values()].flatMap((series) => this.render(series))
     return Promise.resolve({ name, help, type, aggregator: 'sum', values })
+  }
+
+  /** The same, to hand on as JSON. */
+  async get(): Promise<Rendered> {
+    const rendered = await this.getForPromString()
+    const values = rendered.values.map((sample) => ({ ...sample, labels: { ...sample.sharedLabels, ...sample.labels } }))
+    return { ...rendered, values }
   }
 }
 
@@ -118,18 +138,19 @@ export class ScalarFamily extends Family<ScalarSeries> {
   }
 
   protected render({ labels, value }: ScalarSeries): Sample[] {
-    return [{ value, labels }]
+    return [{ value, labels: NO_LABELS, sharedLabels: labels }]
   }
 }
 
 export class HistogramFamily extends Family<HistogramSeries> {
   private readonly bounds: Float64Array
-  private readonly boundLabels: string[]
+  /** One per bucket. */
+  private readonly boundLabels: LabelValues[]
 
   constructor(description: MetricDescription, buckets: readonly number[]) {
     super(description)
     this.bounds = Float64Array.from(buckets)
-    this.boundLabels = buckets.map(formatBound)
+    this.boundLabels = [...buckets.map(formatBound), '+Inf'].map((le) => ({ le }))
   }
 
   protected make(labels: LabelValues): HistogramSeries {
@@ -138,12 +159,14 @@ export class HistogramFamily extends Family<HistogramSeries> {
 
   protected render({ labels, counts, sum }: HistogramSeries): Sample[] {
     const { name } = this.description
+    const bucketName = `${name}_bucket`
     let count = 0
     const values: Sample[] = Array.from(counts, (inBucket, i) => {
       count += inBucket
-      return { value: count, labels: { ...labels, le: this.boundLabels[i] ?? '+Inf' }, metricName: `${name}_bucket` }
+      return { value: count, labels: this.boundLabels[i]!, sharedLabels: labels, metricName: bucketName }
     })
-    return [...values, { value: sum, labels, metricName: `${name}_sum` }, { value: count, labels, metricName: `${name}_count` }]
+    const of = (value: number, suffix: string): Sample => ({ value, labels: NO_LABELS, sharedLabels: labels, metricName: `${name}_${suffix}` })
+    return [...values, of(sum, 'sum'), of(count, 'count')]
   }
 }
 
@@ -192,7 +215,7 @@ export class MetricSet {
 
   private add<F extends ScalarFamily | HistogramFamily>(family: F): F {
     this.descriptions.push(family.description)
-    // The registry asks a metric for no more than `name` and `get()`; its type is one of its own four classes.
+    // The registry asks a metric for no more than its name and these two; its type is one of its own four classes.
     this.registry.registerMetric(Object.assign(family, { name: family.description.name }) as unknown as Metric<string>)
     return family
   }

@@ -154,16 +154,18 @@ export class VllmMetrics {
       'block_size',
       'num_gpu_blocks',
     ])
+    // What ran before, such as a warm-up, was nobody's.
+    const start = llm.stats()
     set.onCollect(() => {
       const stats = llm.stats()
       running.set(stats.running)
       waiting.set(stats.waiting)
       forCapacity.set(stats.waiting)
       kvUsage.set(stats.kv.totalPages === 0 ? 0 : stats.kv.usedPages / stats.kv.totalPages)
-      queries.set(stats.prefixCache.queriedTokens)
-      hits.set(stats.prefixCache.hitTokens)
-      preemptions.set(stats.preemptions)
-      generated.set(stats.tokens.generated)
+      queries.set(stats.prefixCache.queriedTokens - start.prefixCache.queriedTokens)
+      hits.set(stats.prefixCache.hitTokens - start.prefixCache.hitTokens)
+      preemptions.set(stats.preemptions - start.preemptions)
+      generated.set(stats.tokens.generated - start.tokens.generated)
       cacheConfig.clear()
       cacheConfig.series(engine, String(stats.kv.pageSize), String(stats.kv.totalPages)).set(1)
     })

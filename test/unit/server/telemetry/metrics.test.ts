@@ -287,6 +287,19 @@ describe('the engine', () => {
     expect(metrics.value('node_tensorrt_backend_state', { state: 'ready' })).toBe(1)
   })
 
+  it('does not tell of what ran before, such as a warm-up', async () => {
+    const llm = await LLM.load(demoModel, { backend: 'cpu', numPages: 256 })
+    open.push(llm)
+    await llm.generate({ prompt: 'Once upon a time', maxTokens: 8, ignoreEos: true }).result()
+    const telemetry = observe(llm)
+    await serve(telemetry, llm, { prompt: 'Once upon a time', maxTokens: 5, ignoreEos: true })
+    const metrics = await read(telemetry)
+    expect(llm.stats().tokens.generated).toBe(13)
+    expect(metrics.value('vllm:generation_tokens_total')).toBe(5)
+    expect(metrics.value('node_tensorrt_sequences_total', { outcome: 'finished' })).toBe(1)
+    expect(metrics.value('node_tensorrt_steps_total')).toBe(metrics.value('vllm:iteration_tokens_total_count'))
+  })
+
   it('tells of a failover, and goes on counting', async () => {
     const mortal = new DyingExecutor(new HashExecutor(), 5)
     const llm = LLM.fromExecutor(mortal, { failover: () => Promise.resolve(new HashExecutor()), onWarning: () => {} })

@@ -93,6 +93,22 @@ describe('a set of metrics', () => {
     expect(order).toEqual(['collected', 'called'])
   })
 
+  it('hands the same on as JSON', async () => {
+    const registry = new Registry()
+    const set = new MetricSet(registry)
+    set.histogram('h', 'H', [1, 2], ['x']).series('a').observe(1.5)
+    set.counter('c_total', 'C', ['x']).series('a').inc(3)
+    const [histogram, counter] = await registry.getMetricsAsJSON()
+    expect(counter).toMatchObject({ name: 'c_total', help: 'C', type: 'counter', values: [{ labels: { x: 'a' }, value: 3 }] })
+    expect(histogram!.values.map(({ labels, value }) => [labels, value])).toEqual([
+      [{ x: 'a', le: '1.0' }, 0],
+      [{ x: 'a', le: '2.0' }, 1],
+      [{ x: 'a', le: '+Inf' }, 1],
+      [{ x: 'a' }, 1.5],
+      [{ x: 'a' }, 1],
+    ])
+  })
+
   it('refuses a name that is taken', () => {
     const set = new MetricSet(new Registry())
     set.gauge('g', 'G')
