@@ -79,7 +79,8 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
   const reasons = reasoningFormat !== undefined && jsonSchema === undefined && !held
   if (format === undefined && !reasons) return undefined
   const { tokenizer } = served.llm
-  const open = reasons && tokenizer !== undefined ? promptOpensReasoning(tokenizer.decode(tokens.slice(-TAIL_TOKENS))) : undefined
+  // Where the prompt does not open it, the model does so itself, if it reasons at all.
+  const open = reasons && tokenizer !== undefined && promptOpensReasoning(tokenizer.decode(tokens.slice(-TAIL_TOKENS))) === true
   const markers = [...(reasons ? REASONING_MARKERS : []), ...(format === undefined ? [] : toolCallMarkers(format))]
   const shown = body.include_reasoning !== false
   const oneCall = body.parallel_tool_calls === false
