@@ -52,7 +52,7 @@ export function createApp(services: Services, live: Set<Exchange>, onEnd: () => 
     handle: Route['handle'],
     params: Readonly<Record<string, string>>,
   ): Promise<Response> => {
-    const exchange = new Exchange(request, node, report)
+    const exchange = new Exchange(request, node, services.stallTimeoutMs, report)
     live.add(exchange)
     telemetry?.httpStarted()
     exchange.route = name

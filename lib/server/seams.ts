@@ -37,6 +37,8 @@ export interface RequestLimits {
   maxChoices: number
   /** Inputs of one request for embeddings. */
   maxInputs: number
+  /** Log-probabilities per token, in answers and of prompts: each is an object that is built and sent. */
+  maxLogprobs: number
   /** Tokens to generate per choice; a request that asks for more is refused, one that says nothing gets at most these. */
   maxOutputTokens: number
   /** Tokens of one prompt, below what the model's context allows. */

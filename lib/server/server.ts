@@ -1,6 +1,7 @@
 /** A server over a model: routes, a listener, and an end that loses nothing. */
 import { createServer as createHttpServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https'
 import { getRequestListener } from '@hono/node-server'
 import { TensorRTError } from '../errors'
@@ -10,6 +11,7 @@ import { createApp, NODE_PAIR } from './app'
 import { ApiError } from './errors'
 import { drainingError } from './generation/work'
 import type { Exchange } from './http/exchange'
+import { answerMalformed } from './http/malformed'
 import { checkServerOptions, type ServerOptions } from './options'
 import { ModelRegistry, ServedModel } from './registry'
 import type { Services } from './services'
@@ -165,8 +167,15 @@ class LLMServer implements Server {
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),
     }
-    const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => void listener(incoming, outgoing)
+    const answering = new WeakMap<Duplex, number>()
+    const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
+      const { socket } = incoming
+      answering.set(socket, (answering.get(socket) ?? 0) + 1)
+      outgoing.once('close', () => answering.set(socket, answering.get(socket)! - 1))
+      void listener(incoming, outgoing)
+    }
     const http = tls === undefined ? createHttpServer(settings, onRequest) : createHttpsServer({ ...settings, ...tls }, onRequest)
+    answerMalformed(http, (socket) => (answering.get(socket) ?? 0) > 0)
     if (maxConnections !== undefined) http.maxConnections = maxConnections
     return http
   }

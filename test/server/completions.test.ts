@@ -186,6 +186,12 @@ describe('/v1/completions', () => {
     [{ prompt: PROMPT, stop_token_ids: [4096] }, 'stop_token_ids'],
     [{ prompt: PROMPT, min_tokens: 9, max_tokens: 8 }, 'min_tokens'],
     [{ prompt: PROMPT, priority: 2000 }, 'priority'],
+    [{ prompt: PROMPT, logprobs: 21 }, 'logprobs'],
+    [{ prompt: PROMPT, prompt_logprobs: 21 }, 'prompt_logprobs'],
+    [{ prompt: PROMPT, stop: Array.from({ length: 65 }, () => 'a') }, 'stop'],
+    [{ prompt: ['a', 1] }, 'prompt'],
+    [{ prompt: [[1], 'a'] }, 'prompt'],
+    [{ prompt: [[]] }, 'prompt'],
     [{ prompt: [999_999] }, 'prompt[0]'],
     [{ prompt: PROMPT, model: 'other' }, 'model'],
   ])('refuses %j and names the parameter', async (body, param) => {
@@ -249,7 +255,7 @@ describe('/tokenize and /detokenize', () => {
 
   it('refuse what is no token', async () => {
     expect(await refused('/detokenize', { tokens: [5000] })).toMatchObject({ status: 400, param: 'tokens[0]' })
-    expect(await refused('/detokenize', { tokens: ['a'] })).toMatchObject({ status: 400, param: 'tokens[0]' })
+    expect(await refused('/detokenize', { tokens: ['a'] })).toMatchObject({ status: 400, param: 'tokens' })
     expect(await refused('/tokenize', { prompt: 7 })).toMatchObject({ status: 400, param: 'prompt' })
   })
 })

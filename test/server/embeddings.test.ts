@@ -56,7 +56,7 @@ it.each([
   [{}, 'input'],
   [{ input: '' }, 'input'],
   [{ input: [] }, 'input'],
-  [{ input: ['a', ''] }, 'input[1]'],
+  [{ input: ['a', ''] }, 'input'],
   [{ input: ['a', 'b '.repeat(2000)] }, 'input[1]'],
   [{ input: 'a', encoding_format: 'int8' }, 'encoding_format'],
   [{ input: 'a', dimensions: 100_000 }, 'dimensions'],

@@ -110,6 +110,33 @@ describe('answers that are errors', () => {
   })
 })
 
+describe('what is no HTTP', () => {
+  const answerTo = async (text: string): Promise<{ status: string; error: ErrorAnswer['error'] }> => {
+    const socket = connect(port, '127.0.0.1')
+    socket.write(text)
+    const answer = await received(socket)
+    return { status: answer.split(' ')[1]!, ...(JSON.parse(answer.slice(answer.indexOf('{'))) as ErrorAnswer) }
+  }
+
+  it('is answered like all else', async () => {
+    expect(await answerTo('hello\r\n\r\n')).toMatchObject({ status: '400', error: { code: 'invalid_request' } })
+    expect(await answerTo('GET / HTTP/1.1\r\nhost a\r\n\r\n')).toMatchObject({ status: '400', error: { code: 'invalid_request' } })
+    expect(await answerTo('POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n')).toMatchObject({ status: '400' })
+    expect(await answerTo(`GET / HTTP/1.1\r\nhost: a\r\nx: ${'a'.repeat(40_000)}\r\n\r\n`)).toMatchObject({ status: '431', error: { code: 'headers_too_large' } })
+  })
+
+  it('is given up when it does not come', async () => {
+    expect(await answerTo('GET / HTTP/1.1\r\nhost: a\r\n')).toMatchObject({ status: '408', error: { code: 'headers_timeout' } })
+  })
+
+  it('does not get into an answer that is under way', async () => {
+    const socket = connect(port, '127.0.0.1')
+    socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${BODY.length}\r\n\r\n${BODY}rubbish\r\n\r\n`)
+    const text = await received(socket)
+    expect(text).not.toContain('invalid_request')
+  })
+})
+
 describe('bodies', () => {
   it('may come byte by byte', async () => {
     const socket = connect(port, '127.0.0.1')

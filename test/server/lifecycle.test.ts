@@ -201,7 +201,7 @@ describe('a stream', () => {
   })
 
   it('whose reader takes nothing is closed, and holds no more than its output meanwhile', async () => {
-    const w = await world({ stallTimeoutMs: 300 }, { maxSlots: 32, numPages: 3000 })
+    const w = await world({ stallTimeoutMs: 300, limits: { maxLogprobs: 256 } }, { maxSlots: 32, numPages: 3000 })
     const socket = connect(w.server.address!.port, '127.0.0.1')
     socket.pause()
     // Log-probabilities make each event large, so that buffers fill.
@@ -213,6 +213,18 @@ describe('a stream', () => {
     expect(w.telemetry.outcomes).toEqual([{ kind: 'aborted' }])
     await until(() => w.llm.stats().kv.usedPages === 0, 'free pages')
   })
+})
+
+it('a large answer whose reader takes nothing is given up', async () => {
+  const w = await world({ stallTimeoutMs: 200 })
+  const socket = connect(w.server.address!.port, '127.0.0.1')
+  socket.pause()
+  const body = JSON.stringify({ prompt: 'Once', n: 64, max_tokens: 60, ignore_eos: true, temperature: 1, logprobs: 20 })
+  socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+  await until(() => w.telemetry.outcomes.length === 1, 'the output')
+  expect(w.telemetry.outcomes).toMatchObject([{ kind: 'finished' }])
+  await until(() => w.server.pending === 0, 'the end')
+  socket.destroy()
 })
 
 describe('a request is turned away', () => {

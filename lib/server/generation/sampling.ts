@@ -29,6 +29,7 @@ export function sharedOptions(
   if (maxTokens !== undefined && maxTokens > limits.maxOutputTokens) {
     throw ApiError.invalid('max_tokens', `At most ${limits.maxOutputTokens} tokens may be generated per choice`, 'max_tokens_too_large')
   }
+  if ((body.prompt_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('prompt_logprobs', limits)
   const minTokens = body.min_tokens ?? 0
   if (maxTokens !== undefined && minTokens > maxTokens) {
     throw ApiError.invalid('min_tokens', `"min_tokens" is ${minTokens}, more than the ${maxTokens} tokens at most`)
@@ -86,8 +87,6 @@ export function scheduleOf(
   }
 }
 
-const MAX_BIASES = 1024
-
 function logitBiasOf(bias: SamplingFields['logit_bias'], vocabSize: number): Map<number, number> | undefined {
   if (bias === undefined) return undefined
   const entries = Object.entries(bias).map(([key, value]): [number, number] => {
@@ -95,8 +94,11 @@ function logitBiasOf(bias: SamplingFields['logit_bias'], vocabSize: number): Map
     if (token < vocabSize) return [token, value]
     throw ApiError.invalid('logit_bias', `"logit_bias": the keys must be token ids, below ${vocabSize}`)
   })
-  if (entries.length > MAX_BIASES) throw ApiError.invalid('logit_bias', `"logit_bias" may hold at most ${MAX_BIASES} tokens`)
   return entries.length === 0 ? undefined : new Map(entries)
+}
+
+export function tooManyLogprobs(param: string, { maxLogprobs }: RequestLimits): ApiError {
+  return ApiError.invalid(param, `"${param}" may be at most ${maxLogprobs}`)
 }
 
 /** Any integer, negative ones too, to one that the library takes. The same gives the same. */

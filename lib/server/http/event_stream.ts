@@ -2,6 +2,7 @@
 import type { ServerResponse } from 'node:http'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Exchange } from './exchange'
+import { watchReader } from './slow_reader'
 
 const EVENT_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -52,7 +53,7 @@ export class EventStream {
   ) {
     this.response = new Promise((resolve) => (this.resolve = resolve))
     const onDrain = (): void => this.onDrain()
-    this.sink = exchange.node === undefined ? new WebSink(exchange, onDrain) : new NodeSink(exchange.node.outgoing, onDrain)
+    this.sink = exchange.node === undefined ? new WebSink(exchange, onDrain) : new NodeSink(exchange.node.outgoing, options.stallTimeoutMs, onDrain)
     // Twice as often, so that no silence lasts longer than it may.
     this.keepAlive = setInterval(() => this.tick(), options.keepAliveMs / 2)
     exchange.signal.addEventListener('abort', onDrain, { once: true })
@@ -116,6 +117,7 @@ export class EventStream {
 class NodeSink implements Sink {
   constructor(
     private readonly outgoing: ServerResponse,
+    private readonly stallTimeoutMs: number,
     onDrain: () => void,
   ) {
     outgoing.on('drain', onDrain)
@@ -132,6 +134,7 @@ class NodeSink implements Sink {
 
   end(): void {
     this.outgoing.end()
+    if (this.outgoing.writableLength > 0) watchReader(this.outgoing, this.stallTimeoutMs)
   }
 
   destroy(): void {

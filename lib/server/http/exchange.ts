@@ -5,6 +5,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Usage } from '../../llm'
 import type { ApiError } from '../errors'
 import type { Caller, RequestHead } from '../seams'
+import { watchReader } from './slow_reader'
 
 /** Node's side of a request that came over a socket of this server's own. */
 export interface NodePair {
@@ -14,6 +15,9 @@ export interface NodePair {
 
 /** What may be repeated in headers, logs and metrics as it is. */
 const HARMLESS_ID = /^[\w.:-]{1,128}$/
+
+/** Bytes that the system's buffers take, whatever the reader does. */
+const SMALL_ANSWER = 16 * 1024
 
 const COMMON_HEADERS = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' }
 
@@ -39,10 +43,14 @@ export class Exchange implements RequestHead {
   private unfollow: (() => void) | undefined
   private ended = false
 
-  /** @param onEnd called once, when the answer is out, or will never be */
+  /**
+   * @param stallTimeoutMs for which a reader may take next to nothing
+   * @param onEnd called once, when the answer is out, or will never be
+   */
   constructor(
     readonly request: Request,
     readonly node: NodePair | undefined,
+    private readonly stallTimeoutMs: number,
     private readonly onEnd: (exchange: Exchange) => void,
   ) {
     this.signal = this.controller.signal
@@ -86,7 +94,10 @@ export class Exchange implements RequestHead {
     }
     // Straight to the socket: a Response would be taken apart again, at many times the cost.
     const { outgoing } = this.node
-    if (!outgoing.headersSent && !outgoing.destroyed) outgoing.writeHead(status, all).end(body)
+    if (!outgoing.headersSent && !outgoing.destroyed) {
+      outgoing.writeHead(status, all).end(body)
+      if (length > SMALL_ANSWER) watchReader(outgoing, this.stallTimeoutMs)
+    }
     return RESPONSE_ALREADY_SENT
   }
 
@@ -102,6 +113,8 @@ export class Exchange implements RequestHead {
   leave(): void {
     if (this.ended) return
     this.aborted = true
+    // As nginx writes it in its log; nobody gets to see it.
+    if (this.status === 0) this.status = 499
     this.abort(new Error('The client went away'))
     this.end()
   }

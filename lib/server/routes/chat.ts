@@ -6,7 +6,7 @@ import { grammarOf } from '../generation/grammar'
 import { outputFormatOf } from '../generation/output_parser'
 import { encodeChat } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { type SharedOptions, sharedOptions } from '../generation/sampling'
+import { type SharedOptions, sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -20,6 +20,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const { stream, includeUsage, continuousUsage } = checkStreaming(body)
   const asked = grammarOf(body)
   if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
+  if ((body.top_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('top_logprobs', limits)
   const options: SharedOptions = {
     ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,

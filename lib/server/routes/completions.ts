@@ -5,7 +5,7 @@ import { CompletionFormat } from '../generation/completion_format'
 import { grammarOf } from '../generation/grammar'
 import { encodePrompts, promptList } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { sharedOptions } from '../generation/sampling'
+import { sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -26,6 +26,7 @@ export async function completions(exchange: Exchange, services: Services): Promi
   if (n * prompts.length > limits.maxChoices) {
     throw ApiError.invalid('n', `"n" times the number of prompts may be at most ${limits.maxChoices}`)
   }
+  if ((body.logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('logprobs', limits)
   const maxTokens = body.max_tokens ?? Math.min(DEFAULT_MAX_TOKENS, limits.maxOutputTokens)
   const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body), grammar: asked?.grammar }
   const encoded = await encodePrompts(served, prompts, 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits)

@@ -1,6 +1,11 @@
 import { z } from 'zod'
 import { ApiError } from '../errors'
-import { anyObject, flag, integer, optional, parse, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
+import { anyObject, flag, integer, list, optional, parse, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
+
+const MAX_MESSAGES = 16_384
+const MAX_PARTS = 4096
+const MAX_TOOLS = 1024
+const MAX_TEMPLATE_FIELDS = 256
 
 const textPart = z.object({ type: z.literal('text'), text: z.string() })
 
@@ -13,9 +18,9 @@ const toolCall = z.object({
 const message = z.object({
   role: z.string(),
   // Further kinds of parts are told apart later, to be refused by name.
-  content: optional(z.union([z.string(), z.array(anyObject)], 'must be a string or an array of parts')),
+  content: optional(z.union([z.string(), list(anyObject, MAX_PARTS)], `must be a string, or an array of at most ${MAX_PARTS} parts`)),
   name: optional(z.string()),
-  tool_calls: optional(z.array(toolCall)),
+  tool_calls: optional(list(toolCall, MAX_TOOLS)),
   tool_call_id: optional(z.string()),
   reasoning_content: optional(z.string()),
 })
@@ -39,14 +44,16 @@ const toolChoice = z.union(
 )
 
 const chatFields = {
-  messages: z.array(message).min(1),
-  tools: optional(z.array(tool)),
+  messages: list(message, MAX_MESSAGES).refine((messages) => messages.length > 0, 'must not be empty'),
+  tools: optional(list(tool, MAX_TOOLS)),
   tool_choice: optional(toolChoice),
   parallel_tool_calls: flag,
   add_generation_prompt: flag,
   continue_final_message: flag,
-  chat_template_kwargs: optional(anyObject),
-  documents: optional(z.array(anyObject)),
+  chat_template_kwargs: optional(
+    anyObject.refine((fields) => Object.keys(fields).length <= MAX_TEMPLATE_FIELDS, `may have at most ${MAX_TEMPLATE_FIELDS} fields`),
+  ),
+  documents: optional(list(anyObject, MAX_PARTS)),
   reasoning_effort: optional(z.string().max(32)),
 }
 

@@ -1,12 +1,9 @@
 import { z } from 'zod'
-import { flag, integer, optional, parse, refuseUnsupported, samplingFields, tokenIds, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
+import { flag, integer, optional, parse, prompts, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
 
 const completionSchema = z.object({
   ...samplingFields,
-  prompt: z.union(
-    [z.string(), tokenIds.min(1), z.array(z.string()).min(1), z.array(tokenIds.min(1)).min(1)],
-    'must be a string, an array of strings, an array of token ids, or an array of arrays of token ids, none empty',
-  ),
+  prompt: prompts,
   max_tokens: optional(integer(0, 2 ** 31 - 1)),
   echo: flag,
   logprobs: optional(integer(0, 256)),

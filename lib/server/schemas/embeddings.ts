@@ -1,12 +1,9 @@
 import { z } from 'zod'
-import { flag, integer, optional, parse, refuseUnsupported, tokenIds, UNSUPPORTED_ANYWHERE } from './fields'
+import { flag, integer, optional, parse, prompts, refuseUnsupported, UNSUPPORTED_ANYWHERE } from './fields'
 
 const embeddingSchema = z.object({
   model: optional(z.string()),
-  input: z.union(
-    [z.string().min(1), tokenIds.min(1), z.array(z.string().min(1)).min(1), z.array(tokenIds.min(1)).min(1)],
-    'must be a string, an array of strings, an array of token ids, or an array of arrays of token ids, none empty',
-  ),
+  input: prompts.refine((input) => typeof input === 'string' ? input !== '' : !(input as unknown[]).includes(''), 'must have no empty text'),
   encoding_format: optional(z.enum(['float', 'base64'], 'must be "float" or "base64"')),
   dimensions: optional(integer(1, 2 ** 31 - 1)),
   user: optional(z.string()),

@@ -17,7 +17,28 @@ export const anyObject = z.custom<Record<string, unknown>>(
   'must be an object',
 )
 
-export const tokenIds = z.array(integer(0, INT32_MAX))
+/** Elements are looked at only where there are not too many: each wrong one costs an issue. */
+export const list = <T extends z.ZodType>(schema: T, max: number) =>
+  z
+    .custom<z.input<T>[]>((value) => Array.isArray(value) && value.length <= max, `must be an array, of at most ${max}`)
+    .pipe(z.array(schema))
+
+const isTokenId = (value: unknown): boolean => Number.isInteger(value) && (value as number) >= 0 && (value as number) <= INT32_MAX
+const isTokenIds = (value: unknown): value is number[] => Array.isArray(value) && value.every(isTokenId)
+
+/** Token ids, up to the first that is none. */
+export const tokenIds = z.custom<number[]>(isTokenIds, 'must be an array of token ids')
+
+/** One text or several, each as a string or as token ids. */
+export const prompts = z.custom<string | number[] | string[] | number[][]>((value) => {
+  if (typeof value === 'string') return true
+  if (!Array.isArray(value) || value.length === 0) return false
+  const isKind = typeof value[0] === 'string' ? (item: unknown) => typeof item === 'string' : Array.isArray(value[0]) ? (item: unknown) => isTokenIds(item) && item.length > 0 : isTokenId
+  return value.every(isKind)
+}, 'must be a string, an array of strings, an array of token ids, or an array of arrays of token ids, none empty')
+
+const MAX_BIASES = 1024
+const MAX_STOPS = 64
 
 /** Fields of chat and text completions alike: OpenAI's, then those that vLLM adds. */
 export const samplingFields = {
@@ -28,8 +49,12 @@ export const samplingFields = {
   presence_penalty: optional(range(-2, 2)),
   frequency_penalty: optional(range(-2, 2)),
   seed: optional(z.number().refine(Number.isInteger, 'must be an integer')),
-  stop: optional(z.union([z.string(), z.array(z.string())], 'must be a string or an array of strings')),
-  logit_bias: optional(z.record(z.string(), range(-100, 100), 'must be an object of token ids and numbers from -100 to 100')),
+  stop: optional(z.union([z.string(), list(z.string(), MAX_STOPS)], `must be a string, or an array of at most ${MAX_STOPS} strings`)),
+  logit_bias: optional(
+    anyObject
+      .refine((bias) => Object.keys(bias).length <= MAX_BIASES, `may hold at most ${MAX_BIASES} tokens`)
+      .pipe(z.record(z.string(), range(-100, 100))),
+  ),
   stream: flag,
   stream_options: optional(z.object({ include_usage: flag, continuous_usage_stats: flag })),
   user: optional(z.string()),
@@ -82,7 +107,7 @@ export function parse<T>(schema: z.ZodType<T>, body: Record<string, unknown>): T
   if (result.success) return result.data
   const issue = deepest(result.error.issues[0]!)
   const param = pathOf(issue.path)
-  const missing = issue.code === 'invalid_type' && valueAt(body, issue.path) === undefined
+  const missing = valueAt(body, issue.path) === undefined
   const message = missing ? `"${param}" is required` : `"${param}": ${lowerFirst(issue.message.replace(/^Invalid input: /, ''))}`
   throw ApiError.invalid(param === '' ? null : param, message, missing ? 'missing_required_parameter' : 'invalid_value')
 }
