@@ -41,18 +41,23 @@ export class Recent {
 }
 
 /**
- * Corrects forecasts by what came true: by that percentile of observed to forecast which is promised, over the last requests
- * whose forecasts came near the bound. So the correction is as large as the forecasts are bad where it matters, and no larger.
+ * Corrects forecasts by what came true: by a percentile of observed to forecast, over the last requests whose forecasts came near
+ * the bound. So the correction is as large as the forecasts are bad where it matters, and no larger.
  */
 export class Feedback {
   /** Observed by forecast, at the percentile. */
   factor = FIRST_RATIO
   private readonly ratios = new Recent(WINDOW, FIRST_RATIO)
 
+  private readonly percentile: number
+
+  /** @param percentile that is promised; half as many misses are aimed at, as the window is small */
   constructor(
     private readonly boundMs: number,
-    private readonly percentile: number,
-  ) {}
+    percentile: number,
+  ) {
+    this.percentile = 1 - (1 - percentile) / 2
+  }
 
   corrected(forecastMs: number): number {
     return forecastMs * this.factor
