@@ -83,6 +83,7 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
       { path: 'limits.maxPromptTokens', flag: 'max-prompt-tokens', kind: LIMIT, placeholder: 'n', help: 'tokens of a prompt (default: the context)' },
       { path: 'limits.maxChoices', flag: 'max-choices', kind: { type: 'integer', min: 1, max: 1024 }, placeholder: 'n', help: '"n" times the number of prompts (default: 128)' },
       { path: 'limits.maxInputs', flag: 'max-inputs', kind: { type: 'integer', min: 1, max: 65_536 }, placeholder: 'n', help: 'texts of a request for embeddings (default: 2048)' },
+      { path: 'limits.maxLogprobs', flag: 'max-logprobs', kind: { type: 'integer', min: 0, max: 256 }, placeholder: 'n', help: 'log-probabilities per token (default: 20)' },
       { path: 'limits.minPriority', flag: 'min-priority', kind: { type: 'integer', min: -1000, max: 1000 }, placeholder: 'n', help: 'most urgent priority; lower is more urgent (default: -1000)' },
       { path: 'limits.bodyTimeoutMs', flag: 'body-timeout', kind: MS, placeholder: 'ms', help: 'for a body to arrive (default: 30000)' },
       { path: 'limits.requestTimeoutMs', flag: 'request-timeout', kind: LIMIT, placeholder: 'ms', help: 'for a request as a whole (default: no limit)' },
