@@ -18,9 +18,9 @@ struct StepEntry {
   int32_t position = 0;  // of the token that is sampled or reported, in prompt + output
   bool sample = false;
   bool logits = false;
+  int32_t top = -1;  // log-probabilities wanted, as in SamplingParams::logprobs
   bool hidden = false;
   int32_t mask = -1;  // row of the step's masks; -1: all tokens are allowed
-  int32_t top = -1;   // log-probabilities wanted, as in SamplingParams::logprobs
 
   bool needsLogits() const noexcept { return slot >= 0 || logits; }
 };

@@ -17,6 +17,7 @@ using kernels::SlotParams;
 
 constexpr int32_t kSlots = 256;
 constexpr int32_t kVocab = 4099;  // no multiple of a warp or a block
+constexpr size_t kWords = (kVocab + 31) / 32;
 
 void cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
@@ -36,6 +37,8 @@ class Device {
     make(logits_, size_t{kSlots} * kVocab);
     make(slots_, kSlots);
     make(targets_, kSlots);
+    make(maskRows_, kSlots);
+    make(masks_, size_t{kSlots} * kWords);
     make(history_, 1 << 16);
     make(table_.params, kSlots);
     make(table_.lastTokens, kSlots);
@@ -51,12 +54,28 @@ class Device {
     args_.logits = logits_;
     args_.slots = slots_;
     args_.targets = targets_;
+    args_.maskRows = maskRows_;
+    args_.masks = masks_;
     args_.entries = kSlots;
     args_.table = table_;
     std::vector<int32_t> slots(kSlots);
     std::iota(slots.begin(), slots.end(), 0);
     put(slots_, slots);
     put(targets_, std::vector<int32_t>(kSlots, -1));
+    put(maskRows_, std::vector<int32_t>(kSlots, -1));
+  }
+
+  // Masks of the entries that have one; an empty one: none. The rows lie in reverse order.
+  void setMasks(const std::vector<std::vector<uint32_t>>& masks) {
+    std::vector<int32_t> rows(kSlots, -1);
+    int32_t row = kSlots;
+    for (size_t i = 0; i < masks.size(); ++i) {
+      if (masks[i].empty()) continue;
+      rows[i] = --row;
+      cuda(cudaMemcpy(masks_ + size_t(row) * kWords, masks[i].data(), kWords * sizeof(uint32_t),
+                      cudaMemcpyHostToDevice));
+    }
+    put(maskRows_, rows);
   }
 
   void setLogits(const std::vector<float>& logits) {
@@ -67,8 +86,9 @@ class Device {
   }
   void setTargets(const std::vector<int32_t>& targets) { put(targets_, targets); }
   void open(int32_t slot, const SlotParams& params, const std::vector<int32_t>& prompt = {},
-            const std::vector<int32_t>& output = {}) {
+            const std::vector<int32_t>& output = {}, const kernels::SlotBias& bias = {}) {
     cuda(kernels::openSlot(table_, slot, params, -1, static_cast<int32_t>(output.size()), nullptr));
+    if (params.biasCount > 0) cuda(kernels::setBias(table_, slot, bias, nullptr));
     if (params.penalised == 0) return;
     std::vector<int32_t> all = prompt;
     all.insert(all.end(), output.begin(), output.end());
@@ -102,6 +122,8 @@ class Device {
   float* logits_ = nullptr;
   int32_t* slots_ = nullptr;
   int32_t* targets_ = nullptr;
+  int32_t* maskRows_ = nullptr;
+  uint32_t* masks_ = nullptr;
   int32_t* history_ = nullptr;
   kernels::SlotTable table_;
   kernels::SampleArgs args_;
@@ -152,14 +174,17 @@ std::map<int32_t, double> distribution(const std::vector<float>& logits, const S
 
 // Draws 64 * 256 tokens and tests them. The bound is far out (z = 5): a right sampler passes always, a wrong
 // one does not.
-void checkDistribution(const std::vector<float>& logits, SlotParams params) {
+// `logits` are those after mask and bias, `raw` before them.
+void checkDistribution(const std::vector<float>& logits, SlotParams params, const std::vector<float>& raw,
+                       const std::vector<std::vector<uint32_t>>& masks, const kernels::SlotBias& bias) {
   Device device;
-  device.setLogits(logits);
+  device.setLogits(raw);
+  device.setMasks(masks);
   std::map<int32_t, int64_t> seen;
   int64_t draws = 0;
   for (int32_t i = 0; i < kSlots; ++i) {
     params.seed = 1000 + uint64_t(i);
-    device.open(i, params);
+    device.open(i, params, {}, {}, bias);
   }
   for (int round = 0; round < 64; ++round) {
     for (const int32_t token : device.sample()) {
@@ -193,6 +218,10 @@ void checkDistribution(const std::vector<float>& logits, SlotParams params) {
   }
   if (restExpected >= 10) add(restExpected, restSeen);
   if (freedom >= 1) CHECK((chi - freedom) / std::sqrt(2 * freedom) < 5);
+}
+
+void checkDistribution(const std::vector<float>& logits, const SlotParams& params) {
+  checkDistribution(logits, params, logits, {}, {});
 }
 
 SlotParams at(float temperature, int32_t topK = 0, float topP = 1, float minP = 0) {
@@ -306,6 +335,121 @@ TEST(penaltiesAndBans) {
   CHECK_EQ(tokens[4], 11);  // 10 has been drawn a third time
   CHECK_EQ(tokens[5], 12);
   CHECK_EQ(device.sample()[5], 10);  // two tokens are out
+}
+
+TEST(masksLeaveTheRestAlone) {
+  for (const bool ties : {false, true}) {
+    Device device;
+    const auto logits = randomLogits(11, ties);
+    device.setLogits(logits);
+    const auto ids = byLogit(logits);
+    std::vector<std::vector<uint32_t>> masks(kSlots);
+    std::vector<int32_t> expected(kSlots, ids[0]);
+    std::mt19937 random(5);
+    for (int32_t i = 0; i < kSlots; ++i) {
+      device.open(i, i % 2 == 0 ? SlotParams{} : at(1e-4F));
+      if (i % 5 == 4) continue;
+      auto& mask = masks[size_t(i)];
+      mask.assign(kWords, 0);
+      // From one token to nearly all of them.
+      const uint32_t share = 1U << (random() % 13);
+      for (int32_t token = 0; token < kVocab; ++token) {
+        if (random() % share == 0 || token == i * 16) mask[size_t(token) / 32] |= 1U << (token % 32);
+      }
+      expected[size_t(i)] = *std::find_if(
+          ids.begin(), ids.end(), [&](int32_t id) { return (mask[size_t(id) / 32] >> (id % 32) & 1U) != 0; });
+    }
+    device.setMasks(masks);
+    const auto tokens = device.sample();
+    for (int32_t i = 0; i < kSlots; ++i) {
+      if (i % 2 == 0) CHECK_EQ(tokens[size_t(i)], expected[size_t(i)]);
+      CHECK_EQ(logits[size_t(tokens[size_t(i)])], logits[size_t(expected[size_t(i)])]);
+    }
+  }
+}
+
+TEST(masksThatLeaveNothingFinite) {
+  Device device;
+  auto logits = randomLogits(12, false);
+  for (const size_t token : {7, 4098}) logits[token] = -INFINITY;
+  device.setLogits(logits);
+  SlotParams banned = at(1);
+  banned.minTokens = 5;
+  banned.bannedCount = 2;
+  banned.banned[0] = 7;
+  banned.banned[1] = 40;
+  device.open(0, {});
+  device.open(1, at(1));
+  device.open(2, banned);
+  device.open(3, banned);
+  for (int32_t i = 4; i < kSlots; ++i) device.open(i, {});
+  std::vector<std::vector<uint32_t>> masks(kSlots);
+  for (size_t i = 0; i < 4; ++i) masks[i].assign(kWords, 0);
+  for (size_t i = 0; i < 3; ++i) {
+    masks[i][0] = 1U << 7;
+    masks[i][kWords - 1] = 1U << (4098 % 32);
+  }
+  // The ban gives way.
+  masks[3][1] = 1U << (40 % 32);
+  device.setMasks(masks);
+  const auto tokens = device.sample();
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK_EQ(tokens[i], kernels::kNoneAllowed);
+    CHECK_EQ(device.lastTokens()[i], -1);
+  }
+  CHECK_EQ(tokens[3], 40);
+  for (size_t i = 4; i < kSlots; ++i) CHECK_EQ(tokens[i], byLogit(logits)[0]);
+  // Behind a mask, too, a NaN is one.
+  logits[100] = NAN;
+  device.setLogits(logits);
+  for (const int32_t token : device.sample()) CHECK_EQ(token, kernels::kUnusableLogits);
+}
+
+TEST(maskedAndBiasedDraws) {
+  const auto logits = randomLogits(13, true);
+  std::vector<uint32_t> mask(kWords, 0);
+  auto left = logits;
+  for (int32_t token = 0; token < kVocab; ++token) {
+    if (token % 9 == 4) {
+      mask[size_t(token) / 32] |= 1U << (token % 32);
+    } else {
+      left[size_t(token)] = -1e9F;  // weighs nothing, and comes last
+    }
+  }
+  SlotParams params = at(1.3F, 0, 0.9F);
+  kernels::SlotBias bias;
+  params.biasCount = kernels::kMaxBias;
+  for (int32_t i = 0; i < kernels::kMaxBias; ++i) {
+    bias.ids[i] = 4 * i + 1;
+    bias.values[i] = static_cast<float>(i % 7) / 2;
+    left[size_t(bias.ids[i])] += bias.values[i];
+  }
+  for (const int32_t topK : {0, 30, 2000}) {
+    params.topK = topK;
+    checkDistribution(left, params, logits, std::vector<std::vector<uint32_t>>(kSlots, mask), bias);
+  }
+}
+
+TEST(biasComesBeforePenalties) {
+  Device device;
+  std::vector<float> logits(kVocab, -1);
+  logits[7] = 2;
+  logits[9] = 3;
+  device.setLogits(logits);
+  SlotParams params;
+  params.penalised = 1;
+  params.repetitionPenalty = 4;
+  params.biasCount = 1;
+  kernels::SlotBias bias;
+  bias.ids[0] = 7;
+  bias.values[0] = 6;
+  device.open(0, params, {7}, {}, bias);  // (2 + 6) / 4 < 3
+  device.open(1, params, {8}, {}, bias);
+  for (int32_t i = 2; i < kSlots; ++i) device.open(i, {});
+  const auto tokens = device.sample();
+  CHECK_EQ(tokens[0], 9);
+  CHECK_EQ(tokens[1], 7);
+  CHECK_EQ(tokens[2], 9);
 }
 
 TEST(logprobsRanksAndTops) {

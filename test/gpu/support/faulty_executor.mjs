@@ -32,6 +32,10 @@ export class FaultyExecutor {
     this.#inner.closeSlot(slot)
   }
 
+  setMask(slot, mask) {
+    this.#inner.setMask(slot, mask)
+  }
+
   submit(step) {
     this.#inner.submit(step)
   }

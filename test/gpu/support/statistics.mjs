@@ -18,9 +18,17 @@ export function logSoftmax(logits) {
   return Float64Array.from(logits, (value) => value - max - logSum)
 }
 
-/** Logits after penalties and bans, in the order that SlotSampling states; `output` are the tokens generated so far. */
-export function penalised(logits, sampling, prompt, output) {
+/**
+ * Logits after mask, bias, penalties and bans, in the order of lib/scheduler/executor.ts; `output` are the tokens generated so far,
+ * `allowed` those that a mask leaves, undefined = all.
+ */
+export function penalised(logits, sampling, prompt, output, allowed) {
   const x = Float64Array.from(logits)
+  if (allowed !== undefined) {
+    const kept = new Set(allowed)
+    for (const token of x.keys()) if (!kept.has(token)) x[token] = -Infinity
+  }
+  sampling.logitBias?.ids.forEach((id, i) => (x[id] += sampling.logitBias.values[i]))
   const counts = new Map(prompt.map((token) => [token, 0]))
   for (const token of output) counts.set(token, (counts.get(token) ?? 0) + 1)
   const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0, minTokens = 0, bannedTokens = [] } = sampling
@@ -36,11 +44,11 @@ export function penalised(logits, sampling, prompt, output) {
  * Probabilities that a token is drawn with: penalties, temperature, min-p, then top-k, then top-p over what is left.
  * `boundary` holds the tokens next to a cut, where rounding may decide either way.
  */
-export function samplingDistribution(logits, sampling, prompt = [], output = []) {
+export function samplingDistribution(logits, sampling, prompt = [], output = [], allowed = undefined) {
   const { temperature, topK = 0, topP = 1, minP = 0 } = sampling
-  const x = penalised(logits, sampling, prompt, output).map((value) => value / temperature)
+  const x = penalised(logits, sampling, prompt, output, allowed).map((value) => value / temperature)
   const max = x.reduce((best, value) => Math.max(best, value), -Infinity)
-  let order = Array.from(x.keys()).filter((token) => x[token] >= max + Math.log(minP))
+  let order = Array.from(x.keys()).filter((token) => x[token] > -Infinity && x[token] >= max + Math.log(minP))
   order.sort((a, b) => x[b] - x[a] || a - b)
   if (topK > 0) order = order.slice(0, topK)
   const weights = order.map((token) => Math.exp(x[token] - max))

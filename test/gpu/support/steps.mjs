@@ -32,6 +32,14 @@ export class Steps {
     this.executor.openSlot(init)
   }
 
+  /** Allows these tokens alone; null = all. */
+  mask(slot, tokens) {
+    if (tokens === null) return this.executor.setMask(slot, null)
+    const words = new Int32Array(Math.ceil(this.executor.info.vocabSize / 32))
+    for (const token of tokens) words[token >> 5] |= 1 << (token & 31)
+    return this.executor.setMask(slot, words)
+  }
+
   close(slot) {
     this.executor.closeSlot(slot)
   }

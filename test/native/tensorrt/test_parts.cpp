@@ -233,8 +233,8 @@ TEST(tablesOfAMixedStep) {
   decode.pages = packed.subspan(3, 1);
   step.sequences = {prefill, decode};
   step.tokens = packed.subspan(4);
-  const std::vector<StepEntry> entries = {{0, 2, 2, -1, 18, true, false, -1},
-                                          {1, 3, 4, -1, 4, true, false, -1}};
+  std::vector<StepEntry> entries = {{0, 2, 2, -1, 18, true, false, -1}, {1, 3, 4, -1, 4, true, false, -1}};
+  entries[1].mask = 5;
   const TableLayout layout(6, 3, 4);
   std::vector<int32_t> block(layout.kvIndices + 16, -77);
   const size_t used = fillTables(step, entries, layout, 16, false, block.data());
@@ -253,6 +253,7 @@ TEST(tablesOfAMixedStep) {
   CHECK(at(layout.sequenceSlots, 2) == (Ints{2, 4}));
   CHECK(at(layout.entryRows, 2) == (Ints{2, 3}));
   CHECK(at(layout.entrySlots, 4) == (Ints{2, 4, -1, -1}));
+  CHECK(at(layout.entryMasks, 4) == (Ints{-1, 5, -1, -1}));
   CHECK_EQ(used, layout.kvIndices + 3);
   CHECK_EQ(block[used], -77);
 }
