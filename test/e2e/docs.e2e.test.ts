@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { environmentName, SETTINGS } from '../../lib/cli/serve_settings'
 import { ERROR_CODES } from '../../lib/errors'
 import { execute, root } from './programs'
 
@@ -28,8 +29,10 @@ describe('docs', () => {
   })
 
   it('environment variables of the pages are those of the code', async () => {
-    const sources = ['lib/native/load.ts', 'lib/native/tensorrt.ts', 'lib/cli/output.ts', 'cpp/tensorrt/library.cpp', 'scripts/test.mjs', 'scripts/tools.mjs']
-    const code = sources.map((file) => readFileSync(join(root, file), 'utf8')).join('\n')
+    const sources = ['lib/native/load.ts', 'lib/native/tensorrt.ts', 'lib/cli/output.ts', 'lib/cli/serve_keys.ts', 'cpp/tensorrt/library.cpp', 'scripts/test.mjs', 'scripts/tools.mjs']
+    // Those of settings are made of their flags.
+    const settings = SETTINGS.map(environmentName)
+    const code = [...sources.map((file) => readFileSync(join(root, file), 'utf8')), ...settings].join('\n')
     for (const page of ['README.md', 'docs/errors.md', 'docs/tuning.md', 'docs/cli.md']) {
       for (const [name] of readFileSync(join(root, page), 'utf8').matchAll(/\b(?:NODE_TENSORRT|NT|TENSORRT)_[A-Z_]+\b/g)) expect(code, `${page}: ${name}`).toContain(name)
     }
