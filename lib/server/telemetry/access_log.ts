@@ -95,11 +95,18 @@ export class AccessLog {
   reopen(): Promise<void> {
     const { path } = this
     if (path === undefined || this.closing !== undefined) return Promise.resolve()
-    this.reopening ??= this.openAnew(path).finally(() => {
-      this.reopening = undefined
+    const mine = this.openAfter(this.reopening, path).finally(() => {
+      if (this.reopening === mine) this.reopening = undefined
       this.pump()
     })
-    return this.reopening
+    this.reopening = mine
+    return mine
+  }
+
+  /** One that is under way may have opened the file before it was renamed. */
+  private async openAfter(earlier: Promise<void> | undefined, path: string): Promise<void> {
+    await earlier
+    await this.openAnew(path)
   }
 
   /** Writes what waits, for at most two seconds. */

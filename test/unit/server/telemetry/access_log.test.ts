@@ -98,7 +98,7 @@ describe('a file', () => {
     for (let i = 0; i < 20; i++) {
       for (let j = 0; j < 50; j++) log.add(httpFacts({ requestId: `${i * 50 + j}` }))
       if (i % 5 !== 4) continue
-      await vi.waitFor(() => expect(existsSync(path)).toBe(true))
+      await vi.waitFor(() => expect(existsSync(path)).toBe(true), 10_000)
       const name = `${path}.${i}`
       renameSync(path, name)
       rotated.push(name)
@@ -108,6 +108,20 @@ describe('a file', () => {
     const all = [...rotated, path].flatMap((file) => lines(file)).map((line) => Number(line['request_id']))
     expect(all).toEqual(Array.from({ length: 1000 }, (_, i) => i))
     expect(rotated).toHaveLength(4)
+  })
+
+  it('is opened anew for each call, also while it is being opened', async () => {
+    const path = fresh()
+    const log = logTo(path)
+    for (let i = 0; i < 30; i++) {
+      log.add(httpFacts({ requestId: `${i}` }))
+      const under = log.reopen()
+      if (existsSync(path)) renameSync(path, `${path}.${i}`)
+      await Promise.all([under, log.reopen()])
+      expect(existsSync(path), String(i)).toBe(true)
+    }
+    await log.close()
+    expect(log).toMatchObject({ lines: 30, dropped: 0 })
   })
 
   it('is opened anew on SIGHUP, which no longer ends the process', async () => {
