@@ -1,8 +1,8 @@
 // The linear layers of some ten to some hundred rows at the shapes of real models: every tiling that the
-// kernels have, checked against a plain product and timed, the best ones in a chain of layers, and what the
-// table of cpp/tensorrt/mid_rows_tilings.cpp picks.
+// kernels have, checked against a plain product and timed, and the fastest ones in a chain of layers. Behind
+// the table of cpp/tensorrt/kernels/mid_rows_tiling.cpp.
 //
-//   mid_rows_bench search|chain REPORT.json [rows...]
+//   mid_rows_bench search REPORT.jsonl [rows...]
 #include <cuda_bf16.h>
 
 #include <algorithm>
