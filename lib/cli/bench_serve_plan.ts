@@ -69,6 +69,8 @@ function drawGamma(k: number, random: Random): number {
  */
 export type Arrivals = { kind: 'constant' } | { kind: 'gamma'; shape: number }
 
+export const POISSON: Arrivals = { kind: 'gamma', shape: 1 }
+
 /** Seconds from one arrival to the next. */
 export function drawInterval(arrivals: Arrivals, rate: number, random: Random): number {
   if (arrivals.kind === 'constant') return 1 / rate

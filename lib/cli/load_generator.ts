@@ -4,6 +4,7 @@
  */
 import { TensorRTError } from '../errors'
 import { type LLM, type Quantiles, quantiles, seededRandom } from '../llm'
+import { drawInterval, POISSON } from './bench_serve_plan'
 
 export { type Quantiles, quantiles, seededRandom }
 
@@ -66,7 +67,7 @@ export function planLoad(options: LoadOptions, vocabSize: number, reservedTokens
   const prefix = Array.from({ length: Math.floor(options.inputTokens.max * options.sharedPrefix) }, token)
   let arrival = 0
   return Array.from({ length: options.requests }, () => {
-    if (options.rate !== undefined) arrival += -Math.log(1 - random()) / options.rate
+    if (options.rate !== undefined) arrival += drawInterval(POISSON, options.rate, random)
     const length = pick(options.inputTokens)
     const shared = prefix.slice(0, Math.floor(length * options.sharedPrefix))
     const tokens = [...shared, ...Array.from({ length: length - shared.length }, token)]

@@ -7,7 +7,7 @@ export interface ToolCallFormat {
   /** What tells a call from text; tokens of their own in most vocabularies. */
   readonly markers: readonly string[]
   readonly parse: (cursor: Cursor) => Parse
-  /** Characters of a call's id after its prefix. */
+  /** Ids of calls: a prefix, and so many letters or digits. */
   readonly idPrefix: string
   readonly idLength: number
 }
