@@ -180,5 +180,5 @@ export {
   type WaitOptions,
   type WeightFile,
 } from './runtime'
-export { type ChatMessage, ChatTemplate, type TextPart, Tokenizer } from './text'
+export { type ChatMessage, ChatTemplate, type ReasoningFormatName, type TextPart, Tokenizer, type ToolCallFormatName } from './text'
 export { version } from './version'

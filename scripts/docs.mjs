@@ -112,7 +112,7 @@ const SECTIONS = [
   ],
   ['Paged KV cache', ['KvCache', 'KvCacheOptions', 'KvGeometry', 'KvDataType', 'KvSequence', 'KvPageTables', 'KvPageOptions', 'KvCacheStats']],
   ['Model folders', ['inspectModel', 'ModelFacts']],
-  ['Text', ['Tokenizer', 'ChatTemplate']],
+  ['Text', ['Tokenizer', 'ChatTemplate', 'ToolCallFormatName', 'ReasoningFormatName']],
   [
     'Executors',
     [

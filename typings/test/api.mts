@@ -20,7 +20,7 @@ expectTypeOf(LLM.load).parameters.toEqualTypeOf<[folder: string, options?: LLMOp
 expectTypeOf(LLM.load).returns.resolves.toEqualTypeOf<LLM>()
 expectTypeOf(version).toBeString()
 
-const llm = await LLM.load('model', { backend: 'auto', onWarning: ({ code }) => expectTypeOf(code).toEqualTypeOf<'CPU_FALLBACK' | 'BACKEND_FAILED_OVER'>() })
+const llm = await LLM.load('model', { backend: 'auto', onWarning: ({ code }) => expectTypeOf(code).toEqualTypeOf<'CPU_FALLBACK' | 'BACKEND_FAILED_OVER' | 'BACKEND_DOWN' | 'BACKEND_RESTARTED' | 'BACKEND_RESTART_FAILED'>() })
 const generation = llm.generate({ prompt: 'Once', maxTokens: 64, signal: new AbortController().signal })
 expectTypeOf(generation).toEqualTypeOf<Generation>()
 for await (const chunk of generation) {
