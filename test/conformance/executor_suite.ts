@@ -757,6 +757,7 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
       expectCode('ERR_DISPOSED', () => r.submit({ slot: 0, tokens: prompt, pages: r.pages(12) }))
       expectCode('ERR_DISPOSED', () => r.open(1, prompt))
       expectCode('ERR_DISPOSED', () => r.executor.closeSlot(0))
+      if (r.executor.setMask !== undefined) expectCode('ERR_DISPOSED', () => r.executor.setMask!(0, null))
     })
   })
 }
