@@ -116,3 +116,11 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
   }
   return wanted
 }
+
+/** Checks an option. @throws ERR_INVALID_ARGUMENT for what is no integer of at least `least` */
+export function atLeast(name: string, value: number, least: number): number {
+  if (!Number.isInteger(value) || value < least) {
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${name} must be an integer of at least ${least}, not ${value}`)
+  }
+  return value
+}

@@ -17,12 +17,13 @@
 import { TensorRTError } from '../errors'
 import { BlockManager } from './block_manager'
 import { StepCostModel } from './cost_model'
+import { Deadlines } from './deadlines'
 import { type LogprobRow, NOTHING_ALLOWED, type SlotInit, type StepResult } from './executor'
-import { IndexedHeap } from './heap'
 import { EventBuffer, type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
-import { checkRequest, type GenerationRequest, type SchedulerLimits } from './request'
+import { atLeast, checkRequest, type GenerationRequest, type SchedulerLimits } from './request'
 import { malformed } from './result_check'
-import { before, leastUrgentBelow, Sequence, SequenceState } from './sequence'
+import { prefixComing } from './prefix_coming'
+import { before, keepIf, leastUrgentBelow, Sequence, SequenceState } from './sequence'
 import { SequencePages } from './sequence_pages'
 import { spreadFailure } from './step_failure'
 import { StepLimits } from './step_limits'
@@ -54,7 +55,7 @@ export class Scheduler {
   private readonly preemptForPriority: boolean
   private readonly groups = new Map<string | number, Group>()
   private readonly waiting: WaitingQueue
-  private readonly timers = new IndexedHeap<Sequence>((a, b) => a.wakeAt < b.wakeAt, 'timerIndex')
+  private readonly deadlines = new Deadlines((seq) => this.leastServiceMs(seq))
   /** In order of admission. Finished sequences stay until the next plan. */
   private running: Sequence[] = []
   private readonly freeSlots: number[] = []
@@ -145,7 +146,7 @@ export class Scheduler {
         if (seq.constraint !== null) seq.takeMask(this.limits.vocabSize)
       }
       const first = sequences[0]!
-      if (first.deadline < Infinity && now + this.leastServiceMs(first) >= first.deadline) {
+      if (this.deadlines.isHopeless(first, now)) {
         throw new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met even if nothing else ran')
       }
     } catch (error) {
@@ -157,7 +158,7 @@ export class Scheduler {
     this.counters.requestsAdded++
     for (const seq of sequences) {
       this.waiting.push(seq, now)
-      this.setTimer(seq)
+      this.deadlines.set(seq)
     }
     return sequences
   }
@@ -292,7 +293,7 @@ export class Scheduler {
       for (const seq of sequences) {
         if (seq.finished) continue
         this.waiting.remove(seq)
-        this.timers.remove(seq)
+        this.deadlines.remove(seq)
         seq.lastStep = seq.taint = -1
       }
     }
@@ -334,7 +335,7 @@ export class Scheduler {
           this.end(seq, error === null ? 'sequencesFinished' : 'sequencesFailed')
           events.push(seq, NO_TOKEN, null, null, error === null ? 'length' : null, error)
         } else {
-          this.setTimer(seq)
+          this.deadlines.set(seq)
         }
       }
     }
@@ -433,25 +434,16 @@ export class Scheduler {
    */
   expire(now: number): SequenceEvents {
     const events = this.expired.clear()
-    for (let seq = this.timers.peek(); seq !== undefined && seq.wakeAt <= now; seq = this.timers.peek()) {
-      const error = this.overdue(seq, now)
-      if (error === undefined) {
-        this.setTimer(seq)
-        // A wake-up that changed nothing must not come again at once.
-        if (seq.wakeAt <= now) seq.wakeAt = Math.min(seq.timeoutAt, seq.deadline)
-        this.timers.update(seq)
-      } else {
-        this.end(seq, 'sequencesFailed')
-        events.push(seq, NO_TOKEN, null, null, null, error)
-      }
-    }
+    this.deadlines.expire(now, (seq, error) => {
+      this.end(seq, 'sequencesFailed')
+      events.push(seq, NO_TOKEN, null, null, null, error)
+    })
     return events
   }
 
   /** Milliseconds until {@link expire} has something to look at; null = nothing is timed. */
   nextWakeup(now: number): number | null {
-    const seq = this.timers.peek()
-    return seq === undefined ? null : Math.max(0, seq.wakeAt - now)
+    return this.deadlines.nextWakeup(now)
   }
 
   stats(): SchedulerStats {
@@ -616,7 +608,7 @@ export class Scheduler {
       const seq = waiting.peek()
       if (seq === undefined || this.parkedBefore(seq)) break
       const found = pages.lookUp(seq)
-      if (this.prefixComing(seq, found, record, firstPrefill)) {
+      if (prefixComing(seq, found, pages.shareable(seq), record, firstPrefill, this.limits.pageSize)) {
         waiting.setAside()
         continue
       }
@@ -638,28 +630,6 @@ export class Scheduler {
       record.add(seq, Math.min(seq.known - seq.computed, budget - record.tokens), this.limits.pageSize)
     }
     waiting.restore()
-  }
-
-  /**
-   * True when a sequence in this step computes most of what this one would compute: waiting for it is cheaper, as a
-   * page written in a step cannot be read in the same one. This is also how siblings come to share their prompt.
-   */
-  private prefixComing(seq: Sequence, found: number, record: StepRecord, firstPrefill: number): boolean {
-    const { pageSize } = this.limits
-    const shareable = this.pages.shareable(seq)
-    const atLeastPages = found + Math.max(1, Math.ceil((seq.known / pageSize - found) / 2))
-    if (shareable <= found) return false
-    for (let row = firstPrefill; row < record.rows; row++) {
-      const other = record.sequences[row]!
-      if (other.salt !== seq.salt) continue
-      const worth = (other.id === seq.id ? found + 1 : atLeastPages) * pageSize
-      if (worth > Math.min(shareable * pageSize, other.known)) continue
-      // From the end: prompts that only have a short beginning in common differ at the first look.
-      let at = worth - 1
-      while (at >= 0 && other.tokens[at] === seq.tokens[at]) at--
-      if (at < 0) return true
-    }
-    return false
   }
 
   /**
@@ -735,7 +705,7 @@ export class Scheduler {
         if (seq.state === SequenceState.RUNNING) this.pages.publish(seq)
         // Before minTokens a stop token is what a mask has left.
         const mayStop = seq.outputLength > seq.request.sampling.minTokens || seq.constraint !== null
-        if (mayStop && isStop(seq.stopTokens, token)) finish = 'stop'
+        if (mayStop && seq.stopsAt(token)) finish = 'stop'
         else if (seq.outputLength >= seq.maxTokens) finish = 'length'
       } else if (seq.maxTokens === 0 && record.cachedOf(row) + record.tokensOf(row) === seq.promptLength) {
         finish = 'length'
@@ -805,7 +775,7 @@ export class Scheduler {
     else if (seq.state === SequenceState.PARKED) this.parked.delete(seq)
     else this.waiting.remove(seq)
     seq.state = SequenceState.FINISHED
-    this.timers.remove(seq)
+    this.deadlines.remove(seq)
     seq.constraint?.close?.()
     this.counters[counter]++
     const group = this.groups.get(seq.id)!
@@ -826,43 +796,4 @@ export class Scheduler {
     const outputs = Math.min(Math.max(seq.request.sampling.minTokens, 1), seq.maxTokens) - seq.outputLength
     return this.cost.leastMs(seq.known - found, Math.max(outputs, 1), this.maxStepTokens)
   }
-
-  private overdue(seq: Sequence, now: number): TensorRTError | undefined {
-    if (now >= seq.timeoutAt)
-      return new TensorRTError('ERR_TIMEOUT', `The request did not end within ${seq.request.timeoutMs} ms`)
-    if (now >= seq.deadline) return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline has passed')
-    if (
-      seq.deadline < Infinity &&
-      seq.state === SequenceState.WAITING &&
-      now + this.leastServiceMs(seq) >= seq.deadline
-    ) {
-      return new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline cannot be met any more')
-    }
-    return undefined
-  }
-
-  /** Sets when the sequence must be looked at next, and puts it among the timers if it is not there. */
-  private setTimer(seq: Sequence): void {
-    const waits = seq.deadline < Infinity && seq.state === SequenceState.WAITING
-    seq.wakeAt = Math.min(seq.timeoutAt, waits ? seq.deadline - this.leastServiceMs(seq) : seq.deadline)
-    if (seq.wakeAt < Infinity && !this.timers.has(seq)) this.timers.push(seq)
-  }
-}
-
-function isStop(stopTokens: Int32Array, token: number): boolean {
-  for (let i = 0; i < stopTokens.length; i++) if (stopTokens[i] === token) return true
-  return false
-}
-
-function keepIf<T>(items: T[], keep: (item: T) => boolean): void {
-  let kept = 0
-  for (const item of items) if (keep(item)) items[kept++] = item
-  items.length = kept
-}
-
-function atLeast(name: string, value: number, least: number): number {
-  if (!Number.isInteger(value) || value < least) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${name} must be an integer of at least ${least}, not ${value}`)
-  }
-  return value
 }

@@ -106,6 +106,12 @@ export class Sequence {
     return this.state === SequenceState.FINISHED
   }
 
+  stopsAt(token: number): boolean {
+    const { stopTokens } = this
+    for (let i = 0; i < stopTokens.length; i++) if (stopTokens[i] === token) return true
+    return false
+  }
+
   append(token: number): void {
     if (this.known === this.tokens.length) {
       const capacity = Math.min(
@@ -199,4 +205,11 @@ export function before(a: Sequence, b: Sequence): boolean {
   if (a.rank !== b.rank) return a.rank < b.rank
   if (a.deadline !== b.deadline) return a.deadline < b.deadline
   return a.order < b.order
+}
+
+/** Removes from an array, in place, what is not to be kept. */
+export function keepIf<T>(items: T[], keep: (item: T) => boolean): void {
+  let kept = 0
+  for (const item of items) if (keep(item)) items[kept++] = item
+  items.length = kept
 }
