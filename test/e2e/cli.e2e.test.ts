@@ -50,7 +50,7 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 describe('help and usage', () => {
-  it.each([[[]], [['run']], [['chat']], [['build']], [['verify']], [['bench']], [['doctor']]])('%j --help', async (command) => {
+  it.each([[[]], [['run']], [['chat']], [['build']], [['verify']], [['bench']], [['doctor']], [['serve']], [['key']]])('%j --help', async (command) => {
     const { code, stdout, stderr } = await cli([...command, '--help'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toContain(`Usage: node-tensorrt ${command[0] ?? '[options]'}`)

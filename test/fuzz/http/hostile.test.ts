@@ -38,7 +38,7 @@ describe('hostile requests', () => {
     // The client is in this process, too: it only tells that nothing blocks for long.
     expect(delay.percentile(99) / 1e6).toBeLessThan(500)
     // All of it is over: no page is lost, and nothing runs on.
-    for (let i = 0; i < 200 && (server.pending > 0 || llm.stats().running > 0); i++) await new Promise((resolve) => setTimeout(resolve, 10))
+    for (let i = 0; i < 200 && (server.pending + llm.stats().running + llm.stats().kv.usedPages > 0); i++) await new Promise((resolve) => setTimeout(resolve, 10))
     expect(server.pending).toBe(0)
     expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, kv: { usedPages: 0 } })
     llm.check()

@@ -109,6 +109,7 @@ export class RawConnection {
 
   async send({ parts, slowly = false, head = false, leaveAfter }: RawRequest): Promise<RawAnswer> {
     const socket = this.socket ?? (await this.open())
+    if (socket === undefined) return { status: undefined, headers: {}, body: '', closed: true, hung: false }
     const parser = new AnswerParser(head)
     return new Promise<RawAnswer>((resolve) => {
       let over = false
@@ -153,7 +154,8 @@ export class RawConnection {
     }
   }
 
-  private async open(): Promise<Socket> {
+  /** undefined where no connection came about. */
+  private async open(): Promise<Socket | undefined> {
     const socket = connect({ port: this.port, host: '127.0.0.1', noDelay: true })
     this.opened++
     // What a broken connection comes to is told by its end.
@@ -162,11 +164,10 @@ export class RawConnection {
     socket.once('close', () => {
       if (this.socket === socket) this.socket = undefined
     })
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve)
-      socket.once('close', () => reject(new Error('The server takes no connection')))
+    return new Promise((resolve) => {
+      socket.once('connect', () => resolve(socket))
+      socket.once('close', () => resolve(undefined))
     })
-    return socket
   }
 
   private drop(): void {
