@@ -34,3 +34,49 @@ export async function writeBars(file: string, title: string, subtitle: string, b
   })
   writeFileSync(file, await new vega.View(vega.parse(spec), { renderer: 'none' }).toSVG())
 }
+
+export interface Point {
+  panel: string
+  line: string
+  x: number
+  y: number
+}
+
+/** One panel per `panel`, one line per `line`. `rules` are drawn across, by panel. */
+export async function writeLines(
+  file: string,
+  title: string,
+  subtitle: string,
+  x: string,
+  points: readonly Point[],
+  rules: readonly { panel: string; y: number }[] = [],
+): Promise<void> {
+  const [vega, lite] = await Promise.all([import('vega'), import('vega-lite')])
+  const panels = [...new Set(points.map((point) => point.panel))]
+  const { spec } = lite.compile({
+    $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+    title: { text: title, subtitle, anchor: 'start' },
+    background: 'white',
+    vconcat: panels.map((panel) => ({
+      width: 460,
+      height: 180,
+      layer: [
+        {
+          data: { values: points.filter((point) => point.panel === panel) },
+          mark: { type: 'line' as const, point: true },
+          encoding: {
+            x: { field: 'x', type: 'quantitative' as const, title: x },
+            y: { field: 'y', type: 'quantitative' as const, title: panel },
+            color: { field: 'line', type: 'nominal' as const, title: null, sort: null },
+          },
+        },
+        {
+          data: { values: rules.filter((rule) => rule.panel === panel) },
+          mark: { type: 'rule' as const, strokeDash: [4, 4] },
+          encoding: { y: { field: 'y', type: 'quantitative' as const } },
+        },
+      ],
+    })),
+  })
+  writeFileSync(file, await new vega.View(vega.parse(spec), { renderer: 'none' }).toSVG())
+}
