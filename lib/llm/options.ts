@@ -251,8 +251,8 @@ export interface LLMOptions extends EngineOptions {
   /**
    * When the GPU fails for good, the CPU takes over: requests go on where they are, each with the tokens it has, and
    * `onWarning` hears of it. Its weights are loaded then, while requests wait; `standby` loads them beforehand and keeps
-   * them in memory. false: pending and later requests reject with ERR_BACKEND_DEAD. Default: true, but false with
-   * `backend: 'tensorrt'`. Without effect where the CPU runs the model anyway.
+   * them in memory. false: requests reject with ERR_BACKEND_DEAD, until `restart` has brought the GPU back. Default: true, but
+   * false with `backend: 'tensorrt'`. Without effect where the CPU runs the model anyway.
    */
   failover?: boolean | 'standby' | undefined
   /**
