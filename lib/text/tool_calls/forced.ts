@@ -12,6 +12,8 @@ export interface ForcedToolCalls {
   readonly format: ToolCallFormatName
 }
 
+const COMPOSED = ['type', '$ref', 'anyOf', 'oneOf', 'allOf', 'enum', 'const']
+
 /** Definitions move to the root: references of a schema count from there. Each tool's own get a prefix. */
 function hoist(schema: unknown, prefix: string, definitions: Record<string, unknown>): unknown {
   const walk = (value: unknown): unknown => {
@@ -60,7 +62,9 @@ export function forcedToolCalls(
   const key = format === 'llama3_json' ? 'parameters' : 'arguments'
   const definitions: Record<string, unknown> = {}
   const calls = allowed.map((tool, index) => {
-    const parameters = tool.parameters ?? { type: 'object' }
+    // Arguments are an object also where a schema leaves that out.
+    const typed = COMPOSED.some((keyword) => Object.hasOwn(tool.parameters ?? {}, keyword))
+    const parameters = typed ? tool.parameters : { type: 'object', ...tool.parameters }
     return {
       type: 'object',
       properties: {

@@ -130,6 +130,12 @@ describe('forced calls', () => {
     expect(accepts(list, [])).toBe(false)
   })
 
+  it('has objects for arguments where a schema does not say so', () => {
+    const { jsonSchema } = forcedToolCalls('hermes', [{ name: 'f', parameters: {} }], 'required')
+    expect(accepts(jsonSchema, { name: 'f', arguments: {} })).toBe(true)
+    expect(accepts(jsonSchema, { name: 'f', arguments: 'x' })).toBe(false)
+  })
+
   it('refuses a function that is none of the tools', () => {
     expect(() => forcedToolCalls('hermes', tools, { name: 'x' })).toThrowCode('ERR_INVALID_ARGUMENT', /no tool "x"/)
     expect(() => forcedToolCalls('hermes', [], 'required')).toThrowCode('ERR_INVALID_ARGUMENT', /no tools/)
