@@ -78,8 +78,8 @@ struct StepResult {
   float queueUs = 0;
   float runUs = 0;
   float deviceUs = -1;  // by the device's own clock; -1 where it has none
-  // Of a step flagged kTimeParts: microseconds of the embedding, of each layer's attention and of the rest of it, of
-  // the head and of sampling. Empty where the backend cannot tell.
+  // Of a step flagged kTimeParts: microseconds of the embedding, of each layer's attention and of the rest of
+  // it, of the head and of sampling. Empty where the backend cannot tell.
   std::vector<float> partUs;
 };
 

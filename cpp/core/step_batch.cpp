@@ -96,7 +96,8 @@ Expected<StepBatch> StepParser::parseChecked(std::vector<int32_t> packed, SlotSe
   const int32_t rows = packed[3];
   const int32_t pages = packed[4];
   if ((packed[5] & ~kTimeParts) != 0)
-    return Status::invalid("the step header's modes are " + number(packed[5]) + ", known are " + number(kTimeParts));
+    return Status::invalid("the step header's modes are " + number(packed[5]) + ", known are " +
+                           number(kTimeParts));
   if (count < 1 || static_cast<size_t>(count) > slotEpochs_.size()) {
     return Status::invalid("a step of " + number(count) + " sequences, expected 1 ... " +
                            std::to_string(slotEpochs_.size()) + " (maxSlots)");

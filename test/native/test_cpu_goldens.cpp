@@ -103,8 +103,8 @@ void checkPrompts(const char* simd) {
     sampling.promptLogprobs = 0;
     sampling.logprobs = 0;
     REQUIRE(bool(session.open(0, golden.ids, sampling)));
-    const StepResult result =
-        session.step({{0, golden.ids, 0, kSample | kPromptLogprobs | kLogits | kHidden, session.pages(0, int32_t(golden.ids.size()))}});
+    const StepResult result = session.step({{0, golden.ids, 0, kSample | kPromptLogprobs | kLogits | kHidden,
+                                             session.pages(0, int32_t(golden.ids.size()))}});
     REQUIRE(bool(result.status));
     REQUIRE(bool(session.backend->closeSlot(0)));
     CHECK_EQ(result.logits.size(), size_t{4096});
