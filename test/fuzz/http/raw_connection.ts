@@ -132,13 +132,13 @@ export class RawConnection {
       const onClose = (): void => finish(true)
       const timer = setTimeout(() => finish(true, true), this.timeoutMs)
       socket.on('data', onData).on('close', onClose)
-      const written = slowly ? this.trickle(socket, parts) : Promise.resolve(void socket.write(Buffer.concat(parts.map((part) => Buffer.from(part as string)))))
-      void written.then(() => {
-        if (leaveAfter === 0) {
-          socket.destroy()
-          finish(true)
-        }
-      })
+      const write = async (): Promise<void> => {
+        await this.write(socket, parts, slowly)
+        if (leaveAfter !== 0) return
+        socket.destroy()
+        finish(true)
+      }
+      void write()
     })
   }
 
@@ -146,7 +146,11 @@ export class RawConnection {
     this.drop()
   }
 
-  private async trickle(socket: Socket, parts: RawRequest['parts']): Promise<void> {
+  private async write(socket: Socket, parts: RawRequest['parts'], slowly: boolean): Promise<void> {
+    if (!slowly) {
+      socket.write(Buffer.concat(parts.map((part) => Buffer.from(part as string))))
+      return
+    }
     for (const part of parts) {
       if (socket.destroyed) return
       socket.write(part)
