@@ -16,7 +16,7 @@ const SECTIONS = [
   ['Options of `LLM.load()`', ['LLMOptions', 'EngineOptions', 'BackendChoice', 'FromExecutorOptions', 'CloseOptions']],
   [
     'Options of `generate()`',
-    ['GenerateOptions', 'PromptOptions', 'EncodedPrompt', 'SamplingOptions', 'StopOptions', 'ReportOptions', 'ScheduleOptions', 'ChatInputOptions', 'ChatMessage', 'TextPart'],
+    ['GenerateOptions', 'Grammar', 'PromptOptions', 'EncodedPrompt', 'SamplingOptions', 'StopOptions', 'ReportOptions', 'ScheduleOptions', 'ChatInputOptions', 'ChatMessage', 'TextPart'],
   ],
   [
     'Generations',

@@ -131,7 +131,7 @@ describe('what is no schema, or no grammar', () => {
     ['uniqueItems', { type: 'array', uniqueItems: true }, '"uniqueItems"'],
     ['multipleOf', { properties: { a: { type: 'integer', multipleOf: 3 } } }, '#/properties/a uses "multipleOf"'],
     ['not', { not: { type: 'string' } }, '"not"'],
-    ['if', { if: true, then: {} }, '"if"'],
+    ['if', { if: true, else: {} }, '"if"'],
     ['contains', { type: 'array', contains: {} }, '"contains"'],
     ['allOf of several', { allOf: [{ type: 'object' }, { type: 'object' }] }, '"allOf" of several'],
     ['properties beside anyOf', { properties: { a: true }, anyOf: [{ required: ['a'] }] }, '"properties" beside "anyOf"'],
