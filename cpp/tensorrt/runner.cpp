@@ -298,15 +298,14 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
 }
 
 Status Runner::mark(int32_t part) {
-  return state_.marks == nullptr ? Status()
-                                 : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
+  return state_.marks == nullptr ? Status() : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
 }
 
 Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {
   const Layer& layer = layers_[index];
   const std::vector<void*>& weights = weights_.segments()[index];
-  return layer.runsKernels(rows) ? layer.kernels->enqueue(rows, x, y, weights, state_, stream_.get())
-                                 : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
+  return layer.runsFew(rows) ? layer.fewRows->enqueue(rows, x, y, weights, state_, stream_.get())
+                             : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
 }
 
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,

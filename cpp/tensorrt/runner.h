@@ -12,7 +12,7 @@
 #include "core/module.h"
 #include "tensorrt/cuda.h"
 #include "tensorrt/engine.h"
-#include "tensorrt/kernel_segment.h"
+#include "tensorrt/few_rows.h"
 #include "tensorrt/kernels/sampling.h"
 #include "tensorrt/step_tables.h"
 #include "tensorrt/weights.h"
@@ -30,7 +30,7 @@ struct StepBuffers {
   PinnedBuffer masks;    // [masked entries, words]
   StepMarks marks;       // of a step whose parts are timed
   bool timed = false;
-  Event begun;  // before the step's first command; both take the device's time
+  Event begun;           // before the step's first command; both take the device's time
   Event done;
 
   std::vector<StepEntry> entries;
@@ -81,11 +81,11 @@ class Runner {
   };
   struct Layer {
     SegmentEngine* engine = nullptr;
-    const KernelSegment* kernels = nullptr;  // null where the kernels do not cover the segment
+    const FewRowsSegment* fewRows = nullptr;  // null where the kernels do not cover the segment
     size_t plan = 0;
 
     // Which of the two runs a step of so many rows.
-    bool runsKernels(int32_t rows) const noexcept { return kernels != nullptr && kernels->runs(rows); }
+    bool runsFew(int32_t rows) const noexcept { return fewRows != nullptr && rows <= fewRows->maxRows(); }
   };
 
   Runner() = default;
@@ -142,7 +142,7 @@ class Runner {
   Stream stream_;
   DeviceWeights weights_;
   DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, normed_,
-      masks_, results_, slots_, history_, kernelScratch_;
+      masks_, results_, slots_, history_, fewRowsScratch_;
   PinnedBuffer historyHost_;
   Event historySent_;
   std::vector<const float*> ropeTables_;
@@ -150,10 +150,10 @@ class Runner {
   StepState state_;
   std::vector<AttentionPlan> plans_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::vector<std::unique_ptr<SegmentEngine>> engines_;         // by shape
-  std::vector<std::unique_ptr<KernelSegment>> kernelSegments_;  // likewise; null where there is none
-  std::vector<Layer> layers_;                                   // by segment, the head last
-  std::map<int32_t, GraphExec> graphs_;                         // by number of sequences
+  std::vector<std::unique_ptr<SegmentEngine>> engines_;   // by shape
+  std::vector<std::unique_ptr<FewRowsSegment>> fewRows_;  // likewise; null where there is none
+  std::vector<Layer> layers_;                             // by segment, the head last
+  std::map<int32_t, GraphExec> graphs_;                   // by number of sequences
 };
 
 }  // namespace nt

@@ -4,15 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <thread>
 
 #include "core/graph.h"
 #include "core/safetensors.h"
 #include "tensorrt/driver.h"
-#include "tensorrt/kernels/mid_rows_tiling.h"
 #include "tensorrt/kernels/rows.h"
 #include "tensorrt/library.h"
 #include "tensorrt/plan_file.h"
@@ -32,8 +29,6 @@ constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96
 // Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are
 // (docs/performance.md).
 constexpr int32_t kMaxDecodeGroup = 2;
-// See midRows(): none, until they are seen to be faster than TensorRT's engines in whole steps.
-constexpr RowRange kMidRows = {1, 0};
 // Of a capture that another thread ended, after 10, 20, 40, ... ms.
 constexpr int32_t kCaptureRetries = 6;
 
@@ -79,16 +74,6 @@ Status checkOptions(const TensorRtOptions& options) {
     return Status::invalid("kvCacheFraction must be greater than 0 and at most 1");
   }
   return {};
-}
-
-// Steps that run on the kernels of mid_rows.h instead of the engine: NODE_TENSORRT_MID_ROWS, "FIRST-LAST".
-RowRange midRows() {
-  RowRange range = kMidRows;
-  if (const char* text = std::getenv("NODE_TENSORRT_MID_ROWS")) {
-    range = {};
-    if (std::sscanf(text, "%d-%d", &range.first, &range.last) != 2 || range.first < 1) range = {};
-  }
-  return range;
 }
 
 Status allocateInto(DeviceBuffer& buffer, uint64_t bytes, const std::string& what) {
@@ -203,8 +188,6 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
   Expected<std::unique_ptr<nvinfer1::IRuntime>> runtime = (*library)->createRuntime();
   if (!runtime) return runtime.status();
   runtime_ = *std::move(runtime);
-  const bool hopper = gpu.computeMajor == 9 && gpu.computeMinor == 0;
-  const RowRange mid = hopper ? midRows() : RowRange{};
   for (size_t i = 0; i < parts.shapes.size(); ++i) {
     const SegmentShape& shape = parts.shapes[i];
     const PlanEngine& built = file->engines[i];
@@ -218,14 +201,14 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
                                         state_, stream_.get());
     if (!engine) return engine.status();
     engines_.push_back(*std::move(engine));
-    kernelSegments_.push_back(options.plainKernels ? nullptr : KernelSegment::create(shape, dtype_, mid));
+    fewRows_.push_back(options.plainKernels ? nullptr : FewRowsSegment::create(shape, dtype_));
   }
-  widePrefill_ = attention_->planWidePrefill != nullptr && hopper;
+  widePrefill_ = attention_->planWidePrefill != nullptr && gpu.computeMajor == 9 && gpu.computeMinor == 0;
   // Programmatic dependent launch came with compute capability 9.0.
   state_.overlap = !options.plainKernels && gpu.computeMajor >= 9;
 
   for (const Segment& segment : parts.segments) {
-    Layer layer{engines_[segment.shape].get(), kernelSegments_[segment.shape].get(), 0};
+    Layer layer{engines_[segment.shape].get(), fewRows_[segment.shape].get(), 0};
     for (const Node& node : parts.shapes[segment.shape].nodes) {
       const auto* op = std::get_if<AttentionOp>(&node.op);
       if (op == nullptr) continue;
@@ -267,9 +250,9 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes = slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) +
                                       vocab * sizeof(uint32_t) + sizeof(kernels::SlotBias));
-  uint64_t kernelBytes = 0;
-  for (const auto& segment : kernelSegments_) {
-    if (segment != nullptr) kernelBytes = std::max(kernelBytes, segment->scratchBytes());
+  uint64_t fewRowsBytes = 0;
+  for (const auto& segment : fewRows_) {
+    if (segment != nullptr) fewRowsBytes = std::max(fewRowsBytes, segment->scratchBytes());
   }
   const uint64_t historyBytes = static_cast<uint64_t>(graph.maxPositions) * sizeof(int32_t);
   for (Status status :
@@ -285,12 +268,12 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
         allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
         allocateInto(results_, resultBytes, "The results"), allocateInto(slots_, slotBytes, "The slots"),
         allocateInto(history_, historyBytes, "A slot's tokens"),
-        allocateInto(kernelScratch_, kernelBytes, "The activations of the kernels")}) {
+        allocateInto(fewRowsScratch_, fewRowsBytes, "The activations of few rows")}) {
     if (!status) return status;
   }
   for (const auto& engine : engines_) engine->setActivationMemory(activations_.as<>(), activations);
-  for (const auto& segment : kernelSegments_) {
-    if (segment != nullptr) segment->setScratch(kernelScratch_.as<>());
+  for (const auto& segment : fewRows_) {
+    if (segment != nullptr) segment->setScratch(fewRowsScratch_.as<>());
   }
   auto history = PinnedBuffer::allocate(historyBytes, "A slot's tokens");
   if (!history) return history.status();
@@ -399,11 +382,6 @@ Status Runner::warmUp(StepBuffers& buffers) {
     if (profile.max >= most) break;
     if (Status status = warmUp(buffers, profile.max, 0); !status) return status;
   }
-  // The kernels of each tiling are loaded at their first launch.
-  for (const int32_t rows : kernels::kMidRowsBounds) {
-    if (rows > most || kernelSegments_.front() == nullptr || !kernelSegments_.front()->runs(rows)) continue;
-    if (Status status = warmUp(buffers, rows, 0); !status) return status;
-  }
   // Both parts of attention, the second one too short for the wide kernel.
   const int32_t mixed = std::min(most, info_.maxPositions);
   if (info_.maxSlots < 2 || mixed < 3) return {};
@@ -447,7 +425,7 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers, bool& invalidated) 
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, bucket, true); !status) return status;
   for (size_t i = 0; i < engines_.size(); ++i) {
-    if (kernelSegments_[i] != nullptr && kernelSegments_[i]->runs(bucket)) continue;
+    if (fewRows_[i] != nullptr && bucket <= fewRows_[i]->maxRows()) continue;
     if (Status status = engines_[i]->dedicate(bucket, stream_.get()); !status) return status;
   }
   // TensorRT settles a new shape at its first enqueue, which must not be captured.

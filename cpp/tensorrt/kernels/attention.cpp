@@ -11,7 +11,7 @@ template <DType Type, uint32_t HeadDim>
 constexpr AttentionKernels kFlashInfer = {
     fi::RopeAppend<Type, HeadDim>::run,   fi::Decode<Type, HeadDim>::plan,     fi::Decode<Type, HeadDim>::run,
     fi::Prefill<Type, HeadDim>::plan,     fi::Prefill<Type, HeadDim>::run,     /*needsPlan=*/true,
-#ifdef NT_SM90
+#ifdef NT_WIDE_PREFILL
     fi::WidePrefill<Type, HeadDim>::plan, fi::WidePrefill<Type, HeadDim>::run,
 #endif
 };

@@ -1,10 +1,9 @@
-#include "tensorrt/kernel_segment.h"
+#include "tensorrt/few_rows.h"
 
 #include <algorithm>
 #include <optional>
 
 #include "tensorrt/cuda.h"
-#include "tensorrt/kernels/mid_rows_tiling.h"
 
 namespace nt {
 
@@ -19,7 +18,7 @@ int64_t aligned(int64_t bytes) {
 }  // namespace
 
 // Walks the nodes in order and gathers what one kernel does; what fits no kernel ends it.
-class KernelSegment::Compiler {
+class FewRowsSegment::Compiler {
  public:
   explicit Compiler(const SegmentShape& shape) : shape_(shape), uses_(shape.widths.size(), 0) {
     for (const Node& node : shape.nodes) {
@@ -128,19 +127,15 @@ class KernelSegment::Compiler {
   int32_t weights_ = 0;
 };
 
-std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, DType dtype, RowRange mid) {
+std::unique_ptr<FewRowsSegment> FewRowsSegment::create(const SegmentShape& shape, DType dtype) {
   Compiler compiler(shape);
   if (dtype == DType::kF32 || !compiler.run()) return nullptr;
-  std::unique_ptr<KernelSegment> result(new KernelSegment);
+  std::unique_ptr<FewRowsSegment> result(new FewRowsSegment);
   result->dtype_ = dtype;
   result->steps_ = compiler.take();
-  result->midKernels_ = kernels::findMidRows(dtype);
 
-  int32_t few = kernels::kFewRowsMax;
-  mid.last = std::min(mid.last, kernels::kMidRowsBounds.back());
-  if (result->midKernels_ == nullptr) mid = {};
+  int32_t rows = kernels::kFewRowsMax;
   int64_t rotated = 0;
-  int64_t normed = 0;
   std::vector<bool> made(shape.widths.size(), false);
   made[0] = true;
   for (const Step& step : result->steps_) {
@@ -154,98 +149,29 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
     if (step.isAttention) {
       rotated =
           std::max<int64_t>(rotated, int64_t{step.attention.params.heads} * step.attention.params.headDim);
-      continue;
-    }
-    const Linear& linear = step.linear;
-    while (few > 0 && !kernels::fewRowsFits(dtype, few, linear.k)) --few;
-    if (linear.n % 8 != 0 || linear.k % 8 != 0) mid = {};
-    if (linear.norm >= 0) {
-      normed = std::max<int64_t>(normed, linear.k);
-      if (linear.k > kernels::kMidRowsNormMax) mid = {};
+    } else {
+      while (rows > 0 && !kernels::fewRowsFits(dtype, rows, step.linear.k)) --rows;
     }
   }
   const auto last = static_cast<ValueId>(shape.widths.size()) - 1;
-  const int32_t rows = std::max(few, mid.last);
   if (rows < 1 || !made[static_cast<size_t>(last)]) return nullptr;
-  result->fewRows_ = few;
-  result->mid_ = mid;
+  result->maxRows_ = rows;
 
   const auto elementBytes = static_cast<int64_t>(sizeOf(dtype));
   result->offsets_.assign(shape.widths.size(), -1);
   int64_t bytes = 0;
-  const auto reserve = [&](int64_t width) {
-    const int64_t offset = bytes;
-    bytes += aligned(rows * width * elementBytes);
-    return offset;
-  };
   for (ValueId value = 1; value < last; ++value) {
     if (!made[static_cast<size_t>(value)]) continue;
-    result->offsets_[static_cast<size_t>(value)] = reserve(shape.widths[static_cast<size_t>(value)]);
+    result->offsets_[static_cast<size_t>(value)] = bytes;
+    bytes += aligned(rows * shape.widths[static_cast<size_t>(value)] * elementBytes);
   }
-  result->rotatedOffset_ = reserve(rotated);
-  result->normedOffset_ = reserve(mid.last > 0 ? normed : 0);
-  result->scratchBytes_ = static_cast<uint64_t>(bytes);
+  result->rotatedOffset_ = bytes;
+  result->scratchBytes_ = static_cast<uint64_t>(bytes + aligned(rows * rotated * elementBytes));
   return result;
 }
 
-// Of one linear layer.
-struct KernelSegment::Pointers {
-  const void* x = nullptr;
-  const void* weight = nullptr;
-  const void* bias = nullptr;
-  const void* norm = nullptr;
-  const void* residual = nullptr;
-  void* y = nullptr;
-};
-
-cudaError_t KernelSegment::runFew(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
-                                  cudaStream_t stream) const {
-  kernels::FewRowsArgs args;
-  args.x = at.x;
-  args.weight = at.weight;
-  args.bias = at.bias;
-  args.norm = at.norm;
-  args.residual = at.residual;
-  args.y = at.y;
-  args.rows = rows;
-  args.n = linear.n;
-  args.k = linear.k;
-  args.eps = linear.eps;
-  args.gate = linear.gate;
-  return kernels::fewRowsLinear(dtype_, args, overlap, stream);
-}
-
-cudaError_t KernelSegment::runMid(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
-                                  cudaStream_t stream) const {
-  kernels::MidRowsArgs args;
-  args.x = at.x;
-  args.weight = at.weight;
-  args.bias = at.bias;
-  args.residual = at.residual;
-  args.y = at.y;
-  args.rows = rows;
-  args.n = linear.n;
-  args.k = linear.k;
-  args.gate = linear.gate;
-  if (at.norm != nullptr) {
-    kernels::MidRowsNormArgs norm;
-    norm.x = at.x;
-    norm.weight = at.norm;
-    norm.y = scratch_ + normedOffset_;
-    norm.rows = rows;
-    norm.k = linear.k;
-    norm.eps = linear.eps;
-    if (const cudaError_t error = midKernels_->norm(norm, overlap, stream); error != cudaSuccess)
-      return error;
-    args.x = norm.y;
-  }
-  const bool gated = linear.gate != kernels::FewRowsGate::kNone;
-  return midKernels_->linear(args, kernels::chooseMidRowsTiling(rows, linear.n, linear.k, gated), overlap,
-                             stream);
-}
-
-Status KernelSegment::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                              const StepState& state, cudaStream_t stream) const {
+Status FewRowsSegment::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
+                               const StepState& state, cudaStream_t stream) const {
   const auto last = static_cast<ValueId>(offsets_.size()) - 1;
   const auto address = [&](ValueId value) -> void* {
     if (value == last) return y;
@@ -261,19 +187,25 @@ Status KernelSegment::enqueue(int32_t rows, const void* x, void* y, const std::v
       error = runPagedAttention(attention.params, state, dtype_, static_cast<uint32_t>(rows),
                                 address(attention.input), address(attention.output),
                                 scratch_ + rotatedOffset_, stream);
-      if (error < 0) return {"ERR_INTERNAL", "Attention failed, status " + std::to_string(error)};
+      if (error < 0) return {"ERR_INTERNAL", "Attention of few rows failed, status " + std::to_string(error)};
     } else {
       const Linear& linear = step.linear;
-      const Pointers at{address(linear.input),
-                        weight(linear.weight),
-                        weight(linear.bias),
-                        weight(linear.norm),
-                        linear.residual < 0 ? nullptr : address(linear.residual),
-                        address(linear.output)};
-      error = rows <= fewRows_ ? runFew(linear, at, rows, state.overlap, stream)
-                               : runMid(linear, at, rows, state.overlap, stream);
+      kernels::FewRowsArgs args;
+      args.x = address(linear.input);
+      args.weight = weight(linear.weight);
+      args.bias = weight(linear.bias);
+      args.norm = weight(linear.norm);
+      args.residual = linear.residual < 0 ? nullptr : address(linear.residual);
+      args.y = address(linear.output);
+      args.rows = rows;
+      args.n = linear.n;
+      args.k = linear.k;
+      args.eps = linear.eps;
+      args.gate = linear.gate;
+      error = kernels::fewRowsLinear(dtype_, args, state.overlap, stream);
     }
-    if (Status status = toStatus(static_cast<cudaError_t>(error), "A linear layer"); !status) return status;
+    if (Status status = toStatus(static_cast<cudaError_t>(error), "A layer of few rows"); !status)
+      return status;
   }
   return {};
 }
