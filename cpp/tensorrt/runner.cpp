@@ -298,7 +298,8 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
 }
 
 Status Runner::mark(int32_t part) {
-  return state_.marks == nullptr ? Status() : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
+  return state_.marks == nullptr ? Status()
+                                 : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
 }
 
 Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {

@@ -30,7 +30,7 @@ struct StepBuffers {
   PinnedBuffer masks;    // [masked entries, words]
   StepMarks marks;       // of a step whose parts are timed
   bool timed = false;
-  Event begun;           // before the step's first command; both take the device's time
+  Event begun;  // before the step's first command; both take the device's time
   Event done;
 
   std::vector<StepEntry> entries;

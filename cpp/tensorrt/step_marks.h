@@ -10,8 +10,8 @@
 
 namespace nt {
 
-// Parts of a step, in the order of StepResult::partUs: the embedding; of each layer its attention (rotary embedding, append
-// and attention) and the rest (linear layers, norms); the head; sampling.
+// Parts of a step, in the order of StepResult::partUs: the embedding; of each layer its attention (rotary
+// embedding, append and attention) and the rest (linear layers, norms); the head; sampling.
 struct StepPart {
   static constexpr int32_t kEmbedding = 0;
   static constexpr int32_t attention(int32_t layer) noexcept { return 1 + 2 * layer; }
@@ -21,7 +21,8 @@ struct StepPart {
   static constexpr int32_t count(int32_t layers) noexcept { return 3 + 2 * layers; }
 };
 
-// Events of a stream, each of which ends a part that began with the one before it. A part may come more than once.
+// Events of a stream, each of which ends a part that began with the one before it. A part may come more than
+// once.
 class StepMarks {
  public:
   void reset() noexcept { used_ = 0; }
