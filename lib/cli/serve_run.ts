@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import { LLM, type LLMOptions } from '../llm'
-import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type HealthProbe, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
+import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
 import { bundledModel, resolveModel } from './options'
 import { printWarning } from './output'
 import { readServeConfig, type ServeConfig } from './serve_config'
@@ -44,7 +44,7 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
     const admission = config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla)
     const telemetry = config.metrics.enabled || config.accessLog !== undefined ? telemetryOf(llm, config, admission) : undefined
     const server = createServer(llm, {
-      ...serverOptions(config, llm),
+      ...serverOptions(config),
       admission,
       telemetry,
       security: keys.length === 0 ? undefined : createKeySecurity({ keys, open: config.auth.open, shareCache: config.auth.shareCache }),
@@ -166,32 +166,17 @@ function telemetryOf(llm: LLM, config: ServeConfig, admission: SlaAdmission | un
   })
 }
 
-function serverOptions(config: ServeConfig, llm: LLM): ServerOptions {
+function serverOptions(config: ServeConfig): ServerOptions {
   return {
     modelName: config.modelName,
     toolCallParser: config.toolCallParser,
     reasoningParser: config.reasoningParser,
-    health: healthOf(llm),
     limits: config.limits,
     keepAliveMs: config.keepAliveMs,
     stallTimeoutMs: config.stallTimeoutMs,
     headersTimeoutMs: config.headersTimeoutMs,
     maxConnections: config.maxConnections,
     onError: (error, requestId) => say(`request ${requestId} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`),
-  }
-}
-
-function healthOf(llm: LLM): HealthProbe {
-  return {
-    notLive: () => {
-      const { state, restartable } = llm.health()
-      return state === 'dead' && !restartable ? 'The backend is dead, and cannot be made again in this process' : undefined
-    },
-    notReady: () => {
-      const { ready, state, stuck, oldestStepMs } = llm.health()
-      if (ready) return undefined
-      return stuck ? `A step has been running for ${Math.round(oldestStepMs / 1000)} s` : `The backend is ${state}`
-    },
   }
 }
 
