@@ -1,4 +1,4 @@
-// Writes the generated pages of docs/: api.md from the public declarations, cli.md from the help texts.
+// Writes the generated pages of docs/: api.md and server-api.md from the public declarations, cli.md from the help texts.
 //   node scripts/docs.mjs [--check]      --check: changes nothing, fails where a page is out of date
 // Reads typings/ and dist/, so build first.
 import { spawnSync } from 'node:child_process'
@@ -12,17 +12,18 @@ const main = join(root, 'dist', 'cli', 'main.js')
 
 /** Every export of the package, in the order of the page. */
 const SECTIONS = [
-  ['Language models', ['LLM', 'LLMInfo', 'LLMWarning']],
-  ['Options of `LLM.load()`', ['LLMOptions', 'EngineOptions', 'BackendChoice', 'FromExecutorOptions', 'CloseOptions']],
+  ['Language models', ['LLM', 'LLMInfo', 'LLMWarning', 'LLMHealth', 'LLMState']],
+  ['Options of `LLM.load()`', ['LLMOptions', 'EngineOptions', 'BackendChoice', 'FromExecutorOptions', 'RestartOptions', 'CloseOptions']],
   [
     'Options of `generate()`',
-    ['GenerateOptions', 'Grammar', 'PromptOptions', 'EncodedPrompt', 'SamplingOptions', 'StopOptions', 'ReportOptions', 'ScheduleOptions', 'ChatInputOptions', 'ChatMessage', 'TextPart'],
+    ['GenerateOptions', 'Grammar', 'PromptOptions', 'EncodedPrompt', 'SamplingOptions', 'StopOptions', 'ReportOptions', 'ScheduleOptions', 'LogitBias', 'TokenConstraint', 'ChatInputOptions', 'ChatMessage', 'TextPart'],
   ],
   [
     'Generations',
     ['Generation', 'GenerationChunk', 'GenerationResult', 'GenerationChoice', 'FinishReason', 'TokenLogprob', 'Usage', 'GenerationTimings', 'GenerationDefaults'],
   ],
-  ['Statistics', ['LLMStats', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'StepObserver', 'Quantiles']],
+  ['Embeddings', ['EmbedOptions', 'EmbedInput', 'EmbeddingResult']],
+  ['Statistics', ['LLMStats', 'LLMLoad', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'LayerProfile', 'PartTimes', 'LayerTimes', 'StepObserver', 'Quantiles']],
   [
     'Language models for a GPU',
     ['buildLLMEngine', 'BuildEngineOptions', 'BuildProgress', 'BuiltEngine', 'EngineManifest', 'EngineKind', 'LLMEngineManifest', 'RowProfile', 'WeightFile'],
@@ -127,6 +128,10 @@ const SECTIONS = [
       'StepView',
       'StepSequenceView',
       'StepFlag',
+      'StepMode',
+      'maskWords',
+      'maskAllows',
+      'NOTHING_ALLOWED',
       'LAST_SAMPLED_TOKEN',
       'STEP_VERSION',
       'STEP_HEADER_INTS',
@@ -136,6 +141,40 @@ const SECTIONS = [
   ['Errors', ['TensorRTError', 'TensorRTErrorOptions', 'AbortError', 'ErrorCode', 'ERROR_CODES']],
   ['Version', ['version']],
 ]
+
+/** Likewise of 'node-tensorrt/server'. */
+const SERVER_SECTIONS = [
+  ['The server', ['createServer', 'Server', 'ServerOptions', 'ListenOptions', 'ServerCloseOptions', 'RequestLimits', 'DEFAULT_LIMITS']],
+  ['API keys', ['createKeySecurity', 'KeySecurityOptions', 'ApiKey', 'makeApiKey', 'hashApiKey', 'OPEN_ROUTES']],
+  ['Service levels', ['createSlaAdmission', 'SlaAdmission', 'SlaOptions', 'SlaSnapshot']],
+  ['Telemetry', ['createTelemetry', 'ServerTelemetry', 'TelemetryOptions', 'AccessLogDestination', 'MetricDescription', 'MetricType']],
+  [
+    'Parts of your own',
+    [
+      'Security',
+      'Caller',
+      'Refusal',
+      'RequestHead',
+      'Admission',
+      'AdmissionDecision',
+      'AdmissionTicket',
+      'RefusalReason',
+      'Telemetry',
+      'RequestTelemetry',
+      'RequestFacts',
+      'RequestOutcome',
+      'HttpFacts',
+      'Endpoint',
+      'HealthProbe',
+    ],
+  ],
+]
+
+const SERVER_INTRODUCTION = `# API of the server
+
+Everything that \`import ... from 'node-tensorrt/server'\` and \`require('node-tensorrt/server')\` give. The routes, and how to run them, are in [server.md](server.md);
+the library itself is in [api.md](api.md).
+`
 
 const INTRODUCTION = `# API
 
@@ -248,8 +287,8 @@ class Page {
   }
 }
 
-function apiPage() {
-  const entry = join(root, 'typings', 'index.d.ts')
+function apiPage(file, introduction, sections) {
+  const entry = join(root, 'typings', file)
   if (!existsSync(entry)) throw new Error(`${entry} is missing: run npm run build:typings`)
   const program = ts.createProgram([entry], { module: ts.ModuleKind.Node16, moduleResolution: ts.ModuleResolutionKind.Node16, types: ['node'], skipLibCheck: true })
   const checker = program.getTypeChecker()
@@ -260,19 +299,19 @@ function apiPage() {
     }),
   )
   const page = new Page(checker)
-  page.write(INTRODUCTION)
-  for (const [title] of SECTIONS) page.write(`- [${title.replaceAll('`', '')}](#${anchor(title)})`)
+  page.write(introduction)
+  for (const [title] of sections) page.write(`- [${title.replaceAll('`', '')}](#${anchor(title)})`)
   page.write('')
-  for (const [title, names] of SECTIONS) {
+  for (const [title, names] of sections) {
     page.write(`## ${title}`, '')
     for (const name of names) {
       const symbol = exported.get(name)
-      if (symbol === undefined) throw new Error(`scripts/docs.mjs lists ${name}, which is no export`)
+      if (symbol === undefined) throw new Error(`scripts/docs.mjs lists ${name}, which is no export of ${file}`)
       exported.delete(name)
       page.symbol(name, symbol)
     }
   }
-  if (exported.size > 0) throw new Error(`exports without a place in scripts/docs.mjs: ${[...exported.keys()].join(', ')}`)
+  if (exported.size > 0) throw new Error(`exports of ${file} without a place in scripts/docs.mjs: ${[...exported.keys()].join(', ')}`)
   return `${page.lines.join('\n').trimEnd()}\n`
 }
 
@@ -305,7 +344,11 @@ ${overview}
 ${parts.join('\n')}`
 }
 
-export const pages = { 'api.md': apiPage, 'cli.md': cliPage }
+export const pages = {
+  'api.md': () => apiPage('index.d.ts', INTRODUCTION, SECTIONS),
+  'server-api.md': () => apiPage('server.d.ts', SERVER_INTRODUCTION, SERVER_SECTIONS),
+  'cli.md': cliPage,
+}
 
 if (process.argv[1] !== undefined && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
   for (const [name, make] of Object.entries(pages)) {
