@@ -57,8 +57,16 @@ interface Answer {
 
 const OVERLOADED = 'The server is not available at the moment; try again later'
 
-/** What is not listed is the server's own failure: 500, without its words. */
-const ANSWERS: Partial<Record<ErrorCode, Answer>> = {
+/** The server's own failure: without its words, which may tell of its inside. */
+const INTERNAL: Answer = {
+  status: 500,
+  type: 'server_error',
+  code: 'internal_error',
+  message: 'The server failed to process this request',
+}
+
+/** Of every code, so that nobody adds one without a thought of what clients are told. */
+export const ANSWERS: Readonly<Record<ErrorCode, Answer>> = {
   ERR_INVALID_ARGUMENT: { status: 400, type: 'invalid_request_error', code: 'invalid_value' },
   ERR_INVALID_TOKEN: { status: 400, type: 'invalid_request_error', code: 'invalid_token' },
   ERR_PROMPT_TOO_LONG: { status: 400, type: 'invalid_request_error', code: 'context_length_exceeded' },
@@ -83,6 +91,38 @@ const ANSWERS: Partial<Record<ErrorCode, Answer>> = {
     code: 'step_failed',
     message: 'The model failed to compute this request',
   },
+  // Of loading, building and of the APIs that the server does not call: no request is to blame.
+  ERR_STREAM_CONSUMED: INTERNAL,
+  ERR_MODEL_NOT_FOUND: INTERNAL,
+  ERR_MODEL_INVALID: INTERNAL,
+  ERR_MODEL_UNSUPPORTED: INTERNAL,
+  ERR_WEIGHTS_INVALID: INTERNAL,
+  ERR_WEIGHTS_MISSING: INTERNAL,
+  ERR_GRAPH_INVALID: INTERNAL,
+  ERR_TOKENIZER_INVALID: INTERNAL,
+  ERR_IO: INTERNAL,
+  ERR_OUT_OF_MEMORY: INTERNAL,
+  ERR_OUT_OF_DEVICE_MEMORY: INTERNAL,
+  ERR_ADDON_NOT_FOUND: INTERNAL,
+  ERR_ADDON_LOAD_FAILED: INTERNAL,
+  ERR_TENSORRT_NOT_FOUND: INTERNAL,
+  ERR_TENSORRT_MODULE_NOT_FOUND: INTERNAL,
+  ERR_TENSORRT_MODULE_LOAD_FAILED: INTERNAL,
+  ERR_ENGINE_REQUIRED: INTERNAL,
+  ERR_DRIVER_NOT_FOUND: INTERNAL,
+  ERR_DRIVER_TOO_OLD: INTERNAL,
+  ERR_NO_GPU: INTERNAL,
+  ERR_VERSION_MISMATCH: INTERNAL,
+  ERR_ENGINE_INCOMPATIBLE: INTERNAL,
+  ERR_ENGINE_INVALID: INTERNAL,
+  ERR_BUILD_FAILED: INTERNAL,
+  ERR_CUDA: INTERNAL,
+  ERR_INVALID_TENSOR: INTERNAL,
+  ERR_EXECUTION_FAILED: INTERNAL,
+  ERR_ONNX_INVALID: INTERNAL,
+  ERR_ONNX_UNSUPPORTED: INTERNAL,
+  ERR_ONNXRUNTIME_NOT_FOUND: INTERNAL,
+  ERR_INTERNAL: INTERNAL,
 }
 
 /** Options of the library by the names that requests have for them. */
@@ -125,12 +165,8 @@ function translate(message: string): { message: string; param: string | null } {
  */
 export function toApiError(error: unknown, retryAfterSeconds = 1): ApiError {
   if (error instanceof ApiError) return error
-  const answer = error instanceof TensorRTError ? ANSWERS[error.code] : undefined
-  if (answer === undefined) {
-    return error instanceof AbortError
-      ? new ApiError(503, 'service_unavailable_error', 'aborted', 'The request was aborted')
-      : new ApiError(500, 'server_error', 'internal_error', 'The server failed to process this request')
-  }
+  if (error instanceof AbortError) return new ApiError(503, 'service_unavailable_error', 'aborted', 'The request was aborted')
+  const answer = error instanceof TensorRTError ? ANSWERS[error.code] : INTERNAL
   const { status, type, code } = answer
   const headers: Record<string, string> = {}
   if (status === 429 || status === 503) headers['retry-after'] = String(Math.max(1, Math.ceil(retryAfterSeconds)))

@@ -119,9 +119,14 @@ describe('refuses', () => {
     [{ logit_bias: { a: 1 } }, 'logit_bias'],
     [{ logit_bias: { 99999: 1 } }, 'logit_bias'],
     [{ logit_bias: { 5: 101 } }, 'logit_bias.5'],
+    [{ structured_outputs: { choice: ['a', ''] } }, 'structured_outputs.choice'],
+    [{ structured_outputs: { structural_tag: { format: { type: 'regex', pattern: 7 } } } }, 'structured_outputs.structural_tag'],
+    [{ guided_choice: ['\ud800'] }, 'guided_choice'],
   ])('%j by name, and serves on', async (body, param) => {
     const response = await fixture.post('/v1/chat/completions', { messages, max_tokens: 5, ...body })
     const { error } = (await response.json()) as ErrorAnswer
+    // The library's option is no name of the API's.
+    expect(error.message).not.toMatch(/"grammar\.|jsonSchema|structuralTag/)
     expect({ status: response.status, param: error.param }, error.message).toEqual({ status: 400, param })
   })
 })

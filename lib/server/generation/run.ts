@@ -68,9 +68,13 @@ async function consume(run: RunOptions, onChunk: OnChunk): Promise<GenerationRes
   )
 }
 
+/** What is wrong with a grammar, by the field that asks for it: the library's option is nothing that the client knows. */
 function inGrammar(error: unknown, param: string | undefined): unknown {
-  const invalid = param !== undefined && error instanceof TensorRTError && error.code === 'ERR_GRAMMAR_INVALID'
-  return invalid ? ApiError.invalid(param, `"${param}": ${error.message}`, 'invalid_grammar') : error
+  if (param === undefined || !(error instanceof TensorRTError)) return error
+  const { code, message } = error
+  if (code !== 'ERR_GRAMMAR_INVALID' && !(code === 'ERR_INVALID_ARGUMENT' && message.startsWith('"grammar'))) return error
+  const told = message.replace(/^"grammar(?:\.\w+)?/, `"${param}`)
+  return ApiError.invalid(param, told === message ? `"${param}": ${message}` : told, 'invalid_grammar')
 }
 
 async function answerBody(run: RunOptions): Promise<Response> {
