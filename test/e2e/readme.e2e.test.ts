@@ -36,6 +36,8 @@ const PRINTS: (string | RegExp)[][] = [
   [/^([^\n]+\n){8}\d+ tokens in \d+ steps; (\d+) of \2 pages to give away\nprefix cache: \d+ of \d+ tokens found\n$/],
   [/^ABORT_ERR TimeoutError\nERR_TIMEOUT .*\nERR_DEADLINE_EXCEEDED .*\nERR_INVALID_ARGUMENT "temperature" must be .*\n$/],
   ['7 plus 5 is 12.\n'],
+  ['7 plus 5 is 12. cpu\n'],
+  [/^\{ hero: '(snail|fox)', age: [1-9] \}\n2 192\n$/],
 ]
 
 const readme = blocksOf('README.md')
@@ -98,7 +100,8 @@ describe('README.md', () => {
     const lines = [...text.matchAll(/^npx node-tensorrt (\w+) (.*)$/gm)]
     expect(lines.length).toBeGreaterThanOrEqual(5)
     for (const [, command, rest] of lines) {
-      const help = (await execute([join(root, 'dist', 'cli', 'main.js'), command!, '--help'])).stdout
+      const inner = command === 'bench' && rest!.startsWith('serve ') ? ['serve'] : []
+      const help = (await execute([join(root, 'dist', 'cli', 'main.js'), command!, ...inner, '--help'])).stdout
       for (const [option] of rest!.matchAll(/(?<= )--?[a-z-]+/g)) expect(help, `${command} ${option}`).toContain(option)
     }
   })
