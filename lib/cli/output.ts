@@ -25,9 +25,14 @@ export function reportFailure(error: unknown, json: boolean): void {
   }
 }
 
+/** A line on stderr of what goes on. */
+export function say(text: string): void {
+  process.stderr.write(`node-tensorrt: ${text}\n`)
+}
+
 /** A warning of the library as one line, without the trailer that Node adds to those that a program emits. */
 export function printWarning(warning: LLMWarning): void {
-  process.stderr.write(`node-tensorrt: ${warning.message}\n`)
+  say(warning.message)
 }
 
 /** Aborts on the first Ctrl-C (or when the reader of stdout goes away); a second Ctrl-C ends the process at once. */

@@ -24,18 +24,29 @@ export interface ServeConfig {
   toolCallParser?: ServerOptions['toolCallParser']
   reasoningParser?: ServerOptions['reasoningParser']
   backend: 'auto' | 'cpu' | 'tensorrt'
-  failover?: 'on' | 'off' | 'standby' | undefined
   threads?: number | undefined
   device?: number | undefined
   libraryPath?: string | undefined
   weights?: string | undefined
+  verifyWeights?: boolean | undefined
   allowUnfit?: boolean | undefined
+  cudaGraphs?: boolean | undefined
   kvCacheMemory?: number | undefined
   kvCacheFraction?: number | undefined
+  pageSize?: number | undefined
   maxSequences?: number | undefined
   maxStepTokens?: number | undefined
+  maxStepMs?: number | undefined
   maxQueue?: number | undefined
+  agingMs?: number | undefined
+  preemptForPriority?: boolean | undefined
   prefixCache: boolean
+  retries?: number | undefined
+  grammarTimeoutMs?: number | undefined
+  failover?: 'on' | 'off' | 'standby' | undefined
+  restart: { enabled: boolean; initialDelayMs?: number | undefined; maxDelayMs?: number | undefined; maxAttempts?: number | undefined }
+  stepTimeoutMs?: number | undefined
+  stuckAfterMs?: number | undefined
   limits: Record<string, number>
   sla?: { ttftMs: number; itlMs: number; percentile?: number | undefined; interactivePriority?: number | undefined; batchQueueShare?: number | undefined } | undefined
   auth: {
@@ -77,6 +88,7 @@ const DEFAULTS = {
   drainMs: 30_000,
   backend: 'auto',
   prefixCache: true,
+  restart: { enabled: true },
   tracing: true,
   limits: {},
   auth: { keys: [], open: ['/health/live', '/health/ready'], shareCache: false },
@@ -114,12 +126,23 @@ export function readServeConfig({ model, flags, env, file }: ConfigSources): Ser
     throw new TensorRTError('ERR_INVALID_ARGUMENT', lines.length === 1 ? lines[0]! : `The configuration is wrong:\n  ${lines.join('\n  ')}`)
   }
   const config = merge(DEFAULTS, result.data as Tree) as unknown as ServeConfig
+  checkTogether(config)
+  return config
+}
+
+/** @throws ERR_INVALID_ARGUMENT for fields that are right each by itself, and not together */
+function checkTogether(config: ServeConfig): void {
+  const wrong = (message: string): TensorRTError => new TensorRTError('ERR_INVALID_ARGUMENT', message)
   for (const [part, ...fields] of [['tls', 'cert', 'key'], ['sla', 'ttftMs', 'itlMs']] as const) {
     const given = config[part] as Tree | undefined
     if (given === undefined || fields.every((field) => given[field] !== undefined)) continue
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', `${fields.map((field) => `"${part}.${field}"`).join(' and ')} go together`)
+    throw wrong(`${fields.map((field) => `"${part}.${field}"`).join(' and ')} go together`)
   }
-  return config
+  if (config.kvCacheMemory !== undefined && config.kvCacheFraction !== undefined) throw wrong('Give "kvCacheMemory" or "kvCacheFraction", not both')
+  const { initialDelayMs, maxDelayMs } = config.restart
+  if (initialDelayMs !== undefined && maxDelayMs !== undefined && maxDelayMs < initialDelayMs) {
+    throw wrong(`"restart.maxDelayMs" must be at least "restart.initialDelayMs" (${initialDelayMs}), not ${maxDelayMs}`)
+  }
 }
 
 function readConfigFile(file: string): Tree {

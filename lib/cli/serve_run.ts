@@ -4,18 +4,16 @@ import type { AddressInfo } from 'node:net'
 import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
-import { LLM, type LLMOptions } from '../llm'
+import type { LLM } from '../llm'
 import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
-import { bundledModel, resolveModel } from './options'
-import { printWarning } from './output'
+import { say } from './output'
 import { readServeConfig, type ServeConfig } from './serve_config'
 import { findKeys, type FoundKeys } from './serve_keys'
+import { loadServed, warmUp } from './serve_model'
 
 /** Exit codes of a process that a signal ended, as shells have them. */
 const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 const LOOPBACK = /^(?:127\.\d+\.\d+\.\d+|::1|localhost)$/i
-/** Lines that say that loading goes on. */
-const LOADING_EVERY_MS = 5000
 
 /** The command line, a variable or the configuration file is wrong; `cause` says how. */
 export class UsageError extends Error {
@@ -23,8 +21,6 @@ export class UsageError extends Error {
     super('usage')
   }
 }
-
-const say = (text: string): void => void process.stderr.write(`node-tensorrt: ${text}\n`)
 
 /** @throws what keeps the server from being started */
 export async function serve(model: string | undefined, flags: Readonly<Record<string, unknown>>): Promise<void> {
@@ -38,7 +34,7 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
   const tls = config.tls === undefined ? undefined : { cert: readPem(config.tls.cert), key: readPem(config.tls.key) }
   const end = new End(config.drainMs)
   try {
-    const llm = await load(config, end.signal)
+    const llm = await loadServed(config, end.signal)
     end.add('model', () => llm.close())
     await warmUp(llm, end.signal)
     const admission = config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla)
@@ -100,59 +96,6 @@ function printable(config: ServeConfig): string {
   }
   const { keyFile: _, ...auth } = config.auth
   return stringify(plain({ ...config, auth }), { lineWidth: 0 })
-}
-
-async function load(config: ServeConfig, signal: AbortSignal): Promise<LLM> {
-  const folder = resolveModel(config.model ?? bundledModel)
-  say(`loading ${folder}`)
-  const startedAt = performance.now()
-  const seconds = (): string => ((performance.now() - startedAt) / 1000).toFixed(1)
-  const timer = setInterval(() => say(`still loading, after ${seconds()} s`), LOADING_EVERY_MS)
-  const { backend, failover } = config
-  const options: LLMOptions = {
-    backend,
-    ...(failover === undefined ? {} : { failover: failover === 'standby' ? 'standby' : failover === 'on' }),
-    threads: config.threads,
-    device: config.device,
-    libraryPath: config.libraryPath,
-    weights: config.weights,
-    allowUnfit: config.allowUnfit,
-    kvCacheMemory: config.kvCacheMemory,
-    kvCacheFraction: config.kvCacheFraction,
-    maxSequences: config.maxSequences,
-    maxStepTokens: config.maxStepTokens,
-    maxQueue: config.maxQueue,
-    prefixCache: config.prefixCache,
-    // What admission promises, the scheduler keeps.
-    ...(config.sla === undefined ? {} : { maxStepMs: config.sla.itlMs, preemptForPriority: true }),
-    signal,
-    onWarning: printWarning,
-  }
-  try {
-    const llm = await LLM.load(folder, options)
-    const { device, maxPositions, numPages, pageSize, maxSlots } = llm.info
-    say(`loaded in ${seconds()} s on ${llm.backend}: ${device}; context ${maxPositions}, KV cache of ${numPages * pageSize} tokens, ${maxSlots} sequences`)
-    return llm
-  } finally {
-    clearInterval(timer)
-  }
-}
-
-/** The first request of each kind costs more than the rest: threads start, memory is touched, code is compiled. */
-async function warmUp(llm: LLM, signal: AbortSignal): Promise<void> {
-  const startedAt = performance.now()
-  const { hasChatTemplate, hasTokenizer, maxPositions } = llm.info
-  const text = 'The quick brown fox jumps over the lazy dog. '
-  const once = (options: Parameters<LLM['generate']>[0]): Promise<unknown> =>
-    llm.generate({ ...options, maxTokens: 8, ignoreEos: true, temperature: 1, signal }).result()
-  await Promise.all([
-    once({ tokens: [0] }),
-    ...(hasTokenizer ? [once({ prompt: text })] : []),
-    ...(hasChatTemplate ? [once({ messages: [{ role: 'user', content: text }] })] : []),
-    // Long enough for the thread that encodes long prompts, which starts with the first one; a small context refuses it then.
-    ...(hasTokenizer ? [llm.encodePrompt({ prompt: text.repeat(Math.max(60, Math.floor(maxPositions / 20))), signal }).catch(() => {})] : []),
-  ])
-  say(`warmed up in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`)
 }
 
 function telemetryOf(llm: LLM, config: ServeConfig, admission: SlaAdmission | undefined): Telemetry {

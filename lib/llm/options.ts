@@ -180,7 +180,10 @@ export interface LLMWarning {
 
 /** When a dead backend is made again. */
 export interface RestartOptions {
-  /** Milliseconds before the first attempt; doubles with each that fails. Up to half of a delay is left out at random. Default 1000. */
+  /**
+   * Milliseconds before the first attempt; doubles with each that fails. Up to half of a delay is left out at random. Default
+   * 1000, or `maxDelayMs` if that is less.
+   */
   initialDelayMs?: number | undefined
   /** Longest delay in ms. A backend that dies so soon after its return counts as one more failed attempt. Default 60,000. */
   maxDelayMs?: number | undefined

@@ -424,8 +424,9 @@ function checkRestart(restart: unknown): RestartPolicy | undefined {
 /** @param more fields that `restart` has beside the policy's. @throws ERR_INVALID_ARGUMENT */
 export function checkRestartPolicy(restart: unknown, more: readonly string[], what: string): RestartPolicy {
   const reader = new ArgumentReader(restart, [...RESTART_OPTIONS, ...more], what)
-  const initialDelayMs = reader.integer('initialDelayMs', 0, INT32_MAX) ?? DEFAULT_RESTART.initialDelayMs
-  const maxDelayMs = reader.integer('maxDelayMs', 0, INT32_MAX) ?? Math.max(DEFAULT_RESTART.maxDelayMs, initialDelayMs)
+  const longest = reader.integer('maxDelayMs', 0, INT32_MAX)
+  const initialDelayMs = reader.integer('initialDelayMs', 0, INT32_MAX) ?? Math.min(DEFAULT_RESTART.initialDelayMs, longest ?? Infinity)
+  const maxDelayMs = longest ?? Math.max(DEFAULT_RESTART.maxDelayMs, initialDelayMs)
   if (maxDelayMs < initialDelayMs) throw invalidArgument('maxDelayMs', `at least "initialDelayMs" (${initialDelayMs})`, maxDelayMs)
   const maxAttempts = reader.integer('maxAttempts', 1, INT32_MAX) ?? DEFAULT_RESTART.maxAttempts
   return { initialDelayMs, maxDelayMs, maxAttempts }

@@ -2,10 +2,12 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { checkLoadOptions } from '../../../lib/llm/validate'
 import { DEFAULT_LIMITS, hashApiKey } from '../../../lib/server'
 import { type ConfigSources, readServeConfig } from '../../../lib/cli/serve_config'
 import { findKeys } from '../../../lib/cli/serve_keys'
-import { environmentName, optionName, SETTINGS } from '../../../lib/cli/serve_settings'
+import { llmOptions } from '../../../lib/cli/serve_model'
+import { environmentName, optionName, SETTING_GROUPS, SETTINGS } from '../../../lib/cli/serve_settings'
 
 let folder: string
 beforeAll(() => {
@@ -101,6 +103,8 @@ describe('configuration of serve', () => {
     ['a key without a hash', 'auth: { keys: [{ name: alice }] }', '"auth.keys[0].sha256" must be the 64 hexadecimal digits'],
     ['a field of a key', `auth: { keys: [{ name: a, sha256: ${'0'.repeat(64)}, max_concurrent: 1 }] }`, '"auth.keys[0].max_concurrent" is no field; did you mean "maxConcurrent"?'],
     ['half of a service level', 'sla: { ttftMs: 200 }', '"sla.ttftMs" and "sla.itlMs" go together'],
+    ['two sizes of the cache', 'kvCacheMemory: 1G\nkvCacheFraction: 0.5', 'Give "kvCacheMemory" or "kvCacheFraction", not both'],
+    ['delays that shrink', 'restart: { initialDelayMs: 10, maxDelayMs: 5 }', '"restart.maxDelayMs" must be at least "restart.initialDelayMs" (10), not 5'],
     ['a certificate without its key', 'tls: { cert: a.pem }', '"tls.cert" and "tls.key" go together'],
     ['a list in place of fields', '- port', 'must hold fields and values'],
     ['bad YAML', 'port: [1', 'is no valid YAML'],
@@ -120,6 +124,47 @@ describe('configuration of serve', () => {
 
   it('says which file is not there', () => {
     expect(() => read({ file: join(folder, 'none.yaml') })).toThrow(/The configuration .*none\.yaml cannot be read: ENOENT/)
+  })
+})
+
+describe('options of the model', () => {
+  const optionsOf = (flags: Record<string, string> = {}) => {
+    const options = llmOptions(read({ flags }))
+    // As LLM.load() takes them.
+    checkLoadOptions(options)
+    return options
+  }
+
+  it('change with every setting of the model, of scheduling and of failures', () => {
+    const groups = SETTING_GROUPS.filter(({ title }) => ['Model:', 'Scheduling:', 'Failures:'].includes(title))
+    expect(groups).toHaveLength(3)
+    const ofServer = ['modelName', 'toolCallParser', 'reasoningParser']
+    for (const setting of groups.flatMap(({ settings }) => settings)) {
+      if (ofServer.includes(setting.path)) continue
+      const { kind } = setting
+      const texts = { choice: kind.type === 'choice' ? kind.choices : [], boolean: ['on', 'off'], integer: ['7'], number: ['0.75'], bytes: ['1G'], path: ['/x'], string: ['x'], strings: ['x'] }[kind.type]
+      const changed = texts.filter((text) => JSON.stringify(optionsOf({ [optionName(setting)]: text })) !== JSON.stringify(optionsOf()))
+      expect(changed.length, setting.path).toBeGreaterThan(0)
+    }
+  })
+
+  it('keep the bounds that admission promises, unless told otherwise', () => {
+    const sla = { slaTtft: '500', slaItl: '40.5' }
+    expect(optionsOf()).toMatchObject({ maxStepMs: undefined, preemptForPriority: false, agingMs: undefined })
+    expect(optionsOf(sla)).toMatchObject({ maxStepMs: 40.5, preemptForPriority: true, agingMs: 600_000 })
+    expect(optionsOf({ ...sla, maxStepTime: '20', preemptForPriority: 'off', aging: '1000' })).toMatchObject({
+      maxStepMs: 20,
+      preemptForPriority: false,
+      agingMs: 1000,
+    })
+  })
+
+  it('bring a dead backend back by default, at the pace that is set, or not at all', () => {
+    const restart = (flags: Record<string, string>) => checkLoadOptions(llmOptions(read({ flags }))).restart
+    expect(restart({})).toEqual({ initialDelayMs: 1000, maxDelayMs: 60_000, maxAttempts: Infinity })
+    expect(restart({ restartMaxDelay: '500', restartAttempts: '3' })).toEqual({ initialDelayMs: 500, maxDelayMs: 500, maxAttempts: 3 })
+    expect(restart({ restartDelay: '90000' })).toMatchObject({ initialDelayMs: 90_000, maxDelayMs: 90_000 })
+    expect(restart({ restart: 'off', restartAttempts: '3' })).toBeUndefined()
   })
 })
 
