@@ -1,16 +1,17 @@
 /** The models that a server serves. */
 import { createHash } from 'node:crypto'
-import type { LLM } from '../llm'
+import type { LLM, LLMWarning } from '../llm'
 import { detectReasoningFormat, detectToolCallFormat, type ReasoningFormatName, type ToolCallFormatName } from '../text'
 import { version } from '../version'
 import { ApiError } from './errors'
 
-/** What a warning says of the backend that computes from then on; undefined: it is what it was meant to be. */
-const FALLBACKS: ReadonlyMap<string, string | undefined> = new Map([
-  ['CPU_FALLBACK', 'no-gpu'],
-  ['BACKEND_FAILED_OVER', 'failover'],
-  ['BACKEND_RESTARTED', undefined],
-])
+/** Why what computes is not what was meant to, as the model's warnings tell; undefined where it is. */
+export function fallbackReason(warnings: readonly Pick<LLMWarning, 'code'>[]): 'failover' | 'no-gpu' | undefined {
+  const last = warnings.findLast(({ code }) => code === 'BACKEND_FAILED_OVER' || code === 'BACKEND_RESTARTED')
+  if (last?.code === 'BACKEND_FAILED_OVER') return 'failover'
+  // What came back is what was there from the start.
+  return warnings.some(({ code }) => code === 'CPU_FALLBACK') ? 'no-gpu' : undefined
+}
 
 /** `auto` goes by the chat template. */
 export interface OutputParsers {
@@ -62,8 +63,7 @@ export class ServedModel {
   backendHeaders(): Record<string, string> {
     const { backend, warnings } = this.llm
     const headers: Record<string, string> = { 'x-node-tensorrt-backend': backend }
-    const last = warnings.findLast(({ code }) => FALLBACKS.has(code))
-    const reason = last && FALLBACKS.get(last.code)
+    const reason = fallbackReason(warnings)
     if (reason !== undefined) headers['x-node-tensorrt-fallback'] = reason
     return headers
   }

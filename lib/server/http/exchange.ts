@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Usage } from '../../llm'
 import type { ApiError } from '../errors'
+import type { ServedModel } from '../registry'
 import type { Caller, RequestHead } from '../seams'
 import { watchReader } from './slow_reader'
 
@@ -28,15 +29,14 @@ export class Exchange implements RequestHead {
   readonly signal: AbortSignal
   route = 'other'
   caller: Caller = {}
-  model: string | undefined
   status = 0
   responseBytes = 0
   errorCode: string | undefined
   /** The client went away before the end of the answer. */
   aborted = false
   usage: Usage | undefined
-  /** Of the model, once it is known. */
-  extraHeaders: Readonly<Record<string, string>> = {}
+  /** The model that is asked, once it is known. */
+  served: ServedModel | undefined
   /** A property, so that it can be handed on by itself. */
   readonly header = (name: string): string | undefined => this.request.headers.get(name) ?? undefined
   private readonly controller = new AbortController()
@@ -69,9 +69,9 @@ export class Exchange implements RequestHead {
     this.controller.abort(reason)
   }
 
-  /** Headers of every answer. */
+  /** Headers of every answer. What computes is told as it is when the answer begins: it may be another than when the request came. */
   headers(more: Readonly<Record<string, string>>): Record<string, string> {
-    return { ...COMMON_HEADERS, 'x-request-id': this.id, ...this.extraHeaders, ...more }
+    return { ...COMMON_HEADERS, 'x-request-id': this.id, ...this.served?.backendHeaders(), ...more }
   }
 
   json(status: number, body: unknown, headers: Readonly<Record<string, string>> = {}): Response {

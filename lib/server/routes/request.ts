@@ -24,8 +24,7 @@ export async function readRequest<T extends { model?: string | undefined }>(
 ): Promise<{ body: T; served: ServedModel }> {
   const body = parse(await readJson(exchange, limitsOf(exchange, services)))
   const served = services.registry.find(body.model)
-  exchange.model = served.name
-  exchange.extraHeaders = served.backendHeaders()
+  exchange.served = served
   return { body, served }
 }
 
