@@ -25,12 +25,17 @@ export class DyingExecutor implements Executor {
 
   constructor(
     private readonly inner: Executor,
-    private readonly at: number,
+    private at: number,
     private readonly how: Death = 'ERR_CUDA',
   ) {}
 
   get info(): Executor['info'] {
     return { ...this.inner.info, name: 'mortal' }
+  }
+
+  /** It dies now: at the next result, or call, that can tell. */
+  kill(): void {
+    this.at = 0
   }
 
   start(onResult: (result: StepResult) => void): void {
