@@ -511,11 +511,13 @@ export class EngineLoop {
       }
       this.touched.add(request)
     }
-    for (const request of this.touched) {
+    // The newest first: a first token is waited for more than those that follow, and what consumers do takes its time.
+    const touched = [...this.touched].reverse()
+    this.touched.clear()
+    for (const request of touched) {
       if (request.state.ended) this.settle(request)
       else request.state.deliver()
     }
-    this.touched.clear()
   }
 
   private settle(request: ActiveRequest): void {
