@@ -2,10 +2,10 @@ import { statSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { buildLLMEngine, type BuildEngineOptions, type BuildProgress } from '../llm'
 import { buildOnnx, type OnnxCliOptions, parseLayer, parseProfile } from './build_onnx'
-import { formatBytes, Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
+import { formatBytes, runLong } from './output'
 import { parseBytes, parseInteger, resolveModel } from './options'
 
-interface LLMOptions {
+interface LLMCliOptions {
   output: string
   precision?: 'bf16' | 'fp16' | 'fp32'
   maxStepTokens?: number
@@ -74,7 +74,7 @@ function isOnnx(model: string): boolean {
   return model.endsWith('.onnx') || statSync(model, { throwIfNoEntry: false })?.isFile() === true
 }
 
-async function build(model: string, options: LLMOptions & OnnxCliOptions, command: Command): Promise<void> {
+async function build(model: string, options: LLMCliOptions & OnnxCliOptions, command: Command): Promise<void> {
   const onnx = isOnnx(model)
   const foreign = (onnx ? LLM_ONLY : ONNX_ONLY).find((name) => command.getOptionValueSource(name) === 'cli')
   if (foreign !== undefined) {
@@ -90,44 +90,25 @@ async function build(model: string, options: LLMOptions & OnnxCliOptions, comman
   return buildModelFolder(model, rest)
 }
 
-async function buildModelFolder(model: string, options: LLMOptions): Promise<void> {
-  const interrupt = new Interrupt()
-  const progress = new Progress()
-  const json = options.json === true
-  const started = Date.now()
+function buildModelFolder(model: string, options: LLMCliOptions): Promise<void> {
+  const { output, json, workspace, ...rest } = options
   let latest: BuildProgress | undefined
-  const draw = (): void => {
-    const seconds = `${((Date.now() - started) / 1000).toFixed(0)} s`
-    if (interrupt.signal.aborted) progress.update(`stopping ... ${seconds}`, true)
-    else if (latest === undefined) progress.update(`preparing ... ${seconds}`)
-    else progress.update(`building engine ${latest.part + 1} of ${latest.parts} ... ${seconds}  ${describe(latest)}`)
+  const status = (seconds: string): string => {
+    if (latest === undefined) return `preparing ... ${seconds}`
+    return `building engine ${latest.part + 1} of ${latest.parts} ... ${seconds}  ${describe(latest)}`
   }
-  const timer = setInterval(draw, 250)
-  try {
-    const { output, json: _, workspace, ...rest } = options
-    const build: BuildEngineOptions = { ...rest, signal: interrupt.signal, onProgress: (now) => (latest = now) }
+  return runLong(json === true, status, async (signal) => {
+    const build: BuildEngineOptions = { ...rest, signal, onProgress: (now) => (latest = now) }
     if (workspace !== undefined) build.workspaceBytes = workspace
     const { path, manifest } = await buildLLMEngine(resolveModel(model), output, build)
-    progress.clear()
-    if (json) {
-      process.stdout.write(`${JSON.stringify({ path, manifest })}\n`)
-      return
-    }
+    if (json === true) return `${JSON.stringify({ path, manifest })}\n`
     const { gpu, tensorrtVersion, precision, plan, build: figures } = manifest
     const parts = figures.parts.map((part) => `${part.name} ${part.seconds.toFixed(1)} s`).join(', ')
-    process.stdout.write(
+    return (
       `${path}\n  ${precision}, TensorRT ${tensorrtVersion}, ${gpu.name} (compute capability ${gpu.computeCapability})\n` +
-        `  plan ${formatBytes(plan.bytes)}, built in ${figures.seconds.toFixed(1)} s (${parts})\n`,
+      `  plan ${formatBytes(plan.bytes)}, built in ${figures.seconds.toFixed(1)} s (${parts})\n`
     )
-  } catch (error) {
-    progress.clear()
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
-    else reportFailure(error, json)
-  } finally {
-    clearInterval(timer)
-    progress.clear()
-    interrupt.dispose()
-  }
+  })
 }
 
 function describe({ phase, step, steps }: BuildProgress): string {

@@ -1,7 +1,7 @@
 /** `build` of an ONNX model: its own options, and a bar for the whole build. */
 import { InvalidArgumentError } from 'commander'
 import { buildEngine, type InputProfile, type InputRange, type OnnxBuildOptions, type OnnxBuildProgress } from '../runtime'
-import { formatBytes, Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
+import { formatBytes, runLong } from './output'
 
 export interface OnnxCliOptions {
   output?: string
@@ -52,28 +52,19 @@ export function parseProfile(text: string, before: InputProfile[] = []): InputPr
   return [...before, profile]
 }
 
-export async function buildOnnx(model: string, options: OnnxCliOptions): Promise<void> {
-  const interrupt = new Interrupt()
-  const progress = new Progress()
-  const json = options.json === true
-  const started = Date.now()
+export function buildOnnx(model: string, options: OnnxCliOptions): Promise<void> {
+  const { output, layer, profile, workspace, json, ...rest } = options
   let latest: OnnxBuildProgress = { phase: 'preparing', fraction: 0 }
   let printed = 0
   const onProgress = (now: OnnxBuildProgress): void => {
     latest = now
     const tenth = Math.floor(now.fraction * 10)
-    if (json || process.stderr.isTTY === true || tenth <= printed) return
+    if (json === true || process.stderr.isTTY === true || tenth <= printed) return
     printed = tenth
     process.stderr.write(`${tenth * 10}% ${now.phase}\n`)
   }
-  const draw = (): void => {
-    const seconds = `${((Date.now() - started) / 1000).toFixed(0)} s`
-    if (interrupt.signal.aborted) progress.update(`stopping ... ${seconds}`, true)
-    else progress.update(`${bar(latest.fraction)} ${seconds}  ${latest.phase}`)
-  }
-  const timer = setInterval(draw, 250)
-  try {
-    const { output, layer, profile, workspace, json: _, ...rest } = options
+  const status = (seconds: string): string => `${bar(latest.fraction)} ${seconds}  ${latest.phase}`
+  return runLong(json === true, status, async (signal) => {
     const built = await buildEngine({
       ...rest,
       onnx: model,
@@ -81,29 +72,17 @@ export async function buildOnnx(model: string, options: OnnxCliOptions): Promise
       layers: layer as OnnxBuildOptions['layers'],
       profiles: profile,
       workspaceBytes: workspace,
-      signal: interrupt.signal,
+      signal,
       onProgress,
     })
-    progress.clear()
-    if (json) {
-      process.stdout.write(`${JSON.stringify(built)}\n`)
-      return
-    }
+    if (json === true) return `${JSON.stringify(built)}\n`
     const { gpu, tensorrtVersion, precision, plan, build, onnx } = built.manifest
-    process.stdout.write(
+    return (
       `${built.path}\n  ${precision}, TensorRT ${tensorrtVersion}, ${gpu.name} (compute capability ${gpu.computeCapability})\n` +
-        `  plan ${formatBytes(plan.bytes)} of ${build.layers} layers, model ${formatBytes(onnx.bytes)}, ` +
-        `${built.cached ? 'taken from the cache' : `built in ${build.seconds.toFixed(1)} s`}\n`,
+      `  plan ${formatBytes(plan.bytes)} of ${build.layers} layers, model ${formatBytes(onnx.bytes)}, ` +
+      `${built.cached ? 'taken from the cache' : `built in ${build.seconds.toFixed(1)} s`}\n`
     )
-  } catch (error) {
-    progress.clear()
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
-    else reportFailure(error, json)
-  } finally {
-    clearInterval(timer)
-    progress.clear()
-    interrupt.dispose()
-  }
+  })
 }
 
 function bar(fraction: number): string {

@@ -87,6 +87,36 @@ export class Progress {
   }
 }
 
+/**
+ * Runs what takes long: a line on stderr says how it stands, Ctrl-C ends it, and a failure is reported.
+ *
+ * @param status how it stands after so many seconds
+ * @param work comes to what goes to stdout
+ */
+export async function runLong(json: boolean, status: (seconds: string) => string, work: (signal: AbortSignal) => Promise<string>): Promise<void> {
+  const interrupt = new Interrupt()
+  const progress = new Progress()
+  const started = Date.now()
+  const timer = setInterval(() => {
+    const seconds = `${((Date.now() - started) / 1000).toFixed(0)} s`
+    const { aborted } = interrupt.signal
+    progress.update(aborted ? `stopping ... ${seconds}` : status(seconds), aborted)
+  }, 250)
+  try {
+    const text = await work(interrupt.signal)
+    progress.clear()
+    process.stdout.write(text)
+  } catch (error) {
+    progress.clear()
+    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
+    else reportFailure(error, json)
+  } finally {
+    clearInterval(timer)
+    progress.clear()
+    interrupt.dispose()
+  }
+}
+
 /** Resolves when the stream can take more, so that a slow terminal slows the reader and not the memory. */
 export async function writeOut(text: string, signal: AbortSignal): Promise<void> {
   if (text === '' || signal.aborted || process.stdout.write(text)) return

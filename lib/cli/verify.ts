@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { TensorRTError } from '../errors'
 import { saveReferences, type SaveReferencesOptions, type VerificationReport, verifyEngine, type VerifyOptions, type VerifyProgress } from '../llm'
 import type { VerificationLimits } from '../runtime'
-import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
+import { runLong } from './output'
 import { parseInteger, parseNumber, resolveModel } from './options'
 
 interface VerifyCliOptions {
@@ -50,41 +50,26 @@ export function verifyCommand(): Command {
 async function verify(folder: string, options: VerifyCliOptions, command: Command): Promise<void> {
   const { saveReferences: file, references } = options
   if (file !== undefined && references !== undefined) command.error("error: option '--save-references' does not go with '--references'")
-  const interrupt = new Interrupt()
-  const progress = new Progress()
   const json = options.json === true
-  const started = Date.now()
   let latest: VerifyProgress | undefined
-  const timer = setInterval(() => {
-    const seconds = `${((Date.now() - started) / 1000).toFixed(0)} s`
-    if (latest === undefined || latest.phase === 'loading') progress.update(`loading ... ${seconds}`)
-    else progress.update(`${latest.phase}, prompt ${latest.done + 1} of ${latest.prompts} ... ${seconds}`)
-  }, 250)
-  try {
+  const status = (seconds: string): string => {
+    if (latest === undefined || latest.phase === 'loading') return `loading ... ${seconds}`
+    return `${latest.phase}, prompt ${latest.done + 1} of ${latest.prompts} ... ${seconds}`
+  }
+  await runLong(json, status, async (signal) => {
     const path = resolveModel(folder)
-    const common: SaveReferencesOptions = { signal: interrupt.signal, onProgress: (now) => (latest = now) }
+    const common: SaveReferencesOptions = { signal, onProgress: (now) => (latest = now) }
     if (options.prompts !== undefined) common.prompts = await readPrompts(options.prompts)
     for (const name of ['maxTokens', 'seed', 'threads'] as const) if (options[name] !== undefined) common[name] = options[name]
     if (options.weights !== undefined) common.weights = options.weights
     if (file !== undefined) {
       const prompts = await saveReferences(path, file, common)
-      progress.clear()
-      process.stdout.write(json ? `${JSON.stringify({ file, prompts })}\n` : `${file}: references of ${prompts} prompts\n`)
-      return
+      return json ? `${JSON.stringify({ file, prompts })}\n` : `${file}: references of ${prompts} prompts\n`
     }
     const report = await verifyEngine(path, { ...common, ...engineOptions(options) })
-    progress.clear()
-    process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : describe(report))
     if (!report.verification.fit) process.exitCode = 1
-  } catch (error) {
-    progress.clear()
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
-    else reportFailure(error, json)
-  } finally {
-    clearInterval(timer)
-    progress.clear()
-    interrupt.dispose()
-  }
+    return json ? `${JSON.stringify(report, null, 2)}\n` : describe(report)
+  })
 }
 
 function engineOptions(options: VerifyCliOptions): VerifyOptions {
