@@ -143,6 +143,25 @@ describe('a generation', () => {
     for (const result of results) expect(result).toBe(results[0])
   })
 
+  it('gets its first token before older requests get a further one of the same step', async () => {
+    const llm = serve()
+    const heard: string[] = []
+    llm.observe(() => void heard.push('step'))
+    const listen = async (name: string, generation: Generation, onChunk = (): void => {}): Promise<void> => {
+      for await (const _ of generation) {
+        heard.push(name)
+        onChunk()
+      }
+    }
+    let younger: Promise<void> | undefined
+    await listen('older', llm.generate({ tokens: [1, 2], maxTokens: 40, ignoreEos: true }), () => {
+      younger ??= listen('younger', llm.generate({ tokens: [3, 4], maxTokens: 10, ignoreEos: true }))
+    })
+    await younger
+    const first = heard.indexOf('younger')
+    expect(heard.slice(first - 1, first + 2)).toEqual(['step', 'younger', 'older'])
+  })
+
   it('has one consumer', async () => {
     const generation = serve().generate({ tokens, maxTokens: 3 })
     await collect(generation)
