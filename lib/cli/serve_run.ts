@@ -101,7 +101,7 @@ function printable(config: ServeConfig): string {
 function telemetryOf(llm: LLM, config: ServeConfig, admission: SlaAdmission | undefined): Telemetry {
   const { accessLog } = config
   return createTelemetry(llm, {
-    model: config.modelName?.[0] ?? llm.info.model?.split(/[\\/]/).at(-1) ?? llm.info.name,
+    model: config.modelName?.[0],
     accessLog: accessLog === undefined || accessLog === 'stdout' || accessLog === 'stderr' ? accessLog : { path: accessLog },
     tracing: config.tracing,
     admission,

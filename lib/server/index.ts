@@ -1,5 +1,6 @@
 export { createSlaAdmission, type SlaAdmission, type SlaOptions, type SlaSnapshot } from './admission'
-export { DEFAULT_LIMITS, type ServerOptions } from './options'
+export { DEFAULT_LIMITS } from './limits'
+export type { ServerOptions } from './options'
 export type {
   Admission,
   AdmissionDecision,

@@ -23,7 +23,7 @@ export interface Caller {
   keyName?: string | undefined
   /** Keeps cached prefixes of this caller from all others; joined with the request's own `cache_salt`. */
   cacheSalt?: string | undefined
-  /** Limits of this caller, where they differ from the server's. */
+  /** Limits of this caller, in place of the server's. */
   limits?: Partial<RequestLimits> | undefined
 }
 

@@ -70,7 +70,7 @@ export function encodeChat(served: ServedModel, input: ChatInput, exchange: Exch
 }
 
 /** @throws ApiError 400 */
-export function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptions & { messages: readonly ChatMessage[] } {
+function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptions & { messages: readonly ChatMessage[] } {
   if (!llm.info.hasChatTemplate) {
     throw ApiError.invalid('messages', 'The model has no chat template; use /v1/completions', 'chat_template_missing')
   }

@@ -9,7 +9,7 @@ import type { SamplingFields } from '../schemas/fields'
 import type { Endpoint, RequestFacts, RequestLimits } from '../seams'
 import type { Services } from '../services'
 
-/** The server's limits, and those of the caller that are narrower. */
+/** The server's limits, and in their place those that the caller has of its own. */
 export function limitsOf({ caller }: Exchange, { limits }: Services): RequestLimits {
   if (caller.limits === undefined) return limits
   const own = Object.entries(caller.limits).filter(([, value]) => value !== undefined)

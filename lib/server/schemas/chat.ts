@@ -74,7 +74,6 @@ export type ChatInput = z.output<typeof chatInputSchema>
 export type ChatBody = z.output<typeof chatSchema>
 export type ChatBodyMessage = z.output<typeof message>
 export type Tool = z.output<typeof tool>
-export type ToolChoice = z.output<typeof toolChoice>
 
 const TOOLS_INSTEAD = 'use "tools" and "tool_choice"'
 

@@ -133,7 +133,7 @@ export function refuseUnsupported(body: Record<string, unknown>, fields: Unsuppo
   }
 }
 
-export const isFalse = (value: unknown): boolean => value === false
+const isFalse = (value: unknown): boolean => value === false
 export const isEmpty = (value: unknown): boolean => Array.isArray(value) && value.length === 0
 
 export const UNSUPPORTED_ANYWHERE: Unsupported = {

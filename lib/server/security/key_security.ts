@@ -2,6 +2,7 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import { TensorRTError } from '../../errors'
 import { ArgumentReader, invalidArgument } from '../../runtime'
+import { checkLimits } from '../limits'
 import type { Caller, Refusal, RequestFacts, RequestHead, RequestLimits, Security } from '../seams'
 import { KeyRing } from './api_keys'
 import { RateLimit } from './rate_limit'
@@ -11,7 +12,7 @@ export interface ApiKey {
   name: string
   /** Of the key, as {@link hashApiKey} makes it. */
   sha256: string
-  /** Limits of its requests, where they are narrower than the server's. */
+  /** Limits of its requests, in place of the server's. */
   limits?: Partial<RequestLimits> | undefined
   /** Requests at once; more are refused with 429. Default: no limit. */
   maxConcurrent?: number | undefined
@@ -154,7 +155,7 @@ function checkKey(given: unknown, where: string): ApiKey {
   return {
     name,
     sha256: sha256.toLowerCase(),
-    limits: reader.get('limits') as ApiKey['limits'],
+    limits: checkLimits(reader.get('limits'), `"${where}.limits"`),
     maxConcurrent: reader.integer('maxConcurrent', 1, 1_000_000),
     requestsPerMinute: reader.integer('requestsPerMinute', 1, 1_000_000),
     models: models as readonly string[] | undefined,

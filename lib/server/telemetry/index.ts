@@ -3,6 +3,7 @@ import { Registry } from 'prom-client'
 import type { LLM } from '../../llm'
 import { gpuUsage } from '../../native'
 import { ArgumentReader, invalidArgument } from '../../runtime'
+import { defaultModelName } from '../model_names'
 import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry } from '../seams'
 import { AccessLog, type AccessLogDestination } from './access_log'
 import { type AdmissionSource, collectAdmission } from './admission_metrics'
@@ -19,8 +20,8 @@ export type { AccessLogDestination } from './access_log'
 export type { MetricDescription, MetricType } from './series'
 
 export interface TelemetryOptions {
-  /** Name under which the model is served: the label `model_name` of vLLM's metrics. */
-  model: string
+  /** Name under which the model is served: the label `model_name` of vLLM's metrics. Default: as `createServer` names it. */
+  model?: string | undefined
   /** The label `engine` of vLLM's metrics, where several serve one model. Default '0'. */
   engine?: string | undefined
   /** Where lines of the access log go; a relative path is of the working directory. Default: nowhere. */
@@ -54,13 +55,13 @@ const MAX_LABEL_LENGTH = 256
  *
  * @throws ERR_INVALID_ARGUMENT
  */
-export function createTelemetry(llm: LLM, options: TelemetryOptions): ServerTelemetry {
+export function createTelemetry(llm: LLM, options: TelemetryOptions = {}): ServerTelemetry {
   return telemetryOf(llm, options)
 }
 
 /** @internal */
 export function telemetryOf(llm: LLM, options: TelemetryOptions, readGpus: ReadGpus = gpuUsage): ServerTelemetry {
-  return new PrometheusTelemetry(llm, checkOptions(options), readGpus)
+  return new PrometheusTelemetry(llm, checkOptions(llm, options), readGpus)
 }
 
 interface CheckedOptions {
@@ -73,10 +74,10 @@ interface CheckedOptions {
   onWarning: (message: string) => void
 }
 
-function checkOptions(options: unknown): CheckedOptions {
+function checkOptions(llm: LLM, options: unknown): CheckedOptions {
   const reader = new ArgumentReader(options, OPTIONS, 'createTelemetry()')
-  const model = reader.string('model', MAX_LABEL_LENGTH)
-  if (model === undefined || model === '') throw invalidArgument('model', 'a name', model)
+  const model = reader.string('model', MAX_LABEL_LENGTH) ?? defaultModelName(llm)
+  if (model === '') throw invalidArgument('model', 'a name', model)
   const accessLog = reader.get('accessLog') as AccessLogDestination | undefined
   if (accessLog !== undefined && accessLog !== 'stdout' && accessLog !== 'stderr') {
     if (typeof accessLog !== 'object' || accessLog === null) throw invalidArgument('accessLog', "'stdout', 'stderr' or { path }", accessLog)

@@ -123,6 +123,16 @@ describe('cache salts', () => {
 })
 
 describe('limits of a key', () => {
+  it('are checked as the server’s own are, and go with its caller', () => {
+    const limitsOf = (limits: unknown): unknown =>
+      (security({ keys: [key('alice', ALICE, { limits: limits as never })] }).authenticate(head({ 'x-api-key': ALICE })) as Caller).limits
+    expect(limitsOf({ maxOutputTokens: 5, requestTimeoutMs: Infinity })).toEqual({ maxOutputTokens: 5, requestTimeoutMs: Infinity })
+    expect(limitsOf(undefined)).toEqual({})
+    for (const wrong of [{ maxOutputToken: 5 }, { maxOutputTokens: '5' }, { maxOutputTokens: 0 }, { maxBodyBytes: Infinity }, null, 7]) {
+      expect(() => limitsOf(wrong), JSON.stringify(wrong)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
+    }
+  })
+
   it('bound what runs at once, and each claim ends once', () => {
     const one = security({ keys: [key('alice', ALICE, { maxConcurrent: 2 }), key('bob', BOB)] })
     const caller = one.authenticate(head({ 'x-api-key': ALICE })) as Caller

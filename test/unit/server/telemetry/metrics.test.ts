@@ -2,7 +2,7 @@
 import { register } from 'prom-client'
 import { afterEach, describe, expect, it } from 'vitest'
 import { LLM } from '../../../../lib'
-import { createSlaAdmission, createTelemetry, type ServerTelemetry } from '../../../../lib/server'
+import { createServer, createSlaAdmission, createTelemetry, type ServerTelemetry } from '../../../../lib/server'
 import { HashExecutor } from '../../../../examples/custom-executor/hash_executor'
 import { DyingExecutor } from '../../../fault/dying_executor'
 import '../../matchers'
@@ -410,8 +410,7 @@ describe('createTelemetry', () => {
     const llm = LLM.fromExecutor(new HashExecutor())
     open.push(llm)
     const bad: [unknown, RegExp][] = [
-      [undefined, /takes an object/],
-      [{}, /"model" must be a name/],
+      [null, /takes an object/],
       [{ model: '' }, /"model"/],
       [{ model: 'm', modell: 1 }, /no option "modell"/],
       [{ model: 'm', accessLog: 'nowhere' }, /"accessLog" must be/],
@@ -426,6 +425,15 @@ describe('createTelemetry', () => {
       [{ model: 'm', onWarning: 'x' }, /"onWarning"/],
     ]
     for (const [options, message] of bad) expect(() => createTelemetry(llm, options as never)).toThrowCode('ERR_INVALID_ARGUMENT', message)
+  })
+
+  it('names the model as its server does, unless told otherwise', async () => {
+    const llm = LLM.fromExecutor(new HashExecutor())
+    open.push(llm)
+    const telemetry = createTelemetry(llm, { gpus: false })
+    const { data } = (await (await createServer(llm).fetch(new Request('http://x/v1/models'))).json()) as { data: { id: string }[] }
+    expect((await telemetry.metrics()).body).toContain(`model_name="${data[0]!.id}"`)
+    await telemetry.close()
   })
 
   it('leaves the observation of steps when it is closed, and can be closed twice', async () => {
