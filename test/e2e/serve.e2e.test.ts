@@ -55,7 +55,11 @@ async function readStream(response: Response): Promise<{ chunks: number; done: b
   }
 }
 
-const metric = (text: string, name: string): number => Number(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'm').exec(text)?.[1] ?? NaN)
+/** @param name with its labels, where there are several series of it */
+const metric = (text: string, name: string): number => {
+  const line = text.split('\n').find((one) => one.startsWith(name) && /^(?:\{[^}]*\})? /.test(one.slice(name.length)))
+  return Number(line?.split(' ').at(-1) ?? NaN)
+}
 
 describe('serve: start and end', () => {
   it('loads, warms up, listens, answers, and ends with 0 on SIGTERM', async () => {
@@ -73,14 +77,15 @@ describe('serve: start and end', () => {
   it('lets 100 streams end after SIGTERM, and takes nothing new meanwhile', async () => {
     const { child, ended, url, port } = await serve(['--drain', '60000'])
     const streams = Promise.all(Array.from({ length: 100 }, async () => {
-      const response = await post(url, story({ max_tokens: 60 }))
+      // Long enough that the first have not all ended when the last is let in.
+      const response = await post(url, story({ max_tokens: 200 }))
       expect(response.status).toBe(200)
       return readStream(response)
     }))
     // All of them are let in before the signal comes.
     for (;;) {
       const running = await (await fetch(`${url}/metrics`)).text()
-      if (metric(running, 'node_tensorrt_requests_in_flight') >= 100) break
+      if (metric(running, 'node_tensorrt_requests_admitted_total{endpoint="completions"}') >= 100) break
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
     child.kill('SIGTERM')
