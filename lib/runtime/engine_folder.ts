@@ -3,6 +3,7 @@
  * weights. A plan is code: its bytes are read once, into memory that nobody else writes, checked, and those same bytes run.
  */
 import { randomUUID } from 'node:crypto'
+import type { Stats } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, relative, resolve } from 'node:path'
 import { type ErrorCode, TensorRTError } from '../errors'
@@ -211,15 +212,20 @@ export interface NewEngineFolder {
  * @throws (as a rejection) ERR_INVALID_ARGUMENT when something is there, and it is no engine folder or `force` is not set; ERR_IO
  */
 export async function requireWritable(path: string, force: boolean): Promise<void> {
-  const found = await stat(path).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return undefined
-    throw new TensorRTError('ERR_IO', `${path} cannot be used: ${cause.message}`, { cause })
-  })
-  if (found === undefined) return
-  if (!(await isEngineFolder(path))) {
+  const look = (): Promise<Stats | undefined> =>
+    stat(path).catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code === 'ENOENT') return undefined
+      throw new TensorRTError('ERR_IO', `${path} cannot be used: ${cause.message}`, { cause })
+    })
+  let found = await look()
+  while (found !== undefined && !(await isEngineFolder(path))) {
+    const before = found
+    found = await look()
+    // Where another process has replaced it meanwhile, it is another folder that is to be looked at.
+    if (found === undefined || found.ino !== before.ino) continue
     throw new TensorRTError('ERR_INVALID_ARGUMENT', `${path} exists and is no engine folder: it is not overwritten`)
   }
-  if (!force) {
+  if (found !== undefined && !force) {
     throw new TensorRTError('ERR_INVALID_ARGUMENT', `The engine folder ${path} exists`, { hint: 'overwrite it with force, or --force' })
   }
 }
