@@ -265,6 +265,7 @@ class Peer {
 
 interface Arm {
   tokensPerSecond: number
+  ttftMeanMs: number
   ttftP50Ms: number
   ttftP99Ms: number
   burstTtftP50Ms: number
@@ -280,6 +281,7 @@ const round = (value: number, digits = 2): number => Number(value.toFixed(digits
 function armOf({ tokens, seconds, ttftMs, burstTtftMs }: Round, { cpuSeconds, busy }: Usage): Arm {
   return {
     tokensPerSecond: tokens / seconds,
+    ttftMeanMs: ttftMs.reduce((sum, ms) => sum + ms, 0) / ttftMs.length,
     ttftP50Ms: quantile([...ttftMs], 0.5),
     ttftP99Ms: quantile([...ttftMs], 0.99),
     burstTtftP50Ms: quantile([...burstTtftMs], 0.5),
@@ -334,6 +336,7 @@ async function measure({ name, backend, requests, pauseMs }: Case, streams: numb
     /** Medians over pairs of rounds with the same requests. */
     throughputRatio: round(pairs((a, b) => b.tokensPerSecond / a.tokensPerSecond), 4),
     throughputRatios: a.map((arm, i) => round(b[i]!.tokensPerSecond / arm.tokensPerSecond, 4)),
+    addedTtftMeanMs: round(pairs((a, b) => b.ttftMeanMs - a.ttftMeanMs)),
     addedTtftP50Ms: round(pairs((a, b) => b.ttftP50Ms - a.ttftP50Ms)),
     addedTtftP99Ms: round(pairs((a, b) => b.ttftP99Ms - a.ttftP99Ms)),
     addedCpuUsPerToken: round(pairs((a, b) => b.cpuUsPerToken - a.cpuUsPerToken)),
