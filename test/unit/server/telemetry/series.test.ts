@@ -120,8 +120,10 @@ describe("the event loop's delays", () => {
   const bounds = Float64Array.from(EVENT_LOOP_BUCKETS)
 
   it('reach the buckets that they belong to, each once', () => {
+    // Node's histogram keeps three digits: what is as near to a bound may be on either side of it.
+    const clear = (ms: number): boolean => EVENT_LOOP_BUCKETS.every((bound) => Math.abs(ms + 0.2 - bound * 1000) > 0.003 * (ms + 10))
     fc.assert(
-      fc.property(fc.array(fc.integer({ min: 0, max: 8000 }), { maxLength: 300 }), (samples) => {
+      fc.property(fc.array(fc.integer({ min: 0, max: 8000 }).filter(clear), { maxLength: 300 }), (samples) => {
         const source = createHistogram()
         const series = new HistogramSeries({}, bounds)
         // A sample is the time between two ticks of a timer of 10 ms; half a millisecond off, away from the bounds.
