@@ -13,7 +13,7 @@ import {
   TensorRTError,
 } from '../../lib'
 import { type Death, DyingExecutor } from './dying_executor'
-import { codes, cpu, expectWhole, plan, type Sizes, STREAMS, stream, substance, tokenizer } from './storyteller'
+import { codes, cpu, expectWhole, plan, type Sizes, solos, STREAMS, stream, substance, tokenizer } from './storyteller'
 
 const open: LLM[] = []
 afterEach(async () => {
@@ -58,10 +58,7 @@ const requests = plan(7)
 let solo: GenerationResult[]
 
 beforeAll(async () => {
-  const llm = LLM.fromExecutor(await cpu({ maxSlots: 1 }), { tokenizer })
-  solo = []
-  for (const request of requests) solo.push(await llm.generate(request).result())
-  await llm.close()
+  solo = await solos(requests)
 }, 120_000)
 
 describe('64 live streams, and the backend dies', () => {

@@ -12,17 +12,14 @@ import {
 } from '../../lib'
 import { seededRandom } from '../../lib/cli/load_generator'
 import { type Death, DyingExecutor } from './dying_executor'
-import { codes, cpu, expectWhole, plan, STREAMS, stream, substance, tokenizer } from './storyteller'
+import { codes, cpu, expectWhole, plan, solos, STREAMS, stream, substance, tokenizer } from './storyteller'
 
 const NOW = { initialDelayMs: 0, maxDelayMs: 0 }
 const requests = plan(11)
 let solo: GenerationResult[]
 
 beforeAll(async () => {
-  const llm = LLM.fromExecutor(await cpu({ maxSlots: 1 }), { tokenizer })
-  solo = []
-  for (const request of requests) solo.push(await llm.generate(request).result())
-  await llm.close()
+  solo = await solos(requests)
 }, 120_000)
 
 const open: LLM[] = []

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { expect, vi } from 'vitest'
-import type { Executor, GenerateOptions, GenerationResult, LLM } from '../../lib'
+import { type Executor, type GenerateOptions, type GenerationResult, LLM } from '../../lib'
 import { seededRandom } from '../../lib/cli/load_generator'
 import { graphFromConfig } from '../../lib/models'
 import { CpuBackend } from '../../lib/native'
@@ -44,6 +44,15 @@ export function plan(seed: number): GenerateOptions[] {
     ...(i % 8 === 3 ? { repetitionPenalty: 1.2, presencePenalty: 0.3, frequencyPenalty: 0.2 } : {}),
     ...(i % 8 === 5 ? { logprobs: 2, minTokens: 30, ignoreEos: false } : {}),
   }))
+}
+
+/** What each request gives by itself, on a backend that lives. */
+export async function solos(requests: readonly GenerateOptions[]): Promise<GenerationResult[]> {
+  const llm = LLM.fromExecutor(await cpu({ maxSlots: 1 }), { tokenizer })
+  const results: GenerationResult[] = []
+  for (const request of requests) results.push(await llm.generate(request).result())
+  await llm.close()
+  return results
 }
 
 /** Tokens as they were streamed, and when. */
