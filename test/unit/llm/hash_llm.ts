@@ -1,0 +1,49 @@
+/** LLMs over the executor of the examples, closed after each test, and what tests of them share. */
+import { afterEach, expect, vi } from 'vitest'
+import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
+import { type ExecutorInfo, type FromExecutorOptions, type Generation, type GenerationChunk, LLM } from '../../../lib'
+import { GatedExecutor } from './gated_executor'
+
+export const open: LLM[] = []
+afterEach(async () => {
+  for (const llm of open.splice(0)) await llm.close()
+})
+
+export function serve(options: FromExecutorOptions = {}, sizes: Partial<ExecutorInfo> = {}): LLM {
+  const llm = LLM.fromExecutor(new HashExecutor(sizes), options)
+  open.push(llm)
+  return llm
+}
+
+/** An LLM whose steps complete when the test says so. */
+export function gated(
+  options: FromExecutorOptions = {},
+  sizes: Partial<ExecutorInfo> = {},
+): { llm: LLM; executor: GatedExecutor } {
+  const executor = new GatedExecutor(new HashExecutor(sizes))
+  const llm = LLM.fromExecutor(executor, options)
+  open.push(llm)
+  return { llm, executor }
+}
+
+export async function collect(generation: Generation): Promise<GenerationChunk[]> {
+  const chunks: GenerationChunk[] = []
+  for await (const chunk of generation) chunks.push(chunk)
+  return chunks
+}
+export const failure = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+export const tokens = [1, 2, 3, 4, 5, 6]
+
+export const activeTimers = (): number => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
+
+/** Everything that a request held has been given back. */
+export async function expectIdle(llm: LLM): Promise<void> {
+  await vi.waitFor(() =>
+    expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, steps: { inFlight: 0 }, kv: { usedPages: 0 } }),
+  )
+  llm.check()
+}
