@@ -121,7 +121,7 @@ export interface SchedulerLoad {
 /** What one scheduler gives up and another takes over. */
 export interface Evacuation {
   /** The live requests in order of arrival, each with all its sequences, also those that have finished. */
-  readonly requests: readonly Sequence[][]
+  readonly requests: readonly (readonly Sequence[])[]
   /** Sequences that ever arrived: arrival numbers go on from here. */
   readonly arrivals: number
   readonly draining: boolean
