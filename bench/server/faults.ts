@@ -9,13 +9,12 @@
  * the clients have one of their own. Writes docs/benchmarks/server-faults.json, or --json.
  */
 import { fork } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { parseArgs } from 'node:util'
 import { type FaultCounts, type FaultLoad, runFaultLoad } from '../../test/fault/fault_load'
 import { knownOutputs, startFaultyServer } from '../../test/fault/faulty_server'
-import { describeMachine } from '../machine'
+import { commandOf, describeMachine, writeReport } from '../machine'
 import { quantile } from './simulation'
 
 const { values: flags } = parseArgs({
@@ -87,7 +86,7 @@ async function main(): Promise<void> {
   for (const code of faulty.warnings) warned[code] = (warned[code] ?? 0) + 1
   const share = (part: number): number => Math.round((part / counts.wellFormed) * 1e6) / 1e6
   const report = {
-    command: `npx tsx bench/server/faults.ts --seconds ${seconds} --streams ${streams} --retryable ${retryable} --fatal ${fatal} --death ${death} --seed ${seed}`,
+    command: `${commandOf(__filename)} --seconds ${seconds} --streams ${streams} --retryable ${retryable} --fatal ${fatal} --death ${death} --seed ${seed}`,
     machine: describeMachine(),
     ...counts,
     shareCorrect: share(counts.correct),
@@ -107,7 +106,7 @@ async function main(): Promise<void> {
     eventLoopDelayMs: { p99: delay.percentile(99) / 1e6, max: delay.max / 1e6 },
   }
   await faulty.close()
-  writeFileSync(flags.json, `${JSON.stringify(report, null, 2)}\n`)
+  writeReport(flags.json, report)
   console.table({ wellFormed: counts.wellFormed, correct: counts.correct, shareCorrect: report.shareCorrect, afterRetries: report.shareCorrectAfterRetries, left: counts.left, slow: counts.slow })
   console.log(JSON.stringify({ otherwise: counts.otherwise, injected, rssMiBByQuarter: report.rssMiBByQuarter }))
   process.exitCode = report.shareCorrect >= 0.999 && stats.kv.usedPages === 0 ? 0 : 1

@@ -1,21 +1,21 @@
 /**
  * Load to saturation and beyond: goodput under an SLA with admission, and the same arrivals without.
  *
- *     npx tsx bench/server/goodput.ts simulation
- *     npx tsx bench/server/goodput.ts server [model folder]
+ *     npx tsx bench/server/goodput.ts simulation [--out <folder>]
+ *     npx tsx bench/server/goodput.ts server [model folder] [--seconds 10] [--out <folder>]
  *
  * `simulation` is the real scheduler and admission over a model of a GPU, in virtual time; `server` is the server over HTTP on
  * this machine's CPU, with the clients in a process of their own. Arrivals are Poisson, in an open loop: who is refused does not
  * come again. A request is good when its first token came in time and its mean inter-token latency is within the bound; goodput
- * is good requests a second. Writes docs/benchmarks/goodput-<which>.json and .svg.
+ * is good requests a second. `--seconds` is how long requests arrive, for each rate. Writes goodput-<which>.json and .svg into docs/benchmarks, or --out.
  */
 import { fork } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
 import { LLM, seededRandom } from '../../lib/llm'
 import { createServer } from '../../lib/server'
 import { createSlaAdmission, type SlaOptions } from '../../lib/server/admission'
-import { describeMachine } from '../machine'
+import { commandOf, describeMachine, writeReport } from '../machine'
 import { type Point, writeLines } from '../picture'
 import { H200_8B, judge, makeArrivals, quantile, saturation, simulate } from './simulation'
 
@@ -36,12 +36,19 @@ interface Row {
 }
 
 const ROUND = (value: number): number => Math.round(value * 100) / 100
-const OUT = join(__dirname, '..', '..', 'docs', 'benchmarks')
+
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seconds: { type: 'string', default: '10' },
+    out: { type: 'string', default: join(__dirname, '..', '..', 'docs', 'benchmarks') },
+  },
+})
 
 async function report(which: string, title: string, sla: SlaOptions, facts: object, rows: Row[]): Promise<void> {
   const rounded = rows.map((row) => Object.fromEntries(Object.entries(row).map(([key, value]) => [key, typeof value === 'number' ? ROUND(value) : value])))
-  const json = { command: `npx tsx bench/server/goodput.ts ${which}`, sla, ...facts, rows: rounded }
-  writeFileSync(join(OUT, `goodput-${which}.json`), `${JSON.stringify(json, null, 2)}\n`)
+  const command = `${commandOf(__filename)} ${which}${which === 'server' ? ` --seconds ${SECONDS}` : ''}`
+  writeReport(join(flags.out, `goodput-${which}.json`), { command, sla, ...facts, rows: rounded })
   const points: Point[] = rows.flatMap(({ admission, load, goodput, ttftP99Ms }) => {
     const line = admission ? 'with admission' : 'without'
     return [
@@ -51,7 +58,7 @@ async function report(which: string, title: string, sla: SlaOptions, facts: obje
   })
   const subtitle = `first token within ${sla.ttftMs} ms, mean inter-token latency within ${sla.itlMs} ms; TTFT cut at five times the bound`
   const rules = [{ panel: 'TTFT, 99th percentile (ms)', y: sla.ttftMs }]
-  await writeLines(join(OUT, `goodput-${which}.svg`), title, subtitle, 'offered load, of what saturates', points, rules)
+  await writeLines(join(flags.out, `goodput-${which}.svg`), title, subtitle, 'offered load, of what saturates', points, rules)
   console.table(rounded)
 }
 
@@ -86,7 +93,7 @@ interface Answer {
   endMs: number
 }
 
-const SECONDS = 10
+const SECONDS = Number(flags.seconds)
 
 function makeRequests(rate: number, count: number, seed: number, vocabSize: number): Request[] {
   const random = seededRandom(seed)
@@ -190,7 +197,7 @@ async function server(folder: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const [which, argument] = process.argv.slice(2)
+  const [which, argument] = positionals
   if (which === 'client') {
     const answers = await client(...(JSON.parse(argument!) as Parameters<typeof client>))
     process.send!(answers, () => process.exit(0))

@@ -4,12 +4,12 @@
  *   npx tsx bench/server/hostile.ts [--requests 1000000] [--connections 32] [--seed 1] [--json docs/benchmarks/server-hostile.json]
  */
 import { spawn } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { makeApiKey } from '../../lib/server'
 import { runHostile } from '../../test/fuzz/http/hostile_run'
-import { describeMachine } from '../machine'
+import { commandOf, describeMachine, writeReport } from '../machine'
 
 const root = join(__dirname, '..', '..')
 const { values } = parseArgs({
@@ -99,7 +99,7 @@ async function main(): Promise<void> {
   const serverErrors = [...log().matchAll(/^node-tensorrt: request .* failed: (.*)$/gm)].map(([, message]) => message)
   const result = {
     what: 'hostile requests, loopback, keep-alive raw sockets; client and server on the same machine',
-    command: `npx tsx bench/server/hostile.ts --requests ${requests} --connections ${common.connections} --seed ${common.seed}`,
+    command: `${commandOf(__filename)} --requests ${requests} --connections ${common.connections} --seed ${common.seed}`,
     machine: describeMachine(),
     ...report,
     requestsPerSecond: Math.round(report.requests / report.seconds),
@@ -114,9 +114,8 @@ async function main(): Promise<void> {
     exitCode,
     serverErrors,
   }
-  const text = `${JSON.stringify(result, null, 2)}\n`
-  if (values.json === undefined) process.stdout.write(text)
-  else writeFileSync(values.json, text)
+  if (values.json === undefined) process.stdout.write(`${JSON.stringify(result, null, 2)}\n`)
+  else writeReport(values.json, result)
   process.exitCode = report.failed === 0 && exitCode === 0 ? 0 : 1
 }
 

@@ -13,14 +13,14 @@
  * docs/benchmarks/server-overhead.json and .svg, or --json.
  */
 import { type ChildProcess, fork } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { LLM, seededRandom } from '../../lib/llm'
 import { createServer, createTelemetry } from '../../lib/server'
 import { Tokenizer } from '../../lib/text'
-import { describeMachine } from '../machine'
+import { commandOf, describeMachine, writeReport } from '../machine'
 import { type Bar, writeBars } from '../picture'
 import { quantile } from './simulation'
 import { TimedExecutor } from './timed_executor'
@@ -352,8 +352,8 @@ async function main(): Promise<void> {
   const streams = Number(flags.streams)
   const cases = []
   for (const one of CASES) if (flags.only === undefined || one.backend.kind === flags.only) cases.push(await measure(one, streams, Number(flags.rounds)))
-  const command = `npx tsx bench/server/overhead.ts --streams ${streams} --rounds ${flags.rounds}${flags.only === undefined ? '' : ` --only ${flags.only}`}`
-  writeFileSync(flags.json, `${JSON.stringify({ command, machine: describeMachine(), cases }, null, 2)}\n`)
+  const command = `${commandOf(__filename)} --streams ${streams} --rounds ${flags.rounds}${flags.only === undefined ? '' : ` --only ${flags.only}`}`
+  writeReport(flags.json, { command, machine: describeMachine(), cases })
   const bars = cases.flatMap(({ name, library, server }): Bar[] => [
     { panel: 'output tokens per second', label: `${name}: in process`, value: library.tokensPerSecond },
     { panel: 'output tokens per second', label: `${name}: over HTTP`, value: server.tokensPerSecond },
