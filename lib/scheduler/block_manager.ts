@@ -145,11 +145,6 @@ export class BlockManager {
     return this.refs[page]!
   }
 
-  /** True when one reference, besides those held until a step completes, keeps the page. */
-  soleHolder(page: number): boolean {
-    return this.refs[page]! - this.heldRefs[page]! === 1
-  }
-
   /** Identity of a published page's content, to be the parent of the page after it; 0 if it is not published. */
   contentOf(page: number): number {
     return this.content[page]!

@@ -16,6 +16,8 @@ export enum SequenceState {
 /** Distance of siblings' seeds: the golden ratio in 52 bits, odd, so that seeds of nearby requests do not meet. */
 const SEED_STRIDE = 0x9e3779b97f4a5n
 const SEED_MASK = (1n << 53n) - 1n
+/** Tokens of output that there is room for at least when the first has come: most outputs fit then, as making room is what costs. */
+const OUTPUT_ROOM = 256
 
 /**
  * One sequence of a request: prompt and output, and how far it has come. Fields are the scheduler's to write; callers
@@ -116,7 +118,7 @@ export class Sequence {
     if (this.known === this.tokens.length) {
       const capacity = Math.min(
         this.promptLength + this.maxTokens,
-        Math.max(this.known + 32, this.known * 2 - this.promptLength),
+        Math.max(this.known + OUTPUT_ROOM, this.known * 2 - this.promptLength),
       )
       const grown = new Int32Array(Math.max(capacity, this.known + 1))
       grown.set(this.tokens)

@@ -81,14 +81,6 @@ export class SequencePages {
     }
   }
 
-  /** Pages that would become available, now or after the steps in flight, if the sequence gave up its own. */
-  exclusive(seq: Sequence): number {
-    let count = 0
-    const row = seq.slot * this.stride
-    for (let i = 0; i < seq.pageCount; i++) if (this.blocks.soleHolder(this.table[row + i]!)) count++
-    return count
-  }
-
   /** Last page first: the deeper a page, the sooner its content is given up. */
   release(seq: Sequence): void {
     const row = seq.slot * this.stride
