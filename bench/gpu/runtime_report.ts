@@ -4,10 +4,10 @@
  *
  *   npx tsx bench/gpu/runtime_report.ts --name h200 [--out docs/benchmarks] FOLDER...
  *
- * A FOLDER holds the JSON files of a run, of which all are kept. Tables and pictures are of the last run that has the program; a check counts as
+ * A FOLDER holds the JSON files of a run, of which all are kept; pieces of a program (`bert-rate-4.json`) count as one. Tables and pictures are of the last run that has the program; a check counts as
  * it ended last.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Bar, writeBars } from '../picture'
@@ -16,7 +16,7 @@ const { values: args, positionals } = parseArgs({
   allowPositionals: true,
   options: { out: { type: 'string', default: join(__dirname, '..', '..', 'docs', 'benchmarks') }, name: { type: 'string', default: 'gpu' } },
 })
-const PROGRAMS = ['engines', 'outputs', 'api', 'build', 'overhead', 'bert', 'loads', 'faults'] as const
+const PROGRAMS = ['engines', 'outputs', 'api', 'build', 'overhead', 'bert', 'loads', 'faults', 'devices'] as const
 
 interface Check {
   name: string
@@ -47,8 +47,22 @@ function read<T>(path: string): T | undefined {
   return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as T) : undefined
 }
 
+/** What a program wrote, whole and in pieces, oldest first. */
+function readProgram(folder: string, program: string): ProgramReport[] {
+  const names = readdirSync(folder).filter((name) => name === `${program}.json` || (name.startsWith(`${program}-`) && name.endsWith('.json')))
+  return names.flatMap((name) => read<ProgramReport>(join(folder, name)) ?? []).sort((a, b) => a.date.localeCompare(b.date))
+}
+
+/** One report of several: of a check that ran twice, the last one counts. */
+function joined(reports: ProgramReport[]): ProgramReport[] {
+  const last = reports.at(-1)
+  if (last === undefined) return []
+  const checks = new Map(reports.flatMap((report) => report.checks.map((check) => [check.name, check] as const)))
+  return [{ ...last, checks: [...checks.values()] }]
+}
+
 const runs = positionals.map((folder) => ({
-  reports: PROGRAMS.flatMap((program) => read<ProgramReport>(join(folder, `${program}.json`)) ?? []),
+  reports: PROGRAMS.flatMap((program) => joined(readProgram(folder, program))),
   torch: read<Torch>(join(folder, 'torch.json')),
 }))
 const lastWith = (program: string): (typeof runs)[number] | undefined => runs.findLast(({ reports }) => reports.some((report) => report.program === program))

@@ -5,8 +5,13 @@ import { join } from 'node:path'
 import { runByHand } from './support/by_hand.mjs'
 import { engineFolder } from './support/engines.mjs'
 import { distance, readCases } from './support/references.mjs'
-import { check, finish, lib, modelsFolder, options, round, sleep } from './support/target.mjs'
+import { check, describeProgram, finish, lib, modelsFolder, options, round, sleep } from './support/target.mjs'
 
+describeProgram({
+  text: 'Every class of the runtime API once on the device. Builds six small engines (35 s) where they are missing.',
+  options: ['  --lean FILE          libnvinfer_lean of a later version, to run the version-compatible plan on'],
+  pieces: { all: { checks: '', seconds: 3, about: 'everything' } },
+})
 const { Engine, KvCache, Runtime, Tensor } = lib
 const runtime = await Runtime.create()
 const MLP = readCases('mlp')

@@ -7,11 +7,32 @@ import { execFile, spawn } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { check, finish, lib, root, round } from './support/target.mjs'
+import { check, describeProgram, finish, lib, options, root, round, stopSignal } from './support/target.mjs'
 
+describeProgram({
+  text: 'Engines from ONNX on the real TensorRT. A build takes about 5 s even of these small models; pieces may run at the same time, one process each.',
+  pieces: {
+    precisions: { checks: 'precision', seconds: 36, about: 'six precisions' },
+    layers: { checks: 'layers,a pattern', seconds: 12, about: 'layers held to a type' },
+    models: { checks: 'any number,model,a model', seconds: 45, about: 'profiles, shape tensors, branches, external data, a model as bytes' },
+    errors: { checks: 'a shape tensor,an operator,shapes,a library,inspect,a trial', seconds: 20, about: 'what the parser refuses is named; damaged plans' },
+    'flags-a': { checks: 'flag: workspace,flag: level,flag: no aux,flag: refit', seconds: 36, about: 'workspace, optimization levels, streams, refit' },
+    'flags-b': { checks: 'flag: ampere,flag: direct,flag: fp16,flag: sparse,flag: verbosity,flag: same', seconds: 32, about: 'compatibility, I/O, sparsity, verbosity' },
+    'flags-c': { checks: 'flag: strip,flag: version', seconds: 30, about: 'stripped and version-compatible plans' },
+    caching: { checks: 'the same,the timing,two', seconds: 40, about: 'build cache, timing cache, several processes' },
+    cancel: { checks: 'progress,cancelling,builds at once', seconds: 35, about: 'progress, cancelling, builds that wait for each other' },
+    commands: { checks: 'commands', seconds: 14, about: 'the commands build and doctor' },
+  },
+})
+if (options.fake) {
+  console.log('build needs the real TensorRT: the fake one builds nothing')
+  process.exit(0)
+}
 const { buildEngine, Engine, inspectOnnxModel, tryEngine } = lib
 const folder = mkdtempSync(join(tmpdir(), 'nt-build-'))
-process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+const clear = () => rmSync(folder, { recursive: true, force: true })
+process.once('exit', clear)
+stopSignal.addEventListener('abort', clear)
 const fixture = (name) => join(root, 'test', 'fixtures', 'onnx', `${name}.onnx`)
 const cacheDir = join(folder, 'cache')
 const batch = (width, max = 32) => [{ x: { min: [1, width], opt: [8, width], max: [max, width] } }]
@@ -49,7 +70,7 @@ async function loads(path, use = () => ({}), options = {}) {
 
 function cli(...args) {
   return new Promise((resolve) => {
-    execFile(process.execPath, [join(root, 'dist', 'cli', 'main.js'), ...args], { encoding: 'utf8' }, (error, stdout, stderr) =>
+    execFile(process.execPath, [join(root, 'dist', 'cli', 'main.js'), ...args], { encoding: 'utf8', signal: stopSignal }, (error, stdout, stderr) =>
       resolve({ code: error === null ? 0 : error.code, stdout, stderr }),
     )
   })

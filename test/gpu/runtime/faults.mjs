@@ -5,8 +5,16 @@
 import assert from 'node:assert/strict'
 import { engineFolder } from './support/engines.mjs'
 import { oneByOne } from './support/load.mjs'
-import { check, finish, injectNativeFaults, lib, options, sleep } from './support/target.mjs'
+import { check, describeProgram, finish, injectNativeFaults, lib, options, sleep } from './support/target.mjs'
 
+describeProgram({
+  text: 'Failures on demand, with a ResNet-18: what fails says so, nothing stays behind, and the rest goes on. Builds resnet-fp16 (6 s) where it is missing.',
+  pieces: {
+    runs: { checks: 'allocations of,an enqueue,a batch,everything,a closed', seconds: 15, about: 'enqueues, graph launches and copies that fail; closing under load' },
+    device: { checks: 'the Nth device,a closed', seconds: 130, about: 'the Nth allocation on the device fails, N = 1 ... 100' },
+    pinned: { checks: 'the Nth pinned,a closed', seconds: 16, about: 'the Nth pinned allocation fails, N = 1 ... 16' },
+  },
+})
 const NTH = 100
 /** One life has fewer of them. */
 const PINNED = 16

@@ -7,8 +7,15 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { engineFolder, freshFolder } from './support/engines.mjs'
 import { random } from './support/load.mjs'
-import { check, deviceMemoryMiB, finish, injectNativeFaults, lib, options, round, sleep } from './support/target.mjs'
+import { check, deviceMemoryMiB, describeProgram, finish, injectNativeFaults, lib, options, round, sleep } from './support/target.mjs'
 
+describeProgram({
+  text: 'Loading and unloading, and plans that are damaged. Builds resnet-fp16 and mlp-fp16 (6 s each) where they are missing.',
+  pieces: {
+    rounds: { checks: 'once,300,peak', seconds: 36, about: '300 rounds of load, run, fail and unload' },
+    mutations: { checks: '1000,a damaged', seconds: 28, about: '1,000 mutated plans, and trials in a process of their own' },
+  },
+})
 const ROUNDS = 300
 const MUTATIONS = 1000
 /** The driver counts in blocks of 2 MiB; one of them may be in flight. */

@@ -1,64 +1,83 @@
 /**
  * What a session adds to a bare loop of C++ (bench/native/bare_loop.cpp, named by --bare) with the same plan: at batch 1, one request at a
- * time, and with 8 in flight on 4 streams. The loop runs before and after each session, the better figure counts.
+ * time, and with 8 in flight on 4 streams. The loop runs before and after the sessions, the better figure counts.
  */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { engineFolder } from './support/engines.mjs'
 import { inFlight, oneByOne, summary, texts } from './support/load.mjs'
-import { readCases } from './support/references.mjs'
-import { check, finish, lib, options, round } from './support/target.mjs'
+import { check, describeProgram, finish, lib, options, round, stopSignal } from './support/target.mjs'
 
+describeProgram({
+  text: 'What a session adds to a bare loop of C++ with the same plan, at batch 1: latency, and throughput with 8 in flight.',
+  options: [
+    '  --bare FILE          the loop: build-bench/bare_loop, of bench/native',
+    "  --spin LIST          values of spinUs to compare, default: what a session takes by itself. Default: default. Try default,50",
+    '  --sizes LIST         batch sizes of bert-serve. Default: 1,32,128',
+  ],
+  pieces: {
+    bert: { checks: 'bert', seconds: 18, about: "BERT-base shape (bert-serve), of which each value of --spin takes 6 s" },
+    resnet: { checks: 'resnet', seconds: 10, about: 'ResNet-18; 6 s more where its engine is missing' },
+    mlp: { checks: 'mlp', seconds: 8, about: 'an MLP; 6 s more where its engine is missing' },
+  },
+})
 const MOST_EXTRA_US = 40
 const LEAST_THROUGHPUT = 0.95
 const RUNS = options.fake ? 300 : 2000
 const LANES = 4
 const IN_FLIGHT = 8
 
+const values = (name, shape) => [{ [name]: lib.Tensor.float32(Float32Array.from({ length: shape.reduce((a, b) => a * b) }, (_, i) => Math.sin(i)), shape) }]
 const PLANS = [
-  { engine: 'bert-serve', requests: () => texts(64), shapes: ['input_ids=1x128', 'attention_mask=1x128'] },
-  { engine: 'resnet-fp16', requests: () => [readCases('resnet')[0].inputs], shapes: ['image=1x3x64x64'] },
-  { engine: 'mlp-fp16', requests: () => [readCases('mlp')[0].inputs], shapes: ['x=1x256'] },
+  { engine: 'bert-serve', requests: (engine) => texts(engine, 64), shapes: ['input_ids=1x128', 'attention_mask=1x128'] },
+  { engine: 'resnet-fp16', requests: () => values('image', [1, 3, 64, 64]), shapes: ['image=1x3x64x64'] },
+  { engine: 'mlp-fp16', requests: () => values('x', [1, 256]), shapes: ['x=1x256'] },
 ]
 
-function bareLoop(folder, shapes) {
+const SPINS = (options.spin ?? 'default').split(',')
+
+async function bareLoop(folder, shapes) {
   if (options.bare === undefined) return undefined
   const given = shapes.flatMap((shape) => ['--shape', shape])
   const sizes = ['--runs', String(RUNS), '--lanes', String(LANES), '--in-flight', String(IN_FLIGHT), '--seconds', '2']
-  return JSON.parse(execFileSync(options.bare, [join(folder, 'plan'), ...given, ...sizes], { encoding: 'utf8', timeout: 60_000 }))
+  const { stdout } = await promisify(execFile)(options.bare, [join(folder, 'plan'), ...given, ...sizes], { timeout: 60_000, signal: stopSignal })
+  return JSON.parse(stdout)
 }
 
 for (const { engine: name, requests: make, shapes } of PLANS) {
-  const requests = make()
-  const folder = await engineFolder(name)
+  let built
+  const folder = () => (built ??= engineFolder(name))
   let bare = []
-  await check(`${name}: bare loop, before`, () => {
-    bare.push(bareLoop(folder, shapes))
+  await check(`${name}: bare loop, before`, async () => {
+    bare.push(await bareLoop(await folder(), shapes))
     return { bare: bare[0] }
   })
   const ours = []
-  for (const spinUs of [Number(options.spin), 50]) {
-    await check(`${name}: session, spinUs ${spinUs}`, async (figures) => {
-      const engine = await lib.Engine.load(folder)
+  for (const given of SPINS) {
+    await check(`${name}: session, spinUs ${given}`, async (figures) => {
+      const spin = given === 'default' ? {} : { spinUs: Number(given) }
+      const engine = await lib.Engine.load(await folder())
+      const requests = make(engine)
       try {
-        const single = await engine.createSession({ contexts: 1, spinUs })
+        const single = await engine.createSession({ contexts: 1, ...spin })
         figures.latencyMs = summary(await oneByOne(single, requests, RUNS, 300))
         const { submitTime, runTime, queueTime, lanes } = single.stats()
         Object.assign(figures, { submitTime, runTime, queueTime, lane: lanes[0] })
         await single.close()
-        const many = await engine.createSession({ contexts: LANES, spinUs })
+        const many = await engine.createSession({ contexts: LANES, ...spin })
         await inFlight(many, requests, IN_FLIGHT, 0.5)
         figures.perSecond = round(await inFlight(many, requests, IN_FLIGHT, 2), 5)
         await many.close()
-        ours.push({ spinUs, ...figures })
+        ours.push({ spinUs: given, ...figures })
       } finally {
         await engine.close()
       }
     })
   }
-  await check(`${name}: at most ${MOST_EXTRA_US} us more, at least ${LEAST_THROUGHPUT} of the throughput`, () => {
-    bare.push(bareLoop(folder, shapes))
+  await check(`${name}: at most ${MOST_EXTRA_US} us more, at least ${LEAST_THROUGHPUT} of the throughput`, async () => {
+    bare.push(await bareLoop(await folder(), shapes))
     bare = bare.filter((loop) => loop !== undefined)
     if (bare.length === 0) return { skipped: 'no --bare' }
     const p50 = Math.min(...bare.map(({ latency }) => latency.p50))

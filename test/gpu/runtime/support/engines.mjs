@@ -1,7 +1,7 @@
 /** The engines of the checks, built from the exported models when they are not there yet. */
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { enginesFolder, lib, modelsFolder, options } from './target.mjs'
+import { enginesFolder, lib, modelsFolder, options, stopSignal, timingCache } from './target.mjs'
 import { fakeFolder } from './fake_engines.mjs'
 
 const range = (name, min, opt, max) => ({ [name]: { min, opt, max } })
@@ -10,7 +10,7 @@ const MLP = [range('x', [1, 256], [8, 256], [64, 256])]
 const IMAGES = [range('image', [1, 3, 64, 64], [1, 3, 64, 64], [8, 3, 64, 64])]
 const TEXTS = [text([1, 1], [4, 128], [8, 128])]
 /** Batches that the server runs; smaller ones are filled up. A kernel picked for one number of rows is the fastest for it. */
-export const SERVED_SIZES = [1, 16, 64, 128]
+export const SERVED_SIZES = options.sizes.split(',').map(Number)
 const SERVE = SERVED_SIZES.map((rows) => text([rows, 128], [rows, 128], [rows, 128]))
 
 /** By name: the ONNX file and the options of its build. */
@@ -30,21 +30,20 @@ export const ENGINES = {
   'bert-serve': { onnx: 'bert_pooled', precision: 'fp16', ioType: 'fp16', profiles: SERVE },
 }
 
-export const TIMING_CACHE = join(enginesFolder, 'timing-cache')
-
 /**
  * The folder of an engine.
  * @param onBuilt is told what a build took
  */
 export async function engineFolder(name, onBuilt = () => {}) {
-  const folder = join(enginesFolder, name)
+  // Engines of other sizes are other engines.
+  const folder = join(enginesFolder, name === 'bert-serve' ? [name, ...SERVED_SIZES].join('-') : name)
   if (existsSync(join(folder, 'engine.json'))) return folder
   mkdirSync(enginesFolder, { recursive: true })
   if (options.fake) return fakeFolder(name, folder)
   const { onnx, ...rest } = ENGINES[name]
   const started = performance.now()
   const path = join(modelsFolder, `${onnx}.onnx`)
-  const { manifest } = await lib.buildEngine({ onnx: path, out: folder, timingCache: TIMING_CACHE, cache: false, ...rest })
+  const { manifest } = await lib.buildEngine({ onnx: path, out: folder, timingCache, cache: false, signal: stopSignal, ...rest })
   onBuilt({ seconds: (performance.now() - started) / 1000, planBytes: manifest.plan.bytes, manifest })
   return folder
 }

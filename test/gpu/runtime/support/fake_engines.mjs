@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { lib } from './target.mjs'
+import { lib, options } from './target.mjs'
 
 const both = (name, dtype, shape, range) => ({ tensor: { name, mode: 'input', dtype, shape }, range: range && { [name]: range } })
 const output = (name, dtype, shape) => ({ name, mode: 'output', dtype, shape })
@@ -21,7 +21,7 @@ const MODELS = {
     layers: [{ op: 'rowsum', inputs: ['image'], output: 'logits' }, { op: 'sleep', us: 100 }],
   }),
   bert: () => ({
-    inputs: [1, 16, 64, 128].map((rows) => text([rows, 128], [rows, 128], [rows, 128])),
+    inputs: options.sizes.split(',').map(Number).map((rows) => text([rows, 128], [rows, 128], [rows, 128])),
     outputs: [output('pooler_output', 'float16', [-1, -1])],
     layers: [{ op: 'identity', inputs: ['input_ids'], output: 'pooler_output' }, { op: 'sleep', us: 300, usPerRow: 20 }],
   }),

@@ -13,13 +13,14 @@ export function random(seed) {
   }
 }
 
-/** Different texts of 128 tokens, one row each. */
-export function texts(count, length = 128, seed = 5) {
+/** Different texts of 128 tokens, one row each, with the inputs that `engine` has. */
+export function texts(engine, count, length = 128, seed = 5) {
   const next = random(seed)
   const mask = lib.Tensor.int64(new BigInt64Array(length).fill(1n), [1, length])
+  const masked = engine.inputs.some(({ name }) => name === 'attention_mask') ? { attention_mask: mask } : {}
   return Array.from({ length: count }, () => ({
     input_ids: lib.Tensor.int64(BigInt64Array.from({ length }, () => BigInt(Math.floor(next() * 30522))), [1, length]),
-    attention_mask: mask,
+    ...masked,
   }))
 }
 
@@ -107,9 +108,8 @@ export async function offer(session, requests, rate, seconds, seed = 1) {
 const LIMIT_MS = 100
 const holds = ({ complete, p99, served, offered }) => complete && p99 <= LIMIT_MS && served >= 0.95 * offered
 
-/** The highest rate of arrivals with P99 <= 100 ms, by halving between what holds and what does not. */
-export async function highestRate(session, requests, ceiling, seconds, steps = 6) {
-  const trials = []
+/** The highest rate of arrivals with P99 <= 100 ms, by halving between what holds and what does not. `trials` has them as they end. */
+export async function highestRate(session, requests, ceiling, seconds, steps = 6, trials = []) {
   let low = 0
   let high = ceiling * 1.1
   let best = null
