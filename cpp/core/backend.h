@@ -15,14 +15,15 @@
 
 namespace nt {
 
-inline constexpr uint32_t kBackendAbi = 3;
+inline constexpr uint32_t kBackendAbi = 4;
 
 struct BackendInfo {
   std::string name;    // "cpu", "tensorrt"
   std::string device;  // for humans
   bool batchInvariant = false;
   int32_t vocabSize = 0;
-  int32_t hiddenSize = 0;  // 0: gives no hidden states
+  int32_t hiddenSize = 0;   // 0: gives no hidden states
+  bool hiddenRows = false;  // takes kHiddenRows
   int32_t maxPositions = 0;
   int32_t pageSize = 0;
   int32_t numPages = 0;
@@ -30,6 +31,8 @@ struct BackendInfo {
   int32_t maxStepTokens = 0;
   uint64_t kvCacheBytes = 0;
   uint64_t weightBytes = 0;
+  uint64_t workspaceBytes = 0;  // activations, tables, buffers of a step; 0: not told
+  std::string linearLibrary;    // that runs linear layers beside the engine: "cuBLASLt 13.1.0"; "" = none
 };
 
 struct SamplingParams {

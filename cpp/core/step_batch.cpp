@@ -67,7 +67,8 @@ Status SlotSet::close(int32_t slot) {
 }
 
 StepParser::StepParser(const BackendInfo& info)
-    : flags_(kSample | kPromptLogprobs | kLogits | (info.hiddenSize > 0 ? kHidden : 0)),
+    : flags_(kSample | kPromptLogprobs | kLogits | (info.hiddenSize > 0 ? kHidden : 0) |
+             (info.hiddenSize > 0 && info.hiddenRows ? kHiddenRows : 0)),
       vocabSize_(info.vocabSize),
       maxPositions_(info.maxPositions),
       pageSize_(std::max(info.pageSize, 1)),

@@ -22,7 +22,7 @@ inline constexpr float kMaxLogitBiasValue = 1e6F;
 // Of the whole step, in its header.
 enum StepModes : int32_t { kTimeParts = 1 };
 
-enum StepFlags : int32_t { kSample = 1, kPromptLogprobs = 2, kLogits = 4, kHidden = 8 };
+enum StepFlags : int32_t { kSample = 1, kPromptLogprobs = 2, kLogits = 4, kHidden = 8, kHiddenRows = 16 };
 
 struct StepSequence {
   int32_t slot = 0;

@@ -325,6 +325,7 @@ Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   info.batchInvariant = true;
   info.vocabSize = (*model)->graph.vocabSize;
   info.hiddenSize = (*model)->graph.hiddenSize();
+  info.hiddenRows = info.hiddenSize > 0;
   info.maxPositions = (*model)->graph.maxPositions;
   info.pageSize = options.pageSize;
   info.numPages = options.numPages;
@@ -332,6 +333,7 @@ Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   info.maxStepTokens = options.maxStepTokens;
   info.kvCacheBytes = (*runner)->kvCacheBytes();
   info.weightBytes = (*model)->weightBytes;
+  info.workspaceBytes = (*runner)->workspaceBytes();
   auto backend = std::make_unique<CpuBackend>(std::move(info), std::move(*pool), std::move(*model),
                                               std::move(*runner), **kernels);
   if (Status status = backend->launch(); !status) return status;

@@ -57,6 +57,12 @@ Expected<std::unique_ptr<Runner>> Runner::create(const Model& model, const Kerne
   return runner;
 }
 
+uint64_t Runner::workspaceBytes() const noexcept {
+  uint64_t bytes = scratch_.bytes();
+  for (const MappedMemory& buffer : buffers_) bytes += buffer.bytes();
+  return bytes;
+}
+
 void Runner::forward(const StepBatch& step, std::span<const int32_t> tokens,
                      std::span<const int32_t> gathered, LogitsSink& sink) {
   locateRows(step);

@@ -41,6 +41,8 @@ class Runner {
                LogitsSink& sink);
 
   uint64_t kvCacheBytes() const noexcept { return kvPool_.bytes(); }
+  // Activations, and what attention computes in.
+  uint64_t workspaceBytes() const noexcept;
 
  private:
   // Consecutive rows of one sequence that one attend works on.

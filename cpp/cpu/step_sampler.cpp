@@ -24,9 +24,11 @@ std::span<const int32_t> StepSampler::begin(const StepBatch& step, std::span<Slo
     const StepSequence& sequence = step.sequences[s];
     const SlotState& slot = *slots[s];
     const bool prompt = (sequence.flags & kPromptLogprobs) != 0 && slot.params.promptLogprobs >= 0;
-    for (int32_t i = prompt ? 0 : sequence.tokens - 1; i < sequence.tokens; ++i) {
+    const bool hiddenRows = (sequence.flags & kHiddenRows) != 0;
+    for (int32_t i = prompt || hiddenRows ? 0 : sequence.tokens - 1; i < sequence.tokens; ++i) {
       Wanted wanted;
       wanted.sequence = int32_t(s);
+      wanted.hidden = hiddenRows;
       const auto next = size_t(sequence.cached + i + 1);
       if (prompt && next < slot.prompt.size()) {
         wanted.promptToken = slot.prompt[next];
@@ -35,7 +37,7 @@ std::span<const int32_t> StepSampler::begin(const StepBatch& step, std::span<Slo
       if (i == sequence.tokens - 1) {
         wanted.sample = sequence.sample();
         wanted.logits = (sequence.flags & kLogits) != 0;
-        wanted.hidden = (sequence.flags & kHidden) != 0;
+        wanted.hidden = hiddenRows || (sequence.flags & kHidden) != 0;
       }
       if (!wanted.hidden && !wanted.needsLogits()) continue;
       wanted_.push_back(std::move(wanted));

@@ -49,6 +49,7 @@ napi_value makeBackendInfo(napi_env env, const BackendInfo& info) noexcept {
   out.set("batchInvariant", info.batchInvariant);
   out.set("vocabSize", info.vocabSize);
   out.set("hiddenSize", info.hiddenSize);
+  out.set("hiddenRows", info.hiddenRows);
   out.set("maxPositions", info.maxPositions);
   out.set("pageSize", info.pageSize);
   out.set("numPages", info.numPages);
@@ -56,6 +57,8 @@ napi_value makeBackendInfo(napi_env env, const BackendInfo& info) noexcept {
   out.set("maxStepTokens", info.maxStepTokens);
   out.set("kvCacheBytes", static_cast<double>(info.kvCacheBytes));
   out.set("weightBytes", static_cast<double>(info.weightBytes));
+  out.set("workspaceBytes", static_cast<double>(info.workspaceBytes));
+  out.set("linearLibrary", info.linearLibrary);
   napi_value object = out.object();
   return object != nullptr && napi_object_freeze(env, object) == napi_ok ? object : nullptr;
 }

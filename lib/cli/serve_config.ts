@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { TensorRTError } from '../errors'
 import { closest } from '../runtime'
+import type { Pooling } from '../llm'
 import type { ServerOptions } from '../server'
 import { environmentName, optionName, type Setting, type SettingKind, SETTINGS } from './serve_settings'
 import { bytesOf } from './options'
@@ -23,6 +24,7 @@ export interface ServeConfig {
   modelName?: string[] | undefined
   toolCallParser?: ServerOptions['toolCallParser']
   reasoningParser?: ServerOptions['reasoningParser']
+  embedding?: { pooling?: Pooling | undefined; normalize?: boolean | undefined; matryoshkaDimensions?: 'any' | number[] | undefined } | undefined
   backend: 'auto' | 'cpu' | 'tensorrt'
   threads?: number | undefined
   device?: number | undefined
@@ -209,6 +211,8 @@ function fromText(text: string, kind: SettingKind): unknown {
       return { true: true, on: true, yes: true, '1': true, false: false, off: false, no: false, '0': false }[text.toLowerCase()] ?? text
     case 'strings':
       return text.split(',').map((part) => part.trim())
+    case 'integers':
+      return text === kind.all ? text : text.split(',').map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : part))
     default:
       return text
   }
@@ -229,6 +233,11 @@ function schemaOf(kind: SettingKind): z.ZodType {
       return expecting('a path', (value) => typeof value === 'string' && value !== '' && !value.includes('\0'))
     case 'strings':
       return z.preprocess((value) => (typeof value === 'string' ? [value] : value), strings('a list of names'))
+    case 'integers': {
+      const { all } = kind
+      const check = (value: unknown): boolean => Array.isArray(value) && value.length > 0 && value.every((one) => Number.isSafeInteger(one) && (one as number) >= 1)
+      return expecting(`a list of integers from 1, or ${all}`, (value) => value === all || check(value))
+    }
     case 'integer': {
       const { min, max, unlimited } = kind
       const check = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max

@@ -41,6 +41,7 @@ export function llmOptions(config: ServeConfig): { [name in keyof OperatorOption
     restart: restarts ? restart : false,
     stepTimeoutMs: config.stepTimeoutMs,
     stuckAfterMs: config.stuckAfterMs,
+    embedding: config.embedding,
   }
 }
 

@@ -3,12 +3,15 @@
  * help text are made of it.
  */
 
+import type { Pooling } from '../llm'
 import { REASONING_FORMATS, TOOL_CALL_FORMATS } from '../text'
 
 export type SettingKind =
   | { type: 'string' }
   | { type: 'path' }
   | { type: 'strings' }
+  /** A list of integers of at least 1, or a word that stands for all. */
+  | { type: 'integers'; all: string }
   | { type: 'integer'; min: number; max: number; unlimited?: boolean }
   | { type: 'number'; above: number; max: number }
   /** A number, or text such as 512M. */
@@ -29,6 +32,8 @@ export interface Setting {
   help: string
 }
 
+/** All of them, without loading what knows them. */
+const POOLINGS = Object.keys({ last: 0, mean: 0, cls: 0 } satisfies Record<Pooling, 0>)
 const MS = { type: 'integer', min: 1, max: 2 ** 31 - 1 } as const
 const COUNT = { type: 'integer', min: 1, max: 2 ** 31 - 1 } as const
 const LIMIT = { type: 'integer', min: 1, max: Number.MAX_SAFE_INTEGER, unlimited: true } as const
@@ -59,6 +64,9 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
       { path: 'modelName', flag: 'served-model-name', kind: { type: 'strings' }, placeholder: 'names', help: 'names that requests may use, separated by commas; the first is in answers (default: name of the folder)' },
       { path: 'toolCallParser', flag: 'tool-call-parser', kind: { type: 'choice', choices: ['auto', 'none', ...TOOL_CALL_FORMATS] }, placeholder: 'name', help: `how the model writes tool calls: ${TOOL_CALL_FORMATS.join(', ')}; none refuses tools (default: auto, by the chat template)` },
       { path: 'reasoningParser', flag: 'reasoning-parser', kind: { type: 'choice', choices: ['auto', 'none', ...REASONING_FORMATS] }, placeholder: 'name', help: `how the model writes its reasoning: ${REASONING_FORMATS.join(', ')}; none leaves it in the content (default: auto, by the chat template)` },
+      { path: 'embedding.pooling', flag: 'pooling', kind: { type: 'choice', choices: POOLINGS }, placeholder: 'name', help: `what embeddings are made of: ${POOLINGS.join(', ')}, that is the last token, all tokens, the first (default: as the model folder says, else last)` },
+      { path: 'embedding.normalize', flag: 'normalize', kind: { type: 'boolean' }, help: 'scale embeddings to length 1 (default: as the model folder says, else on)', off: 'embeddings as the model makes them' },
+      { path: 'embedding.matryoshkaDimensions', flag: 'matryoshka-dimensions', kind: { type: 'integers', all: 'any' }, placeholder: 'sizes', help: 'sizes that embeddings may be cut to, separated by commas, or any (default: as config.json says, else none)' },
       { path: 'backend', flag: 'backend', kind: { type: 'choice', choices: ['auto', 'cpu', 'tensorrt'] }, placeholder: 'name', help: 'what runs the model: auto, cpu or tensorrt (default: auto)' },
       { path: 'threads', flag: 'threads', kind: { type: 'integer', min: 1, max: 4096 }, placeholder: 'n', help: 'CPU backend: threads (default: all that the process may use)' },
       { path: 'device', flag: 'device', kind: { type: 'integer', min: 0, max: 1023 }, placeholder: 'n', help: 'GPU: its number, as CUDA counts (default: 0)' },

@@ -167,7 +167,7 @@ export async function buildLLMEngine(
   }))
   const seconds = (performance.now() - started) / 1000
   if (checked.timingCache !== undefined) await writeTimingCache(checked.timingCache, result.timingCache)
-  const files = await readCopied(model.path)
+  const files = await readCopied(model.path, [...COPIED_FILES, ...model.embeddingFiles])
   throwIfAborted(signal)
 
   const gpu = facts.gpus[device]!
@@ -237,9 +237,9 @@ async function describeWeights(files: readonly string[], signal: AbortSignal): P
   return described
 }
 
-async function readCopied(folder: string): Promise<Map<string, Buffer>> {
+async function readCopied(folder: string, names: readonly string[]): Promise<Map<string, Buffer>> {
   const files = new Map<string, Buffer>()
-  for (const name of COPIED_FILES) {
+  for (const name of names) {
     const bytes = await readFile(join(folder, name)).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === 'ENOENT') return undefined
       throw new TensorRTError('ERR_IO', `Reading ${join(folder, name)} failed: ${cause.message}`, { cause })

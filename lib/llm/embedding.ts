@@ -6,6 +6,7 @@ import { throwIfAborted } from './abort'
 import type { PendingPrompt } from './encoder_thread'
 import type { EngineLoop } from './engine_loop'
 import type { RequestFacts, RequestState } from './request_state'
+import { type EmbeddingDefaults, type Pooling, POOLINGS } from './pooling'
 import { allKeys, isTokenList, MAX_SALT_LENGTH, type PromptSource } from './validate'
 
 export const MAX_EMBED_INPUTS = 65_536
@@ -14,11 +15,17 @@ export const MAX_EMBED_INPUTS = 65_536
 export type EmbedInput = string | ArrayLike<number>
 
 export interface EmbedOptions {
-  /** What becomes of the rows: `last` (default) takes that of the last token. */
-  pooling?: 'last' | undefined
-  /** Scale each embedding to length 1. Default true. */
+  /**
+   * What becomes of the rows: `last` takes that of the last token, `cls` that of the first, `mean` the mean of all. Default: what
+   * `LLM.load` was told, else what the model folder says, else `last`.
+   */
+  pooling?: Pooling | undefined
+  /** Scale each embedding to length 1. Default: likewise; else true. */
   normalize?: boolean | undefined
-  /** Keep so many numbers from the front, for models that were trained to be cut; the length is made 1 after that. */
+  /**
+   * Keep so many numbers from the front; the length is made 1 after that. Only of models that were trained to be cut: see
+   * `matryoshkaDimensions` of `LLM.load`.
+   */
   dimensions?: number | undefined
   /** Of texts: add what the tokenizer adds. Default true. */
   addSpecialTokens?: boolean | undefined
@@ -58,6 +65,7 @@ const EMBED_OPTIONS = allKeys<EmbedOptions>()([
 
 export interface CheckedEmbedding {
   sources: PromptSource[]
+  pooling: Pooling
   normalize: boolean
   dimensions: number
   priority: number
@@ -66,8 +74,9 @@ export interface CheckedEmbedding {
   signal: AbortSignal | undefined
 }
 
-/** @throws ERR_INVALID_ARGUMENT */
-export function checkEmbedOptions(inputs: unknown, options: unknown, hiddenSize: number): CheckedEmbedding {
+/** @throws ERR_INVALID_ARGUMENT, ERR_MODEL_UNSUPPORTED */
+export function checkEmbedOptions(inputs: unknown, options: unknown, model: EmbeddingModel): CheckedEmbedding {
+  const { hiddenSize = 0, embedding } = model
   const reader = new ArgumentReader(options, EMBED_OPTIONS, 'embed()')
   if (hiddenSize < 1) {
     throw new TensorRTError('ERR_INVALID_ARGUMENT', 'This backend gives no hidden states: it cannot embed')
@@ -75,7 +84,7 @@ export function checkEmbedOptions(inputs: unknown, options: unknown, hiddenSize:
   if (!Array.isArray(inputs) || inputs.length === 0 || inputs.length > MAX_EMBED_INPUTS) {
     throw invalidArgument('inputs', `an array of 1 to ${MAX_EMBED_INPUTS} texts or arrays of token ids`, inputs)
   }
-  reader.choice('pooling', ['last'])
+  const pooling = reader.choice('pooling', POOLINGS) as Pooling | undefined
   const addSpecialTokens = reader.boolean('addSpecialTokens') ?? true
   const allowSpecial = reader.boolean('allowSpecial') ?? false
   const sources = Array.from(inputs as unknown[], (input, i): PromptSource => {
@@ -83,15 +92,34 @@ export function checkEmbedOptions(inputs: unknown, options: unknown, hiddenSize:
     if (isTokenList(input)) return { kind: 'tokens', tokens: input }
     throw invalidArgument(`inputs[${i}]`, 'a string or an array of token ids', input)
   })
+  if (pooling === undefined && embedding.unsupported !== undefined) {
+    throw new TensorRTError('ERR_MODEL_UNSUPPORTED', `The model makes embeddings in another way than this library: ${embedding.unsupported}`, {
+      hint: 'say which "pooling" to use instead',
+    })
+  }
+  const dimensions = reader.integer('dimensions', 1, hiddenSize) ?? hiddenSize
+  if (dimensions !== hiddenSize && !takesDimensions(embedding, dimensions)) throw wrongDimensions(embedding, dimensions)
   return {
     sources,
-    normalize: reader.boolean('normalize') ?? true,
-    dimensions: reader.integer('dimensions', 1, hiddenSize) ?? hiddenSize,
+    pooling: pooling ?? embedding.pooling,
+    normalize: reader.boolean('normalize') ?? embedding.normalize,
+    dimensions,
     priority: reader.integer('priority', -1000, 1000) ?? 0,
     timeoutMs: reader.positive('timeoutMs'),
     cacheSalt: reader.string('cacheSalt', MAX_SALT_LENGTH),
     signal: reader.signal('signal'),
   }
+}
+
+function takesDimensions({ matryoshkaDimensions: all }: EmbeddingDefaults, dimensions: number): boolean {
+  return all === 'any' || all.includes(dimensions)
+}
+
+function wrongDimensions({ matryoshkaDimensions: all }: EmbeddingDefaults, dimensions: number): TensorRTError {
+  if (all.length > 0) return invalidArgument('dimensions', `one of ${(all as readonly number[]).join(', ')}`, dimensions)
+  return new TensorRTError('ERR_INVALID_ARGUMENT', '"dimensions": the model was not trained for embeddings that are cut', {
+    hint: 'where it was, say so with "matryoshkaDimensions"',
+  })
 }
 
 /** The first `dimensions` numbers, of length 1 if that is wanted and they are not all 0. */
@@ -105,18 +133,33 @@ export function finishEmbedding(hidden: Float32Array, dimensions: number, normal
   return embedding
 }
 
+/** What `LLM.info` says of it. */
+export interface EmbeddingModel {
+  hiddenSize?: number | undefined
+  embedding: EmbeddingDefaults
+}
+
 /** One input under way. */
 class HiddenState implements RequestState {
   ended = false
-  private hidden: Float32Array | undefined
+  /** Sums over the rows, in their order and in double precision: how a prompt was cut into steps does not show. */
+  private sums: Float64Array | undefined
+  private rows = 0
 
   constructor(
+    private readonly hiddenSize: number,
     private readonly resolve: (result: { hidden: Float32Array; cachedTokens: number }) => void,
     private readonly reject: (error: unknown) => void,
   ) {}
 
   addHidden(hidden: Float32Array): void {
-    this.hidden = hidden
+    const size = this.hiddenSize
+    this.sums ??= new Float64Array(size)
+    const { sums } = this
+    for (let at = 0; at < hidden.length; at += size) {
+      for (let i = 0; i < size; i++) sums[i]! += hidden[at + i]!
+      this.rows++
+    }
   }
 
   addEnd(): void {
@@ -124,7 +167,7 @@ class HiddenState implements RequestState {
   }
 
   finish({ cachedTokens }: RequestFacts): void {
-    if (this.hidden !== undefined) this.resolve({ hidden: this.hidden, cachedTokens })
+    if (this.sums !== undefined) this.resolve({ hidden: Float32Array.from(this.sums, (sum) => sum / this.rows), cachedTokens })
     else this.reject(new TensorRTError('ERR_INTERNAL', 'A prompt has run, and its hidden state is missing'))
   }
 
@@ -214,12 +257,13 @@ class EmbeddingCall {
   }
 
   private async runInput(index: number): Promise<void> {
-    const { dimensions, normalize, sources } = this.checked
+    const { dimensions, normalize, pooling, sources } = this.checked
     const encoded = this.parts.encode(sources[index]!)
     if (!(encoded instanceof Int32Array)) this.cancels.set(index, () => encoded.cancel())
     const prompt = encoded instanceof Int32Array ? encoded : await encoded.ids
     if (this.failed) return
-    const { hidden, cachedTokens } = await this.runPrompt(index, prompt)
+    // With causal attention the first row needs no other.
+    const { hidden, cachedTokens } = await this.runPrompt(index, pooling === 'cls' ? prompt.subarray(0, 1) : prompt)
     this.embeddings[index] = finishEmbedding(hidden, dimensions, normalize)
     this.usage.promptTokens += prompt.length
     this.usage.cachedTokens += cachedTokens
@@ -229,7 +273,7 @@ class EmbeddingCall {
     const { loop } = this.parts
     return new Promise((resolve, reject) => {
       const id = this.parts.nextId()
-      loop.add(toRequest(id, prompt, this.checked), new HiddenState(resolve, reject))
+      loop.add(toRequest(id, prompt, this.checked), new HiddenState(loop.limits.hiddenSize!, resolve, reject))
       this.cancels.set(index, (error) => {
         loop.abort(id)
         reject(error as Error)
@@ -238,9 +282,9 @@ class EmbeddingCall {
   }
 }
 
-function toRequest(id: number, prompt: Int32Array, { priority, cacheSalt }: CheckedEmbedding): GenerationRequest {
+function toRequest(id: number, prompt: Int32Array, { pooling, priority, cacheSalt }: CheckedEmbedding): GenerationRequest {
   const { bannedTokens: _, ...sampling } = GREEDY_SAMPLING
-  return { id, prompt, sampling, maxTokens: 0, embed: true, priority, cacheSalt }
+  return { id, prompt, sampling, maxTokens: 0, embed: pooling === 'mean' ? 'all' : 'last', priority, cacheSalt }
 }
 
 const INPUT_CODES = new Set(['ERR_INVALID_ARGUMENT', 'ERR_INVALID_TOKEN', 'ERR_PROMPT_TOO_LONG', 'ERR_REQUEST_TOO_LARGE'])

@@ -7,6 +7,7 @@ export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'
 export type { LLMHealth, LLMState } from './health'
 export { inspectModel, type ModelFacts } from './model_folder'
 export { EncodedPrompt } from './options'
+export { type EmbeddingDefaults, type EmbeddingOptions, type Pooling } from './pooling'
 export type {
   BackendChoice,
   ChatInputOptions,

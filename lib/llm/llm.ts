@@ -23,6 +23,7 @@ import {
   runEmbedding,
 } from './embedding'
 import type { PendingPrompt } from './encoder_thread'
+import { type EmbeddingDefaults, embeddingDefaults, LAST_TOKEN } from './pooling'
 import { PromptEncoder, requireTokenizer } from './prompt_encoder'
 import { buildRequest, type RequestContext } from './request_builder'
 import type { RestartSource } from './restart'
@@ -57,6 +58,8 @@ export interface LLMInfo extends ExecutorInfo {
   eosTokenIds: number[]
   /** What a request gets where it does not say otherwise; `maxTokens` undefined = as many as fit. */
   defaults: Omit<GenerationDefaults, 'eosTokenIds'>
+  /** How `embed()` makes embeddings where a call does not say. */
+  embedding: EmbeddingDefaults
 }
 
 export interface FromExecutorOptions extends EngineOptions {
@@ -90,6 +93,7 @@ interface Parts {
   tokenizerJson: string | undefined
   chatTemplate: ChatTemplate | undefined
   defaults: GenerationDefaults
+  embedding: EmbeddingDefaults
   engine: CheckedEngineOptions
   model: string | undefined
   family: string | undefined
@@ -188,6 +192,7 @@ export class LLM {
           tokenizerJson,
           chatTemplate,
           defaults,
+          embedding: embeddingDefaults(model.embedding, checked.embedding),
           engine: checked,
           model: path,
           family: graph.family,
@@ -232,6 +237,7 @@ export class LLM {
       tokenizerJson: undefined,
       chatTemplate,
       defaults,
+      embedding: embeddingDefaults(LAST_TOKEN, engine.embedding),
       engine,
       model: undefined,
       family: undefined,
@@ -310,7 +316,8 @@ export class LLM {
   }
 
   /**
-   * Embeddings: the hidden state of each input's last token, after the final norm. Inputs are batched with each other and
+   * Embeddings: of each input the hidden state of its last token or of its first, after the final norm, or the mean of those of
+   * all tokens; as the model was trained (`info.embedding`), or as the call says. Inputs are batched with each other and
    * with whatever else runs; nothing is generated. All or none: what is wrong with one input rejects the call.
    *
    * @throws (as a rejection) ERR_INVALID_ARGUMENT, also where the backend gives no hidden states; ERR_INVALID_TOKEN,
@@ -319,7 +326,7 @@ export class LLM {
    */
   async embed(inputs: readonly EmbedInput[], options: EmbedOptions = {}): Promise<EmbeddingResult> {
     if (this.#closing !== undefined) throw disposed()
-    const running = runEmbedding(checkEmbedOptions(inputs, options, this.info.hiddenSize ?? 0), {
+    const running = runEmbedding(checkEmbedOptions(inputs, options, this.info), {
       loop: this.#loop,
       nextId: () => this.#nextId++,
       encode: (source) => this.#encoder.encode(source, this.#limits),
@@ -507,7 +514,7 @@ export class LLM {
   }
 }
 
-function describe({ tokenizer, chatTemplate, defaults, model, family }: Parts, loop: EngineLoop): Readonly<LLMInfo> {
+function describe({ tokenizer, chatTemplate, defaults, embedding, model, family }: Parts, loop: EngineLoop): Readonly<LLMInfo> {
   const { eosTokenIds, ...otherDefaults } = defaults
   return Object.freeze({
     ...loop.info,
@@ -520,6 +527,7 @@ function describe({ tokenizer, chatTemplate, defaults, model, family }: Parts, l
     specialTokenIds: [...(tokenizer?.specialTokenIds ?? [])].sort((a, b) => a - b),
     eosTokenIds: [...eosTokenIds],
     defaults: otherDefaults,
+    embedding,
   })
 }
 

@@ -6,6 +6,7 @@ import { type Graph, graphFromConfig, kvGeometry } from '../models'
 import { type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
 import { ChatTemplate, Tokenizer } from '../text'
 import { type GenerationDefaults, readGenerationDefaults } from './generation_config'
+import { type EmbeddingDefaults, readEmbeddingDefaults } from './pooling'
 import { checkWeightHeaders } from './weight_headers'
 
 const MAX_JSON_BYTES = 256 * 2 ** 20
@@ -23,6 +24,9 @@ export interface ModelFolder {
   tokenizerJson: string
   chatTemplate: ChatTemplate
   defaults: GenerationDefaults
+  embedding: EmbeddingDefaults
+  /** Files that say how embeddings are made, as far as there are any; relative. */
+  embeddingFiles: string[]
   /** safetensors files, absolute. */
   weightFiles: string[]
   weightBytes: number
@@ -95,8 +99,31 @@ export async function readModelFolder(folder: string, options: ReadModelOptions 
   )
   const generationConfig = await readJson(path, 'generation_config.json', 'ERR_MODEL_INVALID')
   const defaults = readGenerationDefaults({ generationConfig, config, tokenizer, vocabSize: graph.vocabSize, path })
+  const embeddingFiles: string[] = []
+  const embedding = await readEmbeddingDefaults({
+    path,
+    config: config as Record<string, unknown>,
+    read: async (name) => {
+      const text = await readText(path, name)
+      if (text === undefined) return undefined
+      embeddingFiles.push(name)
+      return parseAnyJson(text, join(path, name), 'ERR_MODEL_INVALID')
+    },
+  })
   const { files, bytes } = engine === undefined ? await findWeights(path) : await findEngineWeights(engine, options)
-  return { path, engine, graph, tokenizer, tokenizerJson, chatTemplate, defaults, weightFiles: files, weightBytes: bytes }
+  return {
+    path,
+    engine,
+    graph,
+    tokenizer,
+    tokenizerJson,
+    chatTemplate,
+    defaults,
+    embedding,
+    embeddingFiles,
+    weightFiles: files,
+    weightBytes: bytes,
+  }
 }
 
 /**
@@ -165,13 +192,16 @@ async function readJson(folder: string, name: string, code: ErrorCode): Promise<
   return text === undefined ? undefined : parseJson(text, join(folder, name), code)
 }
 
-function parseJson(text: string, path: string, code: ErrorCode): unknown {
-  let value: unknown
+function parseAnyJson(text: string, path: string, code: ErrorCode): unknown {
   try {
-    value = JSON.parse(text)
+    return JSON.parse(text)
   } catch (cause) {
     throw new TensorRTError(code, `${path} is no valid JSON: ${(cause as Error).message}`, { cause })
   }
+}
+
+function parseJson(text: string, path: string, code: ErrorCode): unknown {
+  const value = parseAnyJson(text, path, code)
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
   throw new TensorRTError(code, `${path} must hold a JSON object`)
 }

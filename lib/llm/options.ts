@@ -2,6 +2,7 @@
 import type { Grammar } from '../grammar'
 import type { TokenConstraint } from '../scheduler'
 import type { ChatMessage } from '../text'
+import type { EmbeddingOptions } from './pooling'
 
 /**
  * How tokens are sampled. What is left out comes from the model's generation_config.json, then from the value given
@@ -191,7 +192,7 @@ export interface RestartOptions {
   maxAttempts?: number | undefined
 }
 
-/** How requests are scheduled, for any executor, and when an executor is taken for stuck. */
+/** How requests are scheduled, for any executor, how embeddings are made, and when an executor is taken for stuck. */
 export interface EngineOptions {
   /** Share pages between requests with equal prefixes. Default true. */
   prefixCache?: boolean | undefined
@@ -234,6 +235,8 @@ export interface EngineOptions {
    * 50 times what such a step has taken until now if that is more.
    */
   stuckAfterMs?: number | undefined
+  /** How `embed()` makes embeddings where a call does not say. Default: as the model folder says. */
+  embedding?: EmbeddingOptions | undefined
 }
 
 export interface LLMOptions extends EngineOptions {

@@ -14,7 +14,7 @@ export interface RequestState {
   addToken(index: number, token: number, logprob: LogprobRow | null, finish: FinishReason | null): boolean
   /** A choice ended without a token. */
   addEnd(index: number, finish: FinishReason): void
-  /** The hidden state of the prompt's last token. */
+  /** Hidden states of the prompt, in order: of its last token, or of all, of which some may come with each step. */
   addHidden?(hidden: Float32Array): void
   readonly ended: boolean
   /** Something is new, and the request goes on. */

@@ -6,6 +6,7 @@ import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
 import { checkLogitBias } from './logit_bias'
 import type { RestartOptions } from './options'
+import { checkEmbeddingOptions, type EmbeddingOptions } from './pooling'
 import { DEFAULT_RESTART, type RestartPolicy } from './restart_policy'
 import { type BackendChoice, type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type PromptOptions } from './options'
 
@@ -97,6 +98,7 @@ const ENGINE_OPTIONS = allKeys<EngineOptions>()([
   'preemptForPriority',
   'stepTimeoutMs',
   'stuckAfterMs',
+  'embedding',
 ] as const)
 
 const LLM_OPTIONS = allKeys<LLMOptions>()([
@@ -111,6 +113,7 @@ const LLM_OPTIONS = allKeys<LLMOptions>()([
   'preemptForPriority',
   'stepTimeoutMs',
   'stuckAfterMs',
+  'embedding',
   'backend',
   'kvCacheMemory',
   'numPages',
@@ -338,6 +341,7 @@ export interface CheckedEngineOptions {
   preemptForPriority: boolean
   stepTimeoutMs: number | undefined
   stuckAfterMs: number | undefined
+  embedding: EmbeddingOptions
 }
 
 function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
@@ -353,6 +357,7 @@ function readEngineOptions(reader: ArgumentReader): CheckedEngineOptions {
     preemptForPriority: reader.boolean('preemptForPriority') ?? false,
     stepTimeoutMs: reader.integer('stepTimeoutMs', 1, INT32_MAX),
     stuckAfterMs: reader.positive('stuckAfterMs'),
+    embedding: checkEmbeddingOptions(reader.get('embedding')),
   }
 }
 
@@ -380,6 +385,8 @@ export function checkExecutor(name: string, value: unknown): asserts value is Ex
   if (!Number.isInteger(hiddenSize) || hiddenSize < 0 || hiddenSize > INT32_MAX) {
     throw invalidArgument(`${name}.info.hiddenSize`, `undefined, or an integer from 0 to ${INT32_MAX}`, hiddenSize)
   }
+  const { hiddenRows } = info
+  if (hiddenRows !== undefined && typeof hiddenRows !== 'boolean') throw invalidArgument(`${name}.info.hiddenRows`, 'a boolean', hiddenRows)
   const { setMask } = executor as Partial<Executor>
   if (setMask !== undefined && typeof setMask !== 'function') throw invalidArgument(`${name}.setMask`, 'a function', setMask)
 }

@@ -245,7 +245,10 @@ export async function writeEngineFolder(folder: NewEngineFolder): Promise<LLMEng
     weights: { relative: relative(path, weightsFolder), absolute: weightsFolder, files: weightFiles },
   }
   return replaceFolder(path, force, async (temporary) => {
-    for (const [name, bytes] of folder.files) await writeDurably(join(temporary, name), bytes)
+    for (const [name, bytes] of folder.files) {
+      await mkdir(dirname(join(temporary, name)), { recursive: true })
+      await writeDurably(join(temporary, name), bytes)
+    }
     await writeDurably(join(temporary, GRAPH_FILE), graph)
     await writeDurably(join(temporary, PLAN_FILE), plan)
     await writeManifest(temporary, manifest)

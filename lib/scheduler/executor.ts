@@ -28,7 +28,8 @@
  *
  * ## What an executor may lack
  * `setMask` (then requests that need masks are refused) and hidden states (`info.hiddenSize` is 0 or absent; then steps have
- * no HIDDEN flag, and requests for embeddings are refused). Everything else is owed.
+ * no HIDDEN flag, and requests for embeddings are refused). Without `info.hiddenRows` what needs the hidden states of all rows
+ * comes one row a step. Everything else is owed.
  */
 import type { ErrorCode } from '../errors'
 
@@ -60,6 +61,8 @@ export const StepFlag = {
   LOGITS: 4,
   /** Return the hidden state of the sequence's last row: what the final norm makes of it, before the vocabulary's matrix. */
   HIDDEN: 8,
+  /** The same of each of the sequence's rows in this step, in order. For executors with `info.hiddenRows`. */
+  HIDDEN_ROWS: 16,
 } as const
 
 /** Added to the logits of single tokens. */
@@ -172,7 +175,10 @@ export interface StepResult {
   logprobs: LogprobRow[]
   /** `[sequences flagged LOGITS, vocabSize]`, row-major. Empty if none was flagged. */
   logits: Float32Array
-  /** `[sequences flagged HIDDEN, hiddenSize]`, row-major. Empty or absent if none was flagged. */
+  /**
+   * `[rows, hiddenSize]`, row-major: one row per sequence flagged HIDDEN, all rows of one flagged HIDDEN_ROWS, in the step's
+   * order. Empty or absent if none was flagged.
+   */
   hidden?: Float32Array | undefined
   timings: StepTimings
   /**
@@ -192,6 +198,8 @@ export interface ExecutorInfo {
   vocabSize: number
   /** Width of a hidden state; 0 or absent: the executor gives none. */
   hiddenSize?: number | undefined
+  /** Whether steps may have the flag HIDDEN_ROWS; absent: no. */
+  hiddenRows?: boolean | undefined
   /** Longest sequence, prompt and output together, in tokens. */
   maxPositions: number
   pageSize: number
@@ -204,6 +212,8 @@ export interface ExecutorInfo {
   /** Bytes of the KV pool and of the weights. */
   kvCacheBytes: number
   weightBytes: number
+  /** Bytes of activations, tables and buffers of a step; 0 or absent: it is not told. */
+  workspaceBytes?: number | undefined
 }
 
 /**

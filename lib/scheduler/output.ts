@@ -24,7 +24,7 @@ export interface SequenceEvents {
   readonly logprobs: readonly (LogprobRow | null)[]
   /** Rows of the prompt's positions in order, each position reported once in a request's life; null = none now. */
   readonly promptLogprobs: readonly (LogprobRow[] | null)[]
-  /** Hidden state of the prompt's last token, where asked for. */
+  /** Hidden states of the prompt, where asked for: that of its last token, or of those that this step has computed, one after the other. */
   readonly hidden: readonly (Float32Array | null)[]
   /** Set on the sequence's last event, unless it failed. */
   readonly finish: readonly (FinishReason | null)[]

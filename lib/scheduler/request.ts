@@ -42,14 +42,17 @@ export interface GenerationRequest {
    * constraint are never run ahead.
    */
   constrain?: ((index: number) => TokenConstraint) | undefined
-  /** Report the hidden state of the prompt's last token. Goes with `maxTokens` 0 and one sequence. */
-  embed?: boolean | undefined
+  /**
+   * Report the hidden state of the prompt's last token, or those of all its tokens, for which the prompt is computed whole: none of it
+   * comes from the prefix cache. Goes with `maxTokens` 0 and one sequence.
+   */
+  embed?: 'last' | 'all' | undefined
 }
 
 /** The limits that follow from an executor. */
 export type SchedulerLimits = Pick<
   ExecutorInfo,
-  'vocabSize' | 'hiddenSize' | 'maxPositions' | 'pageSize' | 'numPages' | 'maxSlots' | 'maxStepTokens'
+  'vocabSize' | 'hiddenSize' | 'hiddenRows' | 'maxPositions' | 'pageSize' | 'numPages' | 'maxSlots' | 'maxStepTokens'
 > & {
   /** Whether the executor has `setMask` (default true). */
   takesMasks?: boolean | undefined
@@ -81,7 +84,7 @@ export function checkRequest(request: GenerationRequest, limits: SchedulerLimits
   }
   if (request.constrain !== undefined && limits.takesMasks === false)
     invalid('The executor takes no token masks: it cannot follow a grammar')
-  if (request.embed === true) {
+  if (request.embed !== undefined) {
     if ((limits.hiddenSize ?? 0) < 1) invalid('The executor gives no hidden states: it cannot embed')
     if (maxTokens !== 0 || n !== 1) invalid('An embedding goes with maxTokens 0 and n 1')
   }

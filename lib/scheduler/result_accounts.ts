@@ -30,11 +30,8 @@ export class ResultAccounts {
       const seq = record.sequences[row]!
       const samples = record.samplesRow(row)
       const token = samples ? result.tokens[sampleAt++]! : NO_TOKEN
-      let hidden: Float32Array | null = null
-      if (record.hiddens > 0 && record.reportsHidden(row)) {
-        const size = this.limits.hiddenSize!
-        hidden = result.hidden!.slice(hiddenAt, (hiddenAt += size))
-      }
+      const hiddenBegin = hiddenAt
+      if (record.hiddens > 0) hiddenAt += record.hiddensOf(row) * this.limits.hiddenSize!
       const live = record.dropped[row] === 0
       if (samples && live) seq.pending--
       if (!live || seq.finished) {
@@ -42,6 +39,7 @@ export class ResultAccounts {
         while (logprobAt < logprobs.length && logprobs[logprobAt]!.sequence === row) logprobAt++
         continue
       }
+      const hidden = hiddenAt === hiddenBegin ? null : record.takeHidden(row, result.hidden!.subarray(hiddenBegin, hiddenAt))
       let promptRows: LogprobRow[] | null = null
       let tokenRow: LogprobRow | null = null
       for (; logprobAt < logprobs.length && logprobs[logprobAt]!.sequence === row; logprobAt++) {
@@ -78,7 +76,7 @@ export class ResultAccounts {
           continue
         }
       }
-      if (samples || finish !== null || promptRows !== null)
+      if (samples || finish !== null || promptRows !== null || hidden !== null)
         events.push(seq, token, tokenRow, promptRows, finish, null, hidden)
     }
   }

@@ -103,7 +103,7 @@ export class Scheduler {
     this.requests = requests
     this.planner = new StepPlanner(residency, this.steps, this.limits, counters, this.preemptForPriority)
     this.accounts = new ResultAccounts(residency, this.limits, counters, maxRetries, (seq, how) => requests.end(seq, how))
-    for (let i = 0; i <= this.runAhead; i++) this.spareRecords.push(new StepRecord(slots))
+    for (let i = 0; i <= this.runAhead; i++) this.spareRecords.push(new StepRecord(slots, limits.hiddenRows === true))
   }
 
   /** True while a sequence lives or a step is in flight. */

@@ -47,6 +47,8 @@ export class Sequence {
   lastStep = -1
   /** First position of the prompt whose log-probability is still to be reported; the prompt's length when none is. */
   nextPromptLogprob: number
+  /** First position whose hidden state is still to be reported, where those of all are asked for. */
+  nextHidden = 0
   failures = 0
   /** When the sequence first got a slot (the caller's clock, ms); NaN before. */
   admittedAt = NaN

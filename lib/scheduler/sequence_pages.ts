@@ -25,10 +25,10 @@ export class SequencePages {
 
   /**
    * Full pages at the start of the sequence that need no computing if they are found: at least one row must run to
-   * sample from, and rows whose log-probabilities are still to be reported must run too.
+   * sample from, and rows whose log-probabilities or hidden states are still to be reported must run too.
    */
   shareable(seq: Sequence): number {
-    if (seq.salt === null) return 0
+    if (seq.salt === null || seq.request.embed === 'all') return 0
     const positions = seq.nextPromptLogprob < seq.promptLength ? seq.nextPromptLogprob - 1 : seq.known - 1
     return Math.floor(positions / this.blocks.pageSize)
   }

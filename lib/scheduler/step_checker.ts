@@ -48,7 +48,8 @@ export class StepChecker {
   private readonly flags: number
 
   constructor(private readonly info: ExecutorInfo) {
-    this.flags = (info.hiddenSize ?? 0) > 0 ? FLAGS_OWED | StepFlag.HIDDEN : FLAGS_OWED
+    const hidden = info.hiddenRows === true ? StepFlag.HIDDEN | StepFlag.HIDDEN_ROWS : StepFlag.HIDDEN
+    this.flags = (info.hiddenSize ?? 0) > 0 ? FLAGS_OWED | hidden : FLAGS_OWED
   }
 
   openSlot(init: SlotInit): void {

@@ -16,12 +16,16 @@ export class StepRecord {
   tokens = 0
   pages = 0
   samples = 0
-  /** Rows flagged HIDDEN. */
+  /** Hidden states that were asked for. */
   hiddens = 0
 
   private packed = new Int32Array(4096)
 
-  constructor(maxRows: number) {
+  /** @param hiddenRows whether the executor reports several hidden states of a sequence at once */
+  constructor(
+    maxRows: number,
+    private readonly hiddenRows: boolean,
+  ) {
     this.dropped = new Uint8Array(maxRows)
   }
 
@@ -55,8 +59,26 @@ export class StepRecord {
     return (this.flagsOf(row) & StepFlag.SAMPLE) !== 0
   }
 
-  reportsHidden(row: number): boolean {
-    return (this.flagsOf(row) & StepFlag.HIDDEN) !== 0
+  /** Hidden states of `row`. */
+  hiddensOf(row: number): number {
+    const flags = this.flagsOf(row)
+    if ((flags & StepFlag.HIDDEN_ROWS) !== 0) return this.tokensOf(row)
+    return (flags & StepFlag.HIDDEN) !== 0 ? 1 : 0
+  }
+
+  /**
+   * A copy of those of `row`'s hidden states that were not reported before, as a prompt that is computed again reports them again.
+   * @param hidden `[hiddensOf(row), hiddenSize]`
+   */
+  takeHidden(row: number, hidden: Float32Array): Float32Array | null {
+    const seq = this.sequences[row]!
+    if (seq.request.embed !== 'all') return hidden.slice()
+    const begin = this.cachedOf(row)
+    const end = begin + this.tokensOf(row)
+    const known = Math.max(0, seq.nextHidden - begin)
+    if (begin + known >= end) return null
+    seq.nextHidden = end
+    return hidden.slice((known * hidden.length) / (end - begin))
   }
 
   /** Where the page list of `row` 0 starts; lists follow each other. */
@@ -68,16 +90,21 @@ export class StepRecord {
     return this.packed[at]!
   }
 
-  /** Adds `tokens` rows of a sequence, from the first position that is not computed yet. The slot must be set. */
-  add(seq: Sequence, tokens: number, pageSize: number): void {
+  /** Adds `most` rows of a sequence, or fewer, from the first position that is not computed yet. The slot must be set. */
+  add(seq: Sequence, most: number, pageSize: number): void {
+    const allRows = seq.request.embed === 'all'
+    const tokens = allRows && !this.hiddenRows ? 1 : most
     const end = seq.computed + tokens
     const pages = Math.ceil(end / pageSize)
     let flags = 0
-    if (end === seq.known + seq.pending) {
+    if (allRows) {
+      flags |= this.hiddenRows ? StepFlag.HIDDEN_ROWS : StepFlag.HIDDEN
+      this.hiddens += tokens
+    } else if (end === seq.known + seq.pending) {
       if (seq.maxTokens > 0) {
         flags |= StepFlag.SAMPLE
         this.samples++
-      } else if (seq.request.embed === true) {
+      } else if (seq.request.embed === 'last') {
         flags |= StepFlag.HIDDEN
         this.hiddens++
       }

@@ -25,7 +25,7 @@ import {
   type StepResult,
 } from '../../lib/scheduler'
 
-const { SAMPLE, PROMPT_LOGPROBS, LOGITS, HIDDEN } = StepFlag
+const { SAMPLE, PROMPT_LOGPROBS, LOGITS, HIDDEN, HIDDEN_ROWS } = StepFlag
 
 interface Row {
   slot: number
@@ -518,6 +518,31 @@ export function describeExecutor(name: string, factory: () => Executor | Promise
         else expect(cosine(state, alone[slot]!)).toBeGreaterThan(0.999)
       })
       expect((await r.run(row(0, 0))).hidden?.length ?? 0).toBe(0)
+      return undefined
+    })
+
+    it('returns the hidden states of all rows of a step, in order, where it says that it does', async (context) => {
+      const r = await rig()
+      const { hiddenSize = 0, hiddenRows = false, batchInvariant } = r.executor.info
+      if (!hiddenRows) return context.skip()
+      const prompt = r.prompt(7, 1)
+      const other = r.prompt(3, 2)
+      ;[prompt, other].forEach((tokens, slot) => r.open(slot, tokens))
+      const pages = r.pages(8)
+      const states: Float32Array[] = []
+      for (const [cached, token] of prompt.entries()) {
+        states.push((await r.run({ slot: 0, tokens: [token], cached, pages, flags: HIDDEN })).hidden!)
+      }
+      const last: Row = { slot: 1, tokens: other, pages: r.pages(8, 8), flags: HIDDEN | SAMPLE }
+      const { hidden, tokens } = await r.run({ slot: 0, tokens: prompt.slice(2), cached: 2, pages, flags: HIDDEN_ROWS }, last)
+      expect([hidden!.length, tokens.length]).toEqual([6 * hiddenSize, 1])
+      states.slice(2).forEach((expected, i) => {
+        const state = hidden!.subarray(i * hiddenSize, (i + 1) * hiddenSize)
+        if (batchInvariant) expect(state).toEqual(expected)
+        else expect(cosine(state, expected)).toBeGreaterThan(0.999)
+      })
+      const alone = (await r.run({ ...last, flags: HIDDEN })).hidden!
+      expect(cosine(hidden!.subarray(5 * hiddenSize), alone)).toBeGreaterThan(0.999)
       return undefined
     })
 

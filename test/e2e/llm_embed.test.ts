@@ -1,5 +1,6 @@
 /** `LLM.embed` with the demo model: its hidden states must make the logits that transformers computed. */
-import { readFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import '../unit/matchers'
@@ -35,7 +36,7 @@ function readHead(): (token: number, at: number) => number {
 
 let llm: LLM
 beforeAll(async () => {
-  llm = await LLM.load(modelFolder, { backend: 'cpu' })
+  llm = await LLM.load(modelFolder, { backend: 'cpu', embedding: { matryoshkaDimensions: [64, 128] } })
 })
 afterAll(() => llm.close())
 
@@ -138,7 +139,8 @@ describe('embeddings', () => {
     for (const options of [
       { dimensions: 0 },
       { dimensions: WIDTH + 1 },
-      { pooling: 'mean' },
+      { dimensions: 65 },
+      { pooling: 'max' },
       { normalize: 1 },
       { priority: 0.5 },
       { timeoutMs: 0 },
@@ -160,6 +162,121 @@ describe('embeddings', () => {
     const hash = LLM.fromExecutor(new HashExecutor())
     await expect(hash.embed([[1, 2]])).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     await hash.close()
+  })
+})
+
+/** The mean of the prompt's rows, each computed as the last of a prompt of its own. */
+async function meanOf(served: LLM, prompt: readonly number[]): Promise<Float32Array> {
+  const prefixes = prompt.map((_, i) => prompt.slice(0, i + 1))
+  const { embeddings } = await served.embed(prefixes, { ...RAW, pooling: 'last' })
+  return Float32Array.from({ length: WIDTH }, (_, at) => embeddings.reduce((sum, row) => sum + row[at]!, 0) / prompt.length)
+}
+
+describe('pooling', () => {
+  const inputs = prompts.slice(0, 4).map(({ ids }) => ids.slice(0, 50))
+  const MEAN = { ...RAW, pooling: 'mean' } as const
+
+  it('takes the mean of all rows, the same bits in any chunks and any company', async () => {
+    const expected = await Promise.all(inputs.map((ids) => meanOf(llm, ids)))
+    const { embeddings, usage } = await llm.embed(inputs, MEAN)
+    expect(embeddings).toEqual(expected)
+    // Rows of a cached prefix have no hidden states, so none is taken from the cache, full as it is.
+    expect(usage).toEqual({ promptTokens: inputs.flat().length, cachedTokens: 0 })
+    const small = await LLM.load(modelFolder, { backend: 'cpu', maxStepTokens: 7, maxSequences: 3, numPages: 96, embedding: { pooling: 'mean', normalize: false } })
+    const beside = small.generate({ tokens: inputs[0]!, maxTokens: 40, ignoreEos: true, temperature: 0 }).result()
+    expect((await small.embed(inputs)).embeddings).toEqual(expected)
+    await beside
+    await small.close()
+  })
+
+  it('leaves pages behind that later prompts find', async () => {
+    const prompt = Array.from({ length: 40 }, (_, i) => 700 + i)
+    await llm.embed([prompt], MEAN)
+    expect((await llm.embed([prompt])).usage.cachedTokens).toBe(32)
+  })
+
+  it('takes the first row', async () => {
+    const { embeddings, usage } = await llm.embed(inputs, { ...RAW, pooling: 'cls' })
+    expect(embeddings).toEqual((await llm.embed(inputs.map((ids) => ids.slice(0, 1)), RAW)).embeddings)
+    expect(usage.promptTokens).toBe(inputs.flat().length)
+  })
+
+  it('has an executor that reports one row a step run so, to the same end', async () => {
+    const backend = await CpuBackend.create(demoOptions())
+    const flags: [flags: number, tokens: number][] = []
+    class RowByRow extends GatedExecutor {
+      override get info() {
+        return { ...super.info, hiddenRows: false }
+      }
+      override submit(step: Int32Array): void {
+        for (let i = 0; i < step[2]!; i++) flags.push([step[6 + 5 * i + 4]!, step[6 + 5 * i + 1]!])
+        super.submit(step)
+      }
+    }
+    const executor = new RowByRow(backend)
+    executor.open()
+    const served = LLM.fromExecutor(executor)
+    const { embeddings } = await served.embed(inputs, MEAN)
+    expect(embeddings).toEqual((await llm.embed(inputs, MEAN)).embeddings)
+    expect(flags).toHaveLength(inputs.flat().length)
+    expect(flags.every(([flag, tokens]) => flag === StepFlag.HIDDEN && tokens === 1)).toBe(true)
+    await served.close()
+  })
+
+  it('counts each row once where a failed step makes a prompt run again', async () => {
+    const executor = new GatedExecutor(await CpuBackend.create(demoOptions()))
+    const served = LLM.fromExecutor(executor, { maxStepTokens: 16 })
+    let results = 0
+    executor.change = (result) =>
+      ++results === 3 ? { ...result, tokens: new Int32Array(0), error: { code: 'ERR_STEP_FAILED', message: 'once', retryable: true } } : result
+    executor.open()
+    const prompt = Array.from({ length: 60 }, (_, i) => 20 + 7 * i)
+    expect((await served.embed([prompt], MEAN)).embeddings).toEqual([await meanOf(llm, prompt)])
+    expect(served.stats().retries).toBe(1)
+    await served.close()
+  })
+})
+
+describe('embeddings as the model folder says', () => {
+  const POOLING = '1_Pooling/config.json'
+  const modules = (...kinds: [type: string, path: string][]) => kinds.map(([type, path], idx) => ({ idx, name: String(idx), path, type: `sentence_transformers.models.${type}` }))
+
+  async function withFolder(files: Record<string, unknown>, use: (folder: string) => Promise<void>): Promise<void> {
+    const folder = mkdtempSync(join(tmpdir(), 'embedding-model-'))
+    try {
+      cpSync(modelFolder, folder, { recursive: true })
+      mkdirSync(join(folder, '1_Pooling'))
+      for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), JSON.stringify(content))
+      await use(folder)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  }
+
+  it('are pooled and scaled as modules.json has it, unless the caller says otherwise', async () => {
+    const files = { 'modules.json': modules(['Transformer', ''], ['Pooling', '1_Pooling']), [POOLING]: { pooling_mode_cls_token: false, pooling_mode_mean_tokens: true } }
+    const prompt = prompts[0]!.ids.slice(0, 30)
+    await withFolder(files, async (folder) => {
+      const mean = await LLM.load(folder, { backend: 'cpu' })
+      expect(mean.info.embedding).toEqual({ pooling: 'mean', normalize: false, matryoshkaDimensions: [], unsupported: undefined })
+      expect((await mean.embed([prompt])).embeddings).toEqual([await meanOf(llm, prompt)])
+      expect((await mean.embed([prompt], { pooling: 'last' })).embeddings).toEqual((await llm.embed([prompt], RAW)).embeddings)
+      await expect(mean.embed([prompt], { dimensions: 64 })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining('dimensions') as string })
+      await mean.close()
+      const last = await LLM.load(folder, { backend: 'cpu', embedding: { pooling: 'last', normalize: true } })
+      expect((await last.embed([prompt])).embeddings).toEqual((await llm.embed([prompt])).embeddings)
+      await last.close()
+    })
+  })
+
+  it('are refused where the pooling cannot be computed, until the caller names another', async () => {
+    await withFolder({ 'modules.json': modules(['Transformer', ''], ['Pooling', '1_Pooling']), [POOLING]: { pooling_mode_max_tokens: true } }, async (folder) => {
+      const served = await LLM.load(folder, { backend: 'cpu' })
+      await expect(served.embed([[1]])).rejects.toMatchObject({ code: 'ERR_MODEL_UNSUPPORTED', message: expect.stringContaining('max') as string })
+      expect((await served.embed([[1]], { pooling: 'mean' })).embeddings).toHaveLength(1)
+      expect((await served.generate({ tokens: [1], maxTokens: 2 }).result()).tokens.length).toBeGreaterThan(0)
+      await served.close()
+    })
   })
 })
 

@@ -340,7 +340,11 @@ TEST(hiddenStatesAreForThoseThatHaveThem) {
     CHECK(slots.open(0).isOk());
     StepParser parser(info);
     CHECK_EQ(parser.parse(pack({{0, 0, kHidden, {3}, {1}}}), slots).status().isOk(), hiddenSize > 0);
-    CHECK(!parser.parse(pack({{0, 0, 16, {3}, {1}}}), slots));
+    CHECK(!parser.parse(pack({{0, 0, kHiddenRows, {3}, {1}}}), slots));
+    info.hiddenRows = true;
+    StepParser ofRows(info);
+    CHECK_EQ(ofRows.parse(pack({{0, 0, kHiddenRows, {3}, {1}}}), slots).status().isOk(), hiddenSize > 0);
+    CHECK(!ofRows.parse(pack({{0, 0, 32, {3}, {1}}}), slots));
   }
 }
 

@@ -4,7 +4,7 @@ import { type ErrorAnswer, type Fixture, type Json, NAME, startServer } from './
 
 let fixture: Fixture
 beforeAll(async () => {
-  fixture = await startServer({ limits: { maxInputs: 40 } })
+  fixture = await startServer({ limits: { maxInputs: 40 } }, { embedding: { matryoshkaDimensions: [64] } })
 })
 afterAll(async () => {
   expect(fixture.failures).toEqual([])
@@ -36,6 +36,18 @@ it('serves the openai client, which asks for base64 by itself', async () => {
   expect(Float32Array.from(data[0]!.embedding)).toEqual(own.embeddings[0])
 })
 
+it('makes embeddings as the operator says, and refuses to cut those of a model that was not trained for it', async () => {
+  const other = await startServer({}, { embedding: { pooling: 'mean' } })
+  const own = await other.llm.embed(TEXTS, { pooling: 'mean', normalize: false })
+  const answer = (await (await other.post('/v1/embeddings', { input: TEXTS, use_activation: false })).json()) as Json
+  expect(answer.data.map(({ embedding }: Json) => Float32Array.from(embedding))).toEqual(own.embeddings)
+  expect(own.embeddings).not.toEqual((await fixture.llm.embed(TEXTS, { normalize: false })).embeddings)
+  const refused = await other.post('/v1/embeddings', { input: 'a', dimensions: 64 })
+  expect([refused.status, ((await refused.json()) as ErrorAnswer).error]).toMatchObject([400, { param: 'dimensions', message: expect.stringContaining('matryoshka') as string }])
+  expect((await other.post('/v1/embeddings', { input: 'a', dimensions: 192 })).status).toBe(200)
+  await other.close()
+})
+
 it('takes token ids, and special tokens in a text for text', async () => {
   const tokens = fixture.llm.tokenize(TEXTS[0]!, { allowSpecial: false })
   const [byText, byIds] = await Promise.all(
@@ -60,6 +72,9 @@ it.each([
   [{ input: ['a', 'b '.repeat(2000)] }, 'input[1]'],
   [{ input: 'a', encoding_format: 'int8' }, 'encoding_format'],
   [{ input: 'a', dimensions: 100_000 }, 'dimensions'],
+  [{ input: 'a', dimensions: 65 }, 'dimensions'],
+  [{ input: 'a', embed_dtype: 'float16' }, 'embed_dtype'],
+  [{ messages: [{ role: 'user', content: 'a' }] }, 'messages'],
   [{ input: Array.from({ length: 41 }, () => 'a') }, 'input'],
   [{ input: [5000] }, 'input[0]'],
   [{ input: 'a', priority: 5000 }, 'priority'],

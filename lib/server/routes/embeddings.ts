@@ -1,5 +1,6 @@
 /** POST /v1/embeddings. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { EmbeddingDefaults } from '../../llm'
 import { ApiError } from '../errors'
 import { encodePrompts, promptList } from '../generation/prompts'
 import { scheduleOf } from '../generation/sampling'
@@ -16,11 +17,12 @@ export async function embeddings(exchange: Exchange, services: Services): Promis
   const limits = limitsOf(exchange, services)
   const { body, served } = await readRequest(exchange, services, parseEmbedding)
   const { llm } = served
-  const { hiddenSize = 0 } = llm.info
+  const { hiddenSize = 0, embedding } = llm.info
   if (hiddenSize < 1) throw ApiError.unsupported('model', 'The backend of this model gives no embeddings')
-  if (body.dimensions !== undefined && body.dimensions > hiddenSize) {
-    throw ApiError.invalid('dimensions', `"dimensions" may be at most ${hiddenSize}`)
+  if (embedding.unsupported !== undefined) {
+    throw ApiError.unsupported('model', `The model makes embeddings in a way that is not supported: ${embedding.unsupported}`)
   }
+  if (body.dimensions !== undefined) checkDimensions(body.dimensions, hiddenSize, embedding)
   const inputs = promptList(body.input)
   if (inputs.length > limits.maxInputs) throw ApiError.invalid('input', `"input" may hold at most ${limits.maxInputs} inputs`)
   const schedule = scheduleOf(body, exchange, limits)
@@ -37,8 +39,8 @@ export async function embeddings(exchange: Exchange, services: Services): Promis
       {
         ...options,
         timeoutMs: earlier(deadlineMs, timeoutMs),
-        ...(body.dimensions === undefined ? {} : { dimensions: body.dimensions }),
-        ...(body.normalize === undefined ? {} : { normalize: body.normalize }),
+        dimensions: body.dimensions,
+        normalize: body.use_activation ?? body.normalize,
       },
     )
     exchange.usage = work.embedded(result.usage)
@@ -50,6 +52,17 @@ export async function embeddings(exchange: Exchange, services: Services): Promis
     throw work.fail(error)
   }
   return exchange.text(200, text, { 'content-type': 'application/json' })
+}
+
+/** @throws ApiError 400 */
+function checkDimensions(dimensions: number, hiddenSize: number, { matryoshkaDimensions: all }: EmbeddingDefaults): void {
+  if (dimensions > hiddenSize) throw ApiError.invalid('dimensions', `"dimensions" may be at most ${hiddenSize}`)
+  if (dimensions === hiddenSize || all === 'any' || all.includes(dimensions)) return
+  const message =
+    all.length === 0
+      ? `"dimensions": the model does not support matryoshka representation, its embeddings have ${hiddenSize} numbers`
+      : `"dimensions" may be ${[...all, hiddenSize].join(', ')}`
+  throw ApiError.invalid('dimensions', message)
 }
 
 function earlier(a: number | undefined, b: number | undefined): number | undefined {

@@ -59,7 +59,7 @@ describe('configuration of serve', () => {
   })
 
   it('takes every setting from a flag, a variable and a file alike', () => {
-    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', integer: '7', number: '0.75', bytes: '4k', boolean: 'on' }
+    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', integers: '64, 128', integer: '7', number: '0.75', bytes: '4k', boolean: 'on' }
     for (const setting of SETTINGS) {
       const { kind, path } = setting
       const text = kind.type === 'choice' ? kind.choices[1]! : texts[kind.type]!
@@ -142,7 +142,7 @@ describe('options of the model', () => {
     for (const setting of groups.flatMap(({ settings }) => settings)) {
       if (ofServer.includes(setting.path)) continue
       const { kind } = setting
-      const texts = { choice: kind.type === 'choice' ? kind.choices : [], boolean: ['on', 'off'], integer: ['7'], number: ['0.75'], bytes: ['1G'], path: ['/x'], string: ['x'], strings: ['x'] }[kind.type]
+      const texts = { choice: kind.type === 'choice' ? kind.choices : [], boolean: ['on', 'off'], integer: ['7'], number: ['0.75'], bytes: ['1G'], path: ['/x'], string: ['x'], strings: ['x'], integers: ['64', 'any'] }[kind.type]
       const changed = texts.filter((text) => JSON.stringify(optionsOf({ [optionName(setting)]: text })) !== JSON.stringify(optionsOf()))
       expect(changed.length, setting.path).toBeGreaterThan(0)
     }
