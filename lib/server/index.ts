@@ -18,6 +18,7 @@ export type {
   RequestTelemetry,
   Security,
   Telemetry,
+  TokenizeFacts,
 } from './seams'
 export { type ApiKey, createKeySecurity, hashApiKey, type KeySecurityOptions, makeApiKey, OPEN_ROUTES } from './security'
 export { createServer, type ListenOptions, type Server, type ServerCloseOptions } from './server'

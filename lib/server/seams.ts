@@ -66,10 +66,10 @@ export interface Security {
   /** Called for every request, also for paths that are no routes, before its body is read. */
   authenticate(request: RequestHead): Caller | { refusal: Refusal } | Promise<Caller | { refusal: Refusal }>
   /**
-   * Called once a request for work was read, before admission.
+   * Called once a request was read: of one for work before admission, of one for tokens or their text before it is looked at.
    * @returns what ends the caller's claim, called once whatever became of the request
    */
-  begin?(caller: Caller, facts: RequestFacts): { release(): void } | { refusal: Refusal }
+  begin?(caller: Caller, facts: RequestFacts | TokenizeFacts): { release(): void } | { refusal: Refusal }
 }
 
 /** What the server is asked by those who route traffic to it. */
@@ -110,6 +110,15 @@ export interface RequestFacts {
   topP: number | undefined
 }
 
+/** A request to /tokenize or /detokenize whose body was read: it is no work for the model, and no admission hears of it. */
+export interface TokenizeFacts {
+  /** As in {@link RequestFacts}. */
+  id: string
+  endpoint: 'tokenize' | 'detokenize'
+  model: string
+  keyName: string | undefined
+}
+
 export type RequestOutcome =
   | { kind: 'finished'; finishReasons: readonly FinishReason[]; usage: Usage }
   /** The client went away, or broke off. */
@@ -146,8 +155,8 @@ export interface HttpFacts {
 
 export interface Telemetry {
   start(facts: RequestFacts): RequestTelemetry
-  /** A request that admission or the queue turned away. */
-  refused(facts: RequestFacts, reason: RefusalReason): void
+  /** A request that admission, the queue or a key's limits turned away. */
+  refused(facts: RequestFacts | TokenizeFacts, reason: RefusalReason): void
   /** An HTTP request has come; `http` tells of its end. */
   httpStarted(): void
   http(facts: HttpFacts): void

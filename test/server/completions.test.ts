@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { createKeySecurity, hashApiKey } from '../../lib/server'
 import { eventsOf, type ErrorAnswer, type Fixture, type Json, NAME, startServer } from './support'
 
 let fixture: Fixture
@@ -257,5 +258,45 @@ describe('/tokenize and /detokenize', () => {
     expect(await refused('/detokenize', { tokens: [5000] })).toMatchObject({ status: 400, param: 'tokens[0]' })
     expect(await refused('/detokenize', { tokens: ['a'] })).toMatchObject({ status: 400, param: 'tokens' })
     expect(await refused('/tokenize', { prompt: 7 })).toMatchObject({ status: 400, param: 'prompt' })
+  })
+
+  it("count for a key's limits as requests for work do", async () => {
+    const secret = 'ntk_tokenize-0123456789abcdef'
+    const keys = [
+      { name: 'few', sha256: hashApiKey(secret), requestsPerMinute: 3 },
+      { name: 'other', sha256: hashApiKey(`${secret}-other`), models: ['another-model'] },
+    ]
+    const limited = await startServer({ security: createKeySecurity({ keys, now: () => 0 }) })
+    const ask = async (path: string, body: object, key = secret) => {
+      const response = await limited.post(path, body, { 'x-api-key': key })
+      return [response.status, ((await response.json()) as Partial<ErrorAnswer>).error?.code, response.headers.get('retry-after')]
+    }
+    const ok = [200, undefined, null]
+    expect(await ask('/tokenize', { prompt: PROMPT })).toEqual(ok)
+    expect(await ask('/detokenize', { tokens: [7] })).toEqual(ok)
+    // What is refused for its own faults takes nothing.
+    expect((await ask('/detokenize', { tokens: [5000] }))[0]).toBe(400)
+    expect(await ask('/v1/completions', { prompt: PROMPT, max_tokens: 1 })).toEqual(ok)
+    const spent = [429, 'rate_limit_exceeded', '20']
+    expect(await ask('/tokenize', { prompt: PROMPT })).toEqual(spent)
+    expect(await ask('/detokenize', { tokens: [7] })).toEqual(spent)
+    expect(await ask('/v1/completions', { prompt: PROMPT, max_tokens: 1 })).toEqual(spent)
+    for (const [path, body] of [['/tokenize', { prompt: 'a' }], ['/detokenize', { tokens: [7] }]] as const) {
+      expect(await ask(path, body, `${secret}-other`)).toEqual([403, 'model_not_allowed', null])
+    }
+    await limited.close()
+  })
+
+  it('release what they took of a limit of requests at once, also where they fail', async () => {
+    const secret = 'ntk_tokenize-0123456789abcdef'
+    const limited = await startServer({ security: createKeySecurity({ keys: [{ name: 'one', sha256: hashApiKey(secret), maxConcurrent: 1 }] }) })
+    const ask = async (body: object) => (await limited.post('/tokenize', body, { 'x-api-key': secret })).status
+    // Long enough for the thread that encodes, which has to start first.
+    const long = 'word '.repeat(900)
+    const together = await Promise.all([ask({ prompt: long }), ask({ prompt: long }), ask({ prompt: long })])
+    expect(together.sort()).toEqual([200, 429, 429])
+    expect(await ask({ prompt: 'word '.repeat(3000) })).toBe(400)
+    expect(await ask({ prompt: 'a' })).toBe(200)
+    await limited.close()
   })
 })

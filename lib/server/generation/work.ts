@@ -3,7 +3,7 @@ import { AbortError, TensorRTError } from '../../errors'
 import type { GenerationResult, Usage } from '../../llm'
 import { ApiError, refusalError, toApiError } from '../errors'
 import type { Exchange } from '../http/exchange'
-import type { AdmissionTicket, RefusalReason, RequestFacts, RequestTelemetry } from '../seams'
+import type { AdmissionTicket, RefusalReason, RequestFacts, RequestTelemetry, TokenizeFacts } from '../seams'
 import type { Services } from '../services'
 
 export class Work {
@@ -26,8 +26,7 @@ export class Work {
       throw error
     }
     if (services.draining) refuse('draining', drainingError())
-    const claim = services.security?.begin?.(exchange.caller, facts)
-    if (claim !== undefined && 'refusal' in claim) return refuse('key_limit', refusalError(claim.refusal))
+    const claim = claimOf(services, exchange, facts)
     try {
       const decision = services.admission?.admit(facts)
       if (decision?.admitted === false) {
@@ -92,6 +91,17 @@ export class Work {
     this.claim?.release()
     return true
   }
+}
+
+/**
+ * What a request takes of its caller's limits, until `release`.
+ * @throws ApiError 403 or 429
+ */
+export function claimOf(services: Services, exchange: Exchange, facts: RequestFacts | TokenizeFacts): { release(): void } | undefined {
+  const claim = services.security?.begin?.(exchange.caller, facts)
+  if (claim === undefined || !('refusal' in claim)) return claim
+  services.telemetry?.refused(facts, 'key_limit')
+  throw refusalError(claim.refusal)
 }
 
 export function drainingError(): ApiError {

@@ -2,9 +2,11 @@
 import type { EncodedPrompt } from '../../llm'
 import { ApiError } from '../errors'
 import { encodeChat, encodePrompts } from '../generation/prompts'
+import { claimOf } from '../generation/work'
 import type { Exchange } from '../http/exchange'
 import type { ServedModel } from '../registry'
 import { parseDetokenize, parseTokenize, type TokenizeBody } from '../schemas/tokenize'
+import type { TokenizeFacts } from '../seams'
 import type { Services } from '../services'
 import { limitsOf, readRequest } from './request'
 
@@ -13,13 +15,18 @@ export async function tokenize(exchange: Exchange, services: Services): Promise<
   const { body, served } = await readRequest(exchange, services, parseTokenize)
   const { llm } = served
   if (!llm.info.hasTokenizer) throw withoutTokenizer()
-  const tokens = Array.from((await encoded(served, body, exchange, services)).tokens)
-  return exchange.json(200, {
-    count: tokens.length,
-    max_model_len: llm.info.maxPositions,
-    tokens,
-    token_strs: body.return_token_strs === true ? tokens.map((token) => llm.tokenizer!.idToToken(token) ?? '') : null,
-  })
+  const claim = claimOf(services, exchange, factsOf('tokenize', exchange, served))
+  try {
+    const tokens = Array.from((await encoded(served, body, exchange, services)).tokens)
+    return exchange.json(200, {
+      count: tokens.length,
+      max_model_len: llm.info.maxPositions,
+      tokens,
+      token_strs: body.return_token_strs === true ? tokens.map((token) => llm.tokenizer!.idToToken(token) ?? '') : null,
+    })
+  } finally {
+    claim?.release()
+  }
 }
 
 async function encoded(served: ServedModel, body: TokenizeBody, exchange: Exchange, services: Services): Promise<EncodedPrompt> {
@@ -45,7 +52,13 @@ export async function detokenize(exchange: Exchange, services: Services): Promis
     const message = `"tokens[${unknown}]" is ${body.tokens[unknown]}; the vocabulary has ${info.vocabSize} tokens`
     throw ApiError.invalid(`tokens[${unknown}]`, message, 'invalid_token')
   }
+  // Done at once: there is nothing that could run beside others.
+  claimOf(services, exchange, factsOf('detokenize', exchange, served))?.release()
   return exchange.json(200, { prompt: served.llm.detokenize(body.tokens) })
+}
+
+function factsOf(endpoint: TokenizeFacts['endpoint'], exchange: Exchange, served: ServedModel): TokenizeFacts {
+  return { id: exchange.id, endpoint, model: served.name, keyName: exchange.caller.keyName }
 }
 
 function withoutTokenizer(): ApiError {

@@ -3,7 +3,7 @@ import { createHmac, randomBytes } from 'node:crypto'
 import { TensorRTError } from '../../errors'
 import { ArgumentReader, invalidArgument } from '../../runtime'
 import { checkLimits } from '../limits'
-import type { Caller, Refusal, RequestFacts, RequestHead, RequestLimits, Security } from '../seams'
+import type { Caller, Refusal, RequestFacts, RequestHead, RequestLimits, Security, TokenizeFacts } from '../seams'
 import { KeyRing } from './api_keys'
 import { RateLimit } from './rate_limit'
 
@@ -16,7 +16,10 @@ export interface ApiKey {
   limits?: Partial<RequestLimits> | undefined
   /** Requests at once; more are refused with 429. Default: no limit. */
   maxConcurrent?: number | undefined
-  /** Requests a minute, with as many at once after a quiet minute; more are refused with 429. Default: no limit. */
+  /**
+   * Requests a minute, with as many at once after a quiet minute; more are refused with 429. One to /tokenize or /detokenize
+   * counts like one for work. Default: no limit.
+   */
   requestsPerMinute?: number | undefined
   /** Names of the models that it may use. Default: all. */
   models?: readonly string[] | undefined
@@ -106,7 +109,7 @@ class KeySecurity implements Security {
     return entry.caller
   }
 
-  begin({ keyName }: Caller, facts: RequestFacts): { release(): void } | { refusal: Refusal } {
+  begin({ keyName }: Caller, facts: RequestFacts | TokenizeFacts): { release(): void } | { refusal: Refusal } {
     const entry = this.entries.get(keyName ?? '')
     if (entry === undefined) return { release: () => {} }
     const { models, maxConcurrent = Infinity, rate } = entry

@@ -4,7 +4,7 @@ import type { LLM } from '../../llm'
 import { gpuUsage } from '../../native'
 import { ArgumentReader, invalidArgument } from '../../runtime'
 import { defaultModelName } from '../model_names'
-import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry } from '../seams'
+import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry, TokenizeFacts } from '../seams'
 import { AccessLog, type AccessLogDestination } from './access_log'
 import { type AdmissionSource, collectAdmission } from './admission_metrics'
 import { collectEngine, StepMetrics } from './engine_metrics'
@@ -140,7 +140,7 @@ class PrometheusTelemetry implements ServerTelemetry {
     return new RequestRecord(facts, this.vllm, this.server, this.tracing?.start(facts))
   }
 
-  refused(_facts: RequestFacts, reason: RefusalReason): void {
+  refused(_facts: RequestFacts | TokenizeFacts, reason: RefusalReason): void {
     this.server.refuse(reason)
   }
 
