@@ -1,7 +1,11 @@
 #include "tensorrt/kernels/attention.h"
 
+#include <cstdlib>
+#include <string_view>
+
 #include "tensorrt/kernels/fi_units.h"
 #include "tensorrt/kernels/plain_attention.h"
+#include "tensorrt/kernels/rope_append.h"
 
 namespace nt::kernels {
 
@@ -9,6 +13,21 @@ namespace {
 
 template <DType Type, uint32_t HeadDim>
 constexpr AttentionKernels kFlashInfer = {
+    ropeAppend<Type, HeadDim>,
+    fi::Decode<Type, HeadDim>::plan,
+    fi::Decode<Type, HeadDim>::run,
+    fi::Prefill<Type, HeadDim>::plan,
+    fi::Prefill<Type, HeadDim>::run,
+    /*needsPlan=*/true,
+#ifdef NT_WIDE_PREFILL
+    fi::WidePrefill<Type, HeadDim>::plan,
+    fi::WidePrefill<Type, HeadDim>::run,
+#endif
+};
+
+// What is measured against: FlashInfer's rotation and append (NODE_TENSORRT_ATTENTION_BASELINE=1).
+template <DType Type, uint32_t HeadDim>
+constexpr AttentionKernels kBaseline = {
     fi::RopeAppend<Type, HeadDim>::run,   fi::Decode<Type, HeadDim>::plan,     fi::Decode<Type, HeadDim>::run,
     fi::Prefill<Type, HeadDim>::plan,     fi::Prefill<Type, HeadDim>::run,     /*needsPlan=*/true,
 #ifdef NT_WIDE_PREFILL
@@ -16,13 +35,23 @@ constexpr AttentionKernels kFlashInfer = {
 #endif
 };
 
+std::string_view baseline() noexcept {
+  static const char* const value = std::getenv("NODE_TENSORRT_ATTENTION_BASELINE");
+  return value == nullptr ? "" : value;
+}
+
+template <DType Type, uint32_t HeadDim>
+const AttentionKernels* flashInfer() noexcept {
+  return baseline() == "1" ? &kBaseline<Type, HeadDim> : &kFlashInfer<Type, HeadDim>;
+}
+
 template <DType Type>
 const AttentionKernels* findFlashInfer(uint32_t headDim) noexcept {
   switch (headDim) {
     case 64:
-      return &kFlashInfer<Type, 64>;
+      return flashInfer<Type, 64>();
     case 128:
-      return &kFlashInfer<Type, 128>;
+      return flashInfer<Type, 128>();
     default:
       return nullptr;
   }

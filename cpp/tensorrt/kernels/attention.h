@@ -79,15 +79,22 @@ struct RopeAppendArgs {
   const void* k = nullptr;  // [rows, kvHeads, headDim], likewise
   const void* v = nullptr;  // [rows, kvHeads, headDim], likewise
   int64_t rowStride = 0;    // elements
-  void* qOut = nullptr;     // [rows, heads, headDim] packed; rows that are padding are left as they were
-  PagedKv kv;               // written at (batchIndices[row], positions[row])
+  // [rows, heads, headDim], rows `qOutStride` apart (0: packed); may be `q` with its stride. Rows that are
+  // padding are left as they were.
+  void* qOut = nullptr;
+  int64_t qOutStride = 0;  // elements
+  // Takes the rotated k a second time, for attention over the step's own rows: [rows, kvHeads, headDim], rows
+  // `rowStride` apart; may be `k`. Null where that is not wanted; the plain kernels do not have it.
+  void* kOut = nullptr;
+  PagedKv kv;                             // written at (batchIndices[row], positions[row])
   const int32_t* batchIndices = nullptr;  // [rows] sequence of the row, negative for padding
   const int32_t* positions = nullptr;     // [rows] 0-based position in the sequence
   const float* cosSin = nullptr;  // [maxPosition, headDim]: headDim / 2 cosines, then headDim / 2 sines
   uint32_t rows = 0;
   uint32_t heads = 0;
-  // Starts while the kernel before it in the stream ends (programmatic dependent launch; compute
-  // capability 9.0 and later). FlashInfer's kernels wait before they read; the plain ones ignore it.
+  // Starts while the kernel before it in the stream ends (programmatic dependent launch; compute capability
+  // 9.0 and later). The kernels wait before they read what that one wrote, but not for the tables and cosSin,
+  // which must be older; the plain ones ignore it.
   bool overlap = false;
 };
 

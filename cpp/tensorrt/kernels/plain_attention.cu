@@ -39,7 +39,7 @@ __global__ void ropeAppendKernel(RopeAppendArgs args) {
   bool rotate = true;
   if (head < heads) {
     in = static_cast<const T*>(args.q);
-    out = static_cast<T*>(args.qOut) + (static_cast<int64_t>(row) * heads + head) * headDim;
+    out = static_cast<T*>(args.qOut) + row * args.qOutStride + static_cast<int64_t>(head) * headDim;
   } else if (head < heads + kvHeads) {
     head -= heads;
     in = static_cast<const T*>(args.k);
@@ -150,8 +150,11 @@ cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcep
 template <class T, uint32_t HeadDim>
 cudaError_t ropeAppend(const RopeAppendArgs& args, cudaStream_t stream) noexcept {
   if (args.rows == 0) return cudaSuccess;
+  if (args.kOut != nullptr) return cudaErrorInvalidValue;
   const dim3 grid(args.rows, args.heads + 2 * args.kv.kvHeads);
-  ropeAppendKernel<T><<<grid, HeadDim / 2, 0, stream>>>(args);
+  RopeAppendArgs filled = args;
+  if (filled.qOutStride == 0) filled.qOutStride = static_cast<int64_t>(args.heads) * HeadDim;
+  ropeAppendKernel<T><<<grid, HeadDim / 2, 0, stream>>>(filled);
   return cudaGetLastError();
 }
 
