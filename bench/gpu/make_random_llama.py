@@ -2,7 +2,7 @@
 
     python3 make_random_llama.py CONFIG.json OUT_FOLDER [--layers N] [--seed N] [--device cuda]
 
-Weights are normal, std 0.02, norms 1. The tokenizer has one made-up word per id: enough to turn every output into text.
+Weights are normal, std 0.02, norms 1. The tokenizer is random_tokenizer.py's, one made-up word per id: it turns every output into text.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import os
 import struct
 
 import torch
+from random_tokenizer import write_tokenizer
 
 SHARD_BYTES = 4 << 30
 DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
@@ -52,11 +53,6 @@ def write_shard(path, tensors, dtype, make):
             file.write(memoryview(make(shape).cpu().view(torch.uint8).numpy()).cast("B"))
 
 
-def tokenizer(vocab):
-    words = {f"w{i} ": i for i in range(vocab)}
-    return {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": words, "merges": [], "unk_token": "w0 "}}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -94,12 +90,11 @@ def main():
     files = {
         "config.json": config,
         "model.safetensors.index.json": {"metadata": {}, "weight_map": weight_map},
-        "tokenizer.json": tokenizer(config["vocab_size"]),
-        "tokenizer_config.json": {},
     }
     for name, content in files.items():
         with open(os.path.join(args.out, name), "w") as file:
             json.dump(content, file)
+    write_tokenizer(args.out, config["vocab_size"])
 
 
 if __name__ == "__main__":
