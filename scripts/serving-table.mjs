@@ -16,10 +16,10 @@ const LOADS = [
 
 const count = (value) => Math.round(value).toLocaleString('en-US')
 const number = (value) => (value >= 100 ? count(value) : value.toFixed(value >= 10 ? 1 : 2))
-const cell = (value, format = number) => (value === undefined || value === null || !Number.isFinite(value) ? '-' : format(value))
-const percent = (value) => `${(100 * value).toFixed(1)}%`
-const times = (value) => `${value.toFixed(2)}x`
-const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
+export const cell = (value, format = number) => (value === undefined || value === null || !Number.isFinite(value) ? '-' : format(value))
+export const percent = (value) => `${(100 * value).toFixed(1)}%`
+export const times = (value) => `${value.toFixed(2)}x`
+export const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
 
 /** The serving reports of a folder, by name. */
 export function readServingReports(folder) {

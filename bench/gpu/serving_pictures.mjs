@@ -5,7 +5,8 @@ import { servingLoads } from '../../scripts/serving-table.mjs'
 const SCHEMA = 'https://vega.github.io/schema/vega-lite/v6.json'
 const COLORS = { 'node-tensorrt': '#4c78a8', vLLM: '#f58518', transformers: '#54a24b', 'hardware limit': '#bab0ac' }
 
-async function draw(file, spec) {
+/** @param spec vega-lite, without schema and background */
+export async function draw(file, spec) {
   const [vega, lite] = await Promise.all([import('vega'), import('vega-lite')])
   const compiled = lite.compile({ $schema: SCHEMA, background: 'white', ...spec })
   writeFileSync(file, await new vega.View(vega.parse(compiled.spec), { renderer: 'none' }).toSVG())

@@ -12,8 +12,19 @@ export interface GoodputBounds {
   e2e?: number
 }
 
+/** Answers requests one by one; `ServeClient` does over HTTP. */
+export interface LoadClient {
+  /** Requests in flight. */
+  readonly active: number
+  /** Never rejects: what goes wrong is in the result. */
+  send(planned: PlannedServeRequest): Promise<ServedRequest>
+  /** Breaks off what is in flight; the run is over. */
+  close(): void
+}
+
 export interface ServeLoadOptions extends ServePlanOptions {
-  target: ServeTarget
+  /** A server, or what answers in a server's place. */
+  target: ServeTarget | LoadClient
   /** Requests in flight at most; without effect where `rate` is set. */
   concurrency: number
   /** Requests in all; undefined: as many as `durationSeconds` allows. */
@@ -161,8 +172,8 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
 
 /** Ends early, with what was measured so far, when the signal aborts. Never rejects for what a server does. */
 export async function runServeLoad(options: ServeLoadOptions): Promise<ServeLoadReport> {
-  const { signal, rate, durationSeconds } = options
-  const client = new ServeClient(options.target)
+  const { target, signal, rate, durationSeconds } = options
+  const client = 'send' in target ? target : new ServeClient(target)
   const tally = new Tally(options.goodput)
   const sendDelay = new Samples()
   const plan = planServeLoad(options)

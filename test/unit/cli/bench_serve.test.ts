@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { apiBase, firstModel, type ServeTarget } from '../../../lib/cli/bench_serve_client'
-import { runServeLoad, type ServeLoadOptions } from '../../../lib/cli/bench_serve_load'
+import { type LoadClient, runServeLoad, type ServeLoadOptions } from '../../../lib/cli/bench_serve_load'
 import { overviewOf, pictureOf, tableOf } from '../../../lib/cli/bench_serve_report'
 import '../matchers'
 import { begin, event, type KnownServer, sleep, startKnownServer, tokens } from './bench_serve_server'
@@ -54,6 +54,25 @@ describe('what is measured', () => {
     expect(report.samples.itlMs).toHaveLength(12 * 4)
     expect(report.client.maxActive).toBe(4)
     expect(report.outputTokensPerSecond).toBeCloseTo(60 / report.seconds, 5)
+  })
+
+  it('may be another client than one of a server', async () => {
+    const asked: number[] = []
+    let closed = false
+    const client: LoadClient = {
+      active: 1,
+      send: ({ promptTokens, outputTokens }) => {
+        asked.push(promptTokens.length)
+        const now = performance.now()
+        const measured = { startedAt: now, endedAt: now + 50, ttftMs: 10, gapsMs: [8, 12] }
+        return Promise.resolve({ ...measured, error: undefined, detail: undefined, aborted: false, promptTokens: promptTokens.length, outputTokens, cachedTokens: 1, counted: 'usage' })
+      },
+      close: () => (closed = true),
+    }
+    const report = await load({ target: client })
+    expect(server.asked).toHaveLength(0)
+    expect(report).toMatchObject({ completed: 12, outputTokens: 60, promptTokens: asked.reduce((sum, length) => sum + length, 0), cachedTokens: 12, ttftMs: { p50: 10 }, tpotMs: { p50: 10 }, itlMs: { p50: 8, max: 12 } })
+    expect(closed).toBe(true)
   })
 
   it('counts tokens of a chat but not the chunk with its role', async () => {
