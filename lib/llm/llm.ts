@@ -11,6 +11,7 @@ import { type Generation, GenerationHandle, GenerationState } from './generation
 import { type GenerationDefaults, GREEDY_DEFAULTS } from './generation_config'
 import { collectHealth, type LLMHealth } from './health'
 import { GrammarConstraints } from './grammar_constraints'
+import { modelFingerprint } from './model_fingerprint'
 import { readModelFolder } from './model_folder'
 import { type ChatInputOptions, type CloseOptions, EncodedPrompt, type EngineOptions, type GenerateOptions, type LLMOptions, type LLMWarning, type PromptOptions, type RestartOptions } from './options'
 import { observeLoop, type StepObserver } from './observe'
@@ -48,6 +49,11 @@ import { outageWarning, restartFailureWarning, switchoverWarning, Warnings } fro
 export interface LLMInfo extends ExecutorInfo {
   /** Absolute path of the model's folder; undefined for an LLM made from an executor. */
   model: string | undefined
+  /**
+   * Tells one model from another, on any machine: a hash of architecture, tokenizer, chat template, defaults, samples of the weights and,
+   * of an engine, its plan. Undefined for an LLM made from an executor.
+   */
+  fingerprint: string | undefined
   /** Architecture's family, such as 'llama'; undefined for an LLM made from an executor. */
   family: string | undefined
   hasTokenizer: boolean
@@ -96,6 +102,7 @@ interface Parts {
   embedding: EmbeddingDefaults
   engine: CheckedEngineOptions
   model: string | undefined
+  fingerprint: string | undefined
   family: string | undefined
   warnings: Warnings
 }
@@ -180,6 +187,8 @@ export class LLM {
       throwIfAborted(signal)
       const model = await readModelFolder(folder, checked)
       throwIfAborted(signal)
+      const fingerprint = await modelFingerprint(model)
+      throwIfAborted(signal)
       const { executor, fallback, recreate } = await createBackend(model, checked, (warning) => warnings.add(warning))
       try {
         throwIfAborted(signal)
@@ -195,6 +204,7 @@ export class LLM {
           embedding: embeddingDefaults(model.embedding, checked.embedding),
           engine: checked,
           model: path,
+          fingerprint,
           family: graph.family,
           warnings,
         })
@@ -240,6 +250,7 @@ export class LLM {
       embedding: embeddingDefaults(LAST_TOKEN, engine.embedding),
       engine,
       model: undefined,
+      fingerprint: undefined,
       family: undefined,
       warnings: new Warnings(onWarning),
     })
@@ -514,13 +525,14 @@ export class LLM {
   }
 }
 
-function describe({ tokenizer, chatTemplate, defaults, embedding, model, family }: Parts, loop: EngineLoop): Readonly<LLMInfo> {
+function describe({ tokenizer, chatTemplate, defaults, embedding, model, fingerprint, family }: Parts, loop: EngineLoop): Readonly<LLMInfo> {
   const { eosTokenIds, ...otherDefaults } = defaults
   return Object.freeze({
     ...loop.info,
     maxSlots: loop.limits.maxSlots,
     maxStepTokens: loop.limits.maxStepTokens,
     model,
+    fingerprint,
     family,
     hasTokenizer: tokenizer !== undefined,
     hasChatTemplate: chatTemplate?.available ?? false,

@@ -45,12 +45,16 @@ export class ServedModel {
     return this.names[0]!
   }
 
-  /** Changes with what the numbers of an output depend on: model, backend, device, version of this package. */
+  /**
+   * Changes with what outputs depend on beside the request: model, backend, device, version of this package, parsers of the output. The same
+   * on every machine that serves alike, and from one start to the next.
+   */
   get fingerprint(): string {
     const { info } = this.llm
     if (info !== this.fingerprintOf) {
       this.fingerprintOf = info
-      const parts = [version, this.name, info.family ?? '', info.name, info.device, info.vocabSize]
+      const { fingerprint, family, name, device, vocabSize, defaults } = info
+      const parts = [version, this.name, fingerprint, family, name, device, vocabSize, defaults, this.toolCallFormat, this.reasoningFormat]
       this.lastFingerprint = `fp_${createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 12)}`
     }
     return this.lastFingerprint

@@ -60,6 +60,19 @@ describe('/v1/completions', () => {
     expect(answer.system_fingerprint).toMatch(/^fp_/)
   })
 
+  it('has the fingerprint of model and backend: the same after a new start, another where outputs may be others', async () => {
+    const own = (await complete({ prompt: PROMPT, max_tokens: 1 })).system_fingerprint as string
+    const of = async (...options: Parameters<typeof startServer>): Promise<string> => {
+      const other = await startServer({ modelName: NAME, ...options[0] }, options[1])
+      const answer = (await (await other.post('/v1/completions', { prompt: PROMPT, max_tokens: 1 })).json()) as Json
+      await other.close()
+      return answer.system_fingerprint as string
+    }
+    expect(await of()).toBe(own)
+    const others = [await of({}, { simd: 'portable' }), await of({ toolCallParser: 'hermes' }), await of({ modelName: 'other' })]
+    expect(new Set([own, ...others]).size).toBe(4)
+  })
+
   it('generates 16 tokens where nothing is said', async () => {
     expect((await complete({ prompt: PROMPT })).usage.completion_tokens).toBe(16)
   })

@@ -79,6 +79,7 @@ export function collectEngine(set: MetricSet, llm: LLM): void {
   const fill = set.gauge('node_tensorrt_kv_cache_page_fill_ratio', 'Filled token places, of those in used pages; 0 to 1').series()
   const kvBytes = set.gauge('node_tensorrt_kv_cache_bytes', 'Size of the KV cache').series()
   const weightBytes = set.gauge('node_tensorrt_weight_bytes', 'Size of the weights').series()
+  const workspaceBytes = set.gauge('node_tensorrt_workspace_bytes', 'Size of activations, tables and buffers of a step, as the backend tells it')
   // What ran before, such as a warm-up, was nobody's.
   const start = llm.stats()
   set.onCollect(() => {
@@ -101,9 +102,12 @@ export function collectEngine(set: MetricSet, llm: LLM): void {
     pages.series('cached').set(stats.kv.cachedPages)
     pages.series('used').set(stats.kv.usedPages)
     fill.set(stats.kv.utilisation)
-    const { kvCacheBytes, weightBytes: bytes } = llm.info
-    kvBytes.set(kvCacheBytes)
-    weightBytes.set(bytes)
+    const { info } = llm
+    kvBytes.set(info.kvCacheBytes)
+    weightBytes.set(info.weightBytes)
+    // Backends that do not tell have no series: 0 would be a claim.
+    workspaceBytes.clear()
+    if ((info.workspaceBytes ?? 0) > 0) workspaceBytes.series().set(info.workspaceBytes!)
   })
 }
 

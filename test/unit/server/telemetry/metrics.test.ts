@@ -283,6 +283,9 @@ describe('the engine', () => {
     expect(metrics.value('node_tensorrt_queue_limit_sequences')).toBe(1024)
     expect(metrics.value('node_tensorrt_running_limit_sequences')).toBe(llm.load().maxRunning)
     expect(metrics.value('node_tensorrt_weight_bytes')).toBe(llm.info.weightBytes)
+    // A row of logits and one of the residual stream are the least that a step computes in.
+    expect(metrics.value('node_tensorrt_workspace_bytes')).toBe(llm.info.workspaceBytes)
+    expect(llm.info.workspaceBytes).toBeGreaterThan(4 * (llm.info.vocabSize + llm.info.hiddenSize!))
     expect(metrics.value('node_tensorrt_backend_info', { backend: 'cpu', device: llm.info.device })).toBe(1)
     expect(metrics.value('node_tensorrt_backend_state', { state: 'ready' })).toBe(1)
   })
