@@ -58,7 +58,8 @@ for (const name of names) if (SIDES[name] === undefined) throw new Error(`there 
 const onCpu = options.backend === 'cpu'
 const number = (name) => (options[name] === undefined ? undefined : Number(options[name]))
 const model = options.model ?? engine.replace(/-engine\/?$/, '')
-const { vocab_size: vocabulary } = JSON.parse(readFileSync(join(model, 'config.json'), 'utf8'))
+// An engine folder has the model's config, too.
+const { vocab_size: vocabulary } = JSON.parse(readFileSync(join(engine, 'config.json'), 'utf8'))
 const lengths = { scale: number('scale'), tokenIds: { min: 256, max: Math.min(30_000, vocabulary) - 1 } }
 const loads = planLoads(SHAREGPT, { names: options.loads.split(','), rates: options.rates.split(',').map(Number), seconds: number('seconds'), ...lengths })
 const warmUp = warmUpLoad({ requests: number('warmup'), ...lengths })

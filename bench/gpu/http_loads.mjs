@@ -39,7 +39,7 @@ export function planLoads(sharegpt, { names, rates, seconds, scale, tokenIds }) 
     }
     return rates.map((rate) => ({
       name: `sharegpt-${rate}`,
-      what: `${rate} requests/s (Poisson), lengths as ShareGPT's`,
+      what: `${rate} requests/s, ShareGPT lengths`,
       limitSeconds: seconds + OPEN_TAIL,
       ...common,
       rate,

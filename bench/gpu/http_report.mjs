@@ -21,11 +21,11 @@ const { values: options, positionals } = parseArgs({
 const [name, ...files] = positionals
 if (files.length === 0 || !/^[\w.-]+$/.test(name)) throw new Error('http_report.mjs NAME HTTP.json...')
 const SIDES = { library: 'node-tensorrt, in process', server: 'node-tensorrt serve', vllm: 'vllm serve' }
-const COLORS = ['#9ecae9', '#4c78a8', '#f58518']
+const COLORS = { library: '#9ecae9', server: '#4c78a8', vllm: '#f58518' }
 
 /** What two runs must have in common to be compared. */
-function comparable({ settings: { startSeconds: _, vllmArgs: __, ...settings }, machine: { gpu, processor } }) {
-  return JSON.stringify({ settings, gpu, processor })
+function comparable({ settings, machine: { gpu, processor } }) {
+  return JSON.stringify({ ...settings, startSeconds: undefined, vllmArgs: undefined, gpu, processor })
 }
 
 function merge(reports) {
@@ -99,7 +99,7 @@ const againstVllm = (each) =>
 
 /** A panel for each figure, in it the loads, in each of these the sides. @returns whether there was something to draw */
 async function picture(file, each) {
-  const values = Object.keys(each.loads).flatMap((load) => ran(each, load).map(([side, measured]) => ({ load: each.loads[load], side: titled(side, each), measured })))
+  const values = Object.keys(each.loads).flatMap((load) => ran(each, load).map(([side, measured]) => ({ load: each.loads[load], key: side, side: titled(side, each), measured })))
   if (values.length === 0) return false
   const panels = {
     'output tokens/s': ({ outputTokensPerSecond }) => outputTokensPerSecond,
@@ -108,10 +108,11 @@ async function picture(file, each) {
     'between chunks, P50, ms': ({ itlMs }) => itlMs.p50,
     'between chunks, P99, ms': ({ itlMs }) => itlMs.p99,
   }
-  const sides = [...new Set(values.map(({ side }) => side))]
+  const colors = Object.fromEntries(values.map(({ key, side }) => [side, COLORS[key]]))
+  const sides = Object.keys(colors)
   await draw(file, {
     title: { text: 'HTTP servers under the same load', subtitle: [each.title ?? each.name, each.machine.gpu ?? each.machine.processor, each.at.slice(0, 10)].join(', '), anchor: 'start' },
-    config: { axis: { labelLimit: 320 }, legend: { labelLimit: 320 } },
+    config: { legend: { labelLimit: 320 } },
     vconcat: Object.entries(panels).map(([text, of]) => ({
       data: { values: values.map(({ load, side, measured }) => ({ load, side, value: of(measured) })) },
       width: 460,
@@ -122,7 +123,7 @@ async function picture(file, each) {
         x: { field: 'value', type: 'quantitative', title: text },
       },
       layer: [
-        { mark: 'bar', encoding: { color: { field: 'side', type: 'nominal', sort: sides, title: null, scale: { domain: sides, range: COLORS } } } },
+        { mark: 'bar', encoding: { color: { field: 'side', type: 'nominal', sort: sides, title: null, scale: { domain: sides, range: Object.values(colors) } } } },
         { mark: { type: 'text', align: 'left', dx: 4, fontSize: 9 }, encoding: { text: { field: 'value', type: 'quantitative', format: ',.3~r' } } },
       ],
     })),
