@@ -1,5 +1,6 @@
 import type { TensorRTError } from '../errors'
-import type { EngineLoop, LoopPhase } from './engine_loop'
+import type { EngineLoop } from './engine_loop'
+import type { LoopPhase } from './succession'
 
 /**
  * `ready`: the model's own backend serves. `fallback`: it died, and another serves. `switching`: it died, and the other is on

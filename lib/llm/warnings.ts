@@ -1,8 +1,8 @@
 import type { TensorRTError } from '../errors'
 import type { ExecutorInfo } from '../scheduler'
-import type { Switchover } from './engine_loop'
 import type { LLMWarning } from './options'
 import type { RestartFailure } from './restart'
+import type { Switchover } from './succession'
 
 /** Of a backend that dies and comes back for weeks on end, the last are told. */
 const MAX_KEPT = 256
