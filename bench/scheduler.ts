@@ -9,10 +9,10 @@
 import { writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import type { GenerationRequest, StepResult } from '../lib/scheduler'
+import type { StepResult } from '../lib/scheduler'
 import { describeMachine } from './machine'
 
-const { Scheduler, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag } = createRequire(__filename)(
+const { GREEDY_SAMPLING, Scheduler, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag } = createRequire(__filename)(
   '../dist/scheduler',
 ) as typeof import('../lib/scheduler')
 
@@ -55,26 +55,12 @@ const scheduler = new Scheduler(
   { maxQueue: 1024 },
 )
 const preamble = Int32Array.from({ length: SHARED_PREFIX }, () => random(32_000))
-const sampling: GenerationRequest['sampling'] = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0,
-  logprobs: -1,
-  promptLogprobs: -1,
-  minTokens: 0,
-}
-
 let added = 0
 function add(now: number): void {
   const prompt = new Int32Array(SHARED_PREFIX + 1 + random(MAX_PROMPT - SHARED_PREFIX))
   prompt.set(preamble)
   for (let i = SHARED_PREFIX; i < prompt.length; i++) prompt[i] = random(32_000)
-  scheduler.add({ id: added++, prompt, sampling, maxTokens: 1 + random(MAX_OUTPUT), timeoutMs: 600_000 }, now)
+  scheduler.add({ id: added++, prompt, sampling: GREEDY_SAMPLING, maxTokens: 1 + random(MAX_OUTPUT), timeoutMs: 600_000 }, now)
 }
 
 const windowEnds = [1000, 3000, 10_000, 30_000, 100_000].filter((end) => end < REQUESTS).concat(REQUESTS)

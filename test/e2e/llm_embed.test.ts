@@ -7,7 +7,7 @@ import '../unit/matchers'
 import { HashExecutor } from '../../examples/custom-executor/hash_executor'
 import { LLM, StepFlag } from '../../lib'
 import { CpuBackend } from '../../lib/native'
-import { GatedExecutor } from '../unit/llm/gated_executor'
+import { GatedExecutor } from '../support/gated_executor'
 import { demoOptions, modelFolder } from '../unit/native/demo_backend'
 
 interface Golden {

@@ -1,5 +1,6 @@
 import { TensorRTError } from '../../lib'
 import type { Executor, SlotInit, StepResult } from '../../lib/scheduler'
+import { failedResult, WrappedExecutor } from '../support/wrapped_executor'
 
 /** How the executor says that it is dead: in a result, as a device error or as its own end; by refusing calls; or not at all. */
 export type Death = 'ERR_CUDA' | 'ERR_BACKEND_DEAD' | 'submit' | 'openSlot' | 'hang'
@@ -9,8 +10,7 @@ export type Death = 'ERR_CUDA' | 'ERR_BACKEND_DEAD' | 'submit' | 'openSlot' | 'h
  * result carries the device's error and later ones ERR_BACKEND_DEAD; with 'submit' and 'openSlot' the call that follows
  * step `at` throws; with 'hang' no result comes any more. The executor inside lives on, so that results of steps in flight still arrive, late.
  */
-export class DyingExecutor implements Executor {
-  closed = 0
+export class DyingExecutor extends WrappedExecutor {
   /** Results that arrived after the death. */
   late = 0
   diedAt = NaN
@@ -24,13 +24,15 @@ export class DyingExecutor implements Executor {
   private answered = 0
 
   constructor(
-    private readonly inner: Executor,
+    inner: Executor,
     private at: number,
     private readonly how: Death = 'ERR_CUDA',
-  ) {}
+  ) {
+    super(inner)
+  }
 
-  get info(): Executor['info'] {
-    return { ...this.inner.info, name: 'mortal' }
+  override get info(): Executor['info'] {
+    return { ...super.info, name: 'mortal' }
   }
 
   /** It dies now: at the next result, or call, that can tell. */
@@ -38,8 +40,8 @@ export class DyingExecutor implements Executor {
     this.at = 0
   }
 
-  start(onResult: (result: StepResult) => void): void {
-    this.inner.start((result) => {
+  override start(onResult: (result: StepResult) => void): void {
+    super.start((result) => {
       this.answered++
       if (this.dead) {
         this.late++
@@ -55,28 +57,19 @@ export class DyingExecutor implements Executor {
     })
   }
 
-  openSlot(init: SlotInit): void {
+  override openSlot(init: SlotInit): void {
     this.fail('openSlot')
-    this.inner.openSlot(init)
+    super.openSlot(init)
   }
 
-  closeSlot(slot: number): void {
-    this.inner.closeSlot(slot)
-  }
-
-  setMask(slot: number, mask: Int32Array | null): void {
-    this.inner.setMask!(slot, mask)
-  }
-
-  submit(step: Int32Array): void {
+  override submit(step: Int32Array): void {
     this.fail('submit')
     this.submitted++
-    this.inner.submit(step)
+    super.submit(step)
   }
 
-  async close(): Promise<void> {
-    this.closed++
-    await this.inner.close()
+  override async close(): Promise<void> {
+    await super.close()
     if (this.hangs) await new Promise(() => {})
   }
 
@@ -96,11 +89,5 @@ export class DyingExecutor implements Executor {
 }
 
 function failed(result: StepResult, code: 'ERR_CUDA' | 'ERR_BACKEND_DEAD'): StepResult {
-  return {
-    ...result,
-    tokens: new Int32Array(0),
-    logprobs: [],
-    logits: new Float32Array(0),
-    error: { code, message: 'an illegal memory access was encountered', retryable: false },
-  }
+  return failedResult(result, { code, message: 'an illegal memory access was encountered', retryable: false })
 }

@@ -2,9 +2,11 @@
 import { connect } from 'node:net'
 import { afterEach, describe, expect, it } from 'vitest'
 import { LLM } from '../../lib'
+import type { StepResult } from '../../lib/scheduler'
 import { createServer, type RequestFacts, type RequestOutcome, type Server, type ServerOptions, type Telemetry } from '../../lib/server'
 import { cpu, type Sizes, tokenizer } from '../fault/storyteller'
-import { GatedExecutor } from './gated_executor'
+import { GatedExecutor } from '../support/gated_executor'
+import { failedResult } from '../support/wrapped_executor'
 import { eventsOf, type ErrorAnswer, type Json, until } from './support'
 
 class Recorder implements Telemetry {
@@ -54,14 +56,19 @@ interface World {
 const worlds: World[] = []
 afterEach(async () => {
   for (const { server, llm, executor } of worlds.splice(0)) {
-    executor.release()
+    executor.open()
     await server.close()
     await llm.close()
   }
 })
 
+/** Every result from now on is a failure that cannot be retried, in words that are nobody's business. */
+const failing = (result: StepResult): StepResult =>
+  failedResult(result, { code: 'ERR_STEP_FAILED', message: 'device 0x7fff at /secret/path', retryable: false })
+
 async function world(options: ServerOptions = {}, sizes: Sizes = {}, engine: { maxQueue?: number; stuckAfterMs?: number } = {}): Promise<World> {
   const executor = new GatedExecutor(await cpu(sizes))
+  executor.open()
   const llm = LLM.fromExecutor(executor, { tokenizer, ...engine })
   const telemetry = new Recorder()
   const failures: unknown[] = []
@@ -92,12 +99,12 @@ describe('a client that goes away', () => {
     w.executor.hold()
     const controller = new AbortController()
     const pending = w.post({ ...LONG, stream: true }, { signal: controller.signal })
-    await until(() => w.executor.waitingResults > 0, 'a step')
+    await until(() => w.executor.heldResults > 0, 'a step')
     const { submitted } = w.llm.stats().steps
     controller.abort()
     await expect(pending).rejects.toThrow()
     await until(() => w.telemetry.outcomes.length === 1, 'the outcome')
-    w.executor.release()
+    w.executor.open()
     await until(() => isFree(w), 'free pages')
     // What was in flight, with the step that was planned ahead of it.
     expect(w.llm.stats().steps.submitted - submitted).toBeLessThanOrEqual(1)
@@ -112,11 +119,11 @@ describe('a client that goes away', () => {
     const reader = response.body!.getReader()
     await reader.read()
     w.executor.hold()
-    await until(() => w.executor.waitingResults > 0, 'a step')
+    await until(() => w.executor.heldResults > 0, 'a step')
     const before = w.llm.stats().steps.submitted
     controller.abort()
     await until(() => w.telemetry.outcomes.length === 1, 'the outcome')
-    w.executor.release()
+    w.executor.open()
     await until(() => isFree(w), 'free pages')
     expect(w.llm.stats().steps.submitted - before).toBeLessThanOrEqual(2)
     expect(w.telemetry.outcomes).toEqual([{ kind: 'aborted' }])
@@ -128,13 +135,13 @@ describe('a client that goes away', () => {
     w.executor.hold()
     const controller = new AbortController()
     const first = w.post({ max_tokens: 2 })
-    await until(() => w.executor.waitingResults > 0, 'the first step')
+    await until(() => w.executor.heldResults > 0, 'the first step')
     const second = w.post({ max_tokens: 2 }, { signal: controller.signal })
     await until(() => w.llm.stats().waiting === 1, 'a queue')
     controller.abort()
     await expect(second).rejects.toThrow()
     await until(() => w.llm.stats().waiting === 0, 'an empty queue')
-    w.executor.release()
+    w.executor.open()
     expect((await first).status).toBe(200)
   })
 
@@ -160,7 +167,7 @@ describe('a stream', () => {
     let text = ''
     while ((text.match(/: keep-alive\n\n/g) ?? []).length < 3) text += (await reader.read()).value
     expect(text.replaceAll(': keep-alive\n\n', '')).toBe('')
-    w.executor.release()
+    w.executor.open()
     for (;;) {
       const { done, value } = await reader.read()
       if (done) break
@@ -174,7 +181,7 @@ describe('a stream', () => {
     const response = await w.post({ ...LONG, stream: true })
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
     let text = (await reader.read()).value!
-    w.executor.failFrom = 0
+    w.executor.change = failing
     for (;;) {
       const { done, value } = await reader.read()
       if (done) break
@@ -192,7 +199,7 @@ describe('a stream', () => {
 
   it('that fails before its first event gets a status', async () => {
     const w = await world()
-    w.executor.failFrom = 0
+    w.executor.change = failing
     for (const stream of [true, false]) {
       const response = await w.post({ ...LONG, stream })
       expect(response.status).toBe(500)
@@ -237,7 +244,7 @@ describe('a request is turned away', () => {
     const w = await world({ admission }, { maxSlots: 1 }, { maxQueue: 1 })
     w.executor.hold()
     const first = w.post({ max_tokens: 2 })
-    await until(() => w.executor.waitingResults > 0, 'the first step')
+    await until(() => w.executor.heldResults > 0, 'the first step')
     const second = w.post({ max_tokens: 2 })
     await until(() => w.llm.stats().waiting === 1, 'a queue')
     for (const stream of [true, false]) {
@@ -246,7 +253,7 @@ describe('a request is turned away', () => {
       expect(third.headers.get('retry-after')).toBe('7')
       expect(((await third.json()) as ErrorAnswer).error).toMatchObject({ type: 'rate_limit_error', code: 'queue_full' })
     }
-    w.executor.release()
+    w.executor.open()
     expect([(await first).status, (await second).status]).toEqual([200, 200])
     expect(w.telemetry.refusals).toEqual(['queue_full', 'queue_full'])
   })
@@ -319,7 +326,7 @@ describe('a request is turned away', () => {
     await until(() => claims === 1, 'a claim')
     const second = await w.post({ max_tokens: 2 }, as('good'))
     expect([second.status, second.headers.get('retry-after')]).toEqual([429, '2'])
-    w.executor.release()
+    w.executor.open()
     expect((await slow).status).toBe(200)
     expect(claims).toBe(0)
     expect(w.telemetry.refusals).toEqual(['key_limit'])
@@ -350,13 +357,13 @@ describe('the end of the server', () => {
     const w = await world()
     w.executor.hold()
     const pending = w.post({ max_tokens: 8, stream: true })
-    await until(() => w.executor.waitingResults > 0, 'a step')
+    await until(() => w.executor.heldResults > 0, 'a step')
     const closing = w.server.close({ drainMs: 30_000 })
     expect((await fetch(`${w.url}/health/ready`)).status).toBe(503)
     expect((await fetch(`${w.url}/health/live`)).status).toBe(200)
     const refused = await w.post({ max_tokens: 2 })
     expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '1'])
-    w.executor.release()
+    w.executor.open()
     expect(eventsOf(await (await pending).text()).at(-1)).toBe('[DONE]')
     await closing
     await expect(fetch(`${w.url}/health/live`)).rejects.toThrow()
@@ -381,7 +388,7 @@ describe('the end of the server', () => {
     expect(eventsOf(text).at(-1)).toMatchObject({ error: { code: 'shutting_down', type: 'service_unavailable_error' } })
     expect((await plain).status).toBe(503)
     await closing
-    w.executor.release()
+    w.executor.open()
     await until(() => w.llm.stats().kv.usedPages === 0, 'free pages')
     expect((await w.llm.generate({ prompt: 'Once', maxTokens: 1 }).result()).tokens).toHaveLength(1)
   })
@@ -430,7 +437,7 @@ describe('health', () => {
     await expect.poll(() => statuses(w)).toEqual([200, 503])
     const reason = (await (await fetch(`${w.url}/health/ready`)).json()) as Json
     expect(reason).toMatchObject({ status: 'not ready', reason: expect.stringContaining('step') })
-    w.executor.release()
+    w.executor.open()
     expect((await pending).status).toBe(200)
     expect(await statuses(w)).toEqual([200, 200])
   })

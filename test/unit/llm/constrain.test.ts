@@ -2,7 +2,8 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import '../matchers'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
-import { type Executor, LLM, type SlotInit, type StepResult, TensorRTError, type TokenConstraint } from '../../../lib'
+import { type Executor, LLM, TensorRTError, type TokenConstraint } from '../../../lib'
+import { WrappedExecutor } from '../../support/wrapped_executor'
 import { Constraint, oddThenEven } from '../scheduler/drive'
 
 const open: LLM[] = []
@@ -20,27 +21,7 @@ const tokens = [1, 2, 3, 4, 5, 6]
 const COUNT = 24
 
 /** Without `setMask`, as an executor may be. */
-class Maskless implements Executor {
-  constructor(private readonly inner = new HashExecutor()) {}
-  get info(): Executor['info'] {
-    return this.inner.info
-  }
-  start(onResult: (result: StepResult) => void): void {
-    this.inner.start(onResult)
-  }
-  openSlot(init: SlotInit): void {
-    this.inner.openSlot(init)
-  }
-  closeSlot(slot: number): void {
-    this.inner.closeSlot(slot)
-  }
-  submit(step: Int32Array): void {
-    this.inner.submit(step)
-  }
-  close(): Promise<void> {
-    return this.inner.close()
-  }
-}
+const maskless = (): Executor => new WrappedExecutor(new HashExecutor(), false)
 
 /** Dies at its fifth step. */
 class Dying extends HashExecutor {
@@ -117,12 +98,12 @@ describe('constrain', () => {
   })
 
   it('is refused by an executor that takes no masks, and so is what moves to one', async () => {
-    const maskless = serve(new Maskless())
+    const llm = serve(maskless())
     const constrain = (): TokenConstraint => new Constraint()
-    await expect(maskless.generate({ tokens, constrain }).result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
-    expect((await maskless.generate({ tokens, maxTokens: 3 }).result()).tokens.length).toBe(3)
+    await expect(llm.generate({ tokens, constrain }).result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    expect((await llm.generate({ tokens, maxTokens: 3 }).result()).tokens.length).toBe(3)
 
-    const moved = serve(new Dying(), () => Promise.resolve(new Maskless()))
+    const moved = serve(new Dying(), () => Promise.resolve(maskless()))
     const bound = moved.generate({ tokens, maxTokens: COUNT, constrain })
     const free = moved.generate({ tokens, maxTokens: COUNT })
     await expect(bound.result()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })

@@ -2,7 +2,7 @@
 import { afterEach, expect, vi } from 'vitest'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { type ExecutorInfo, type FromExecutorOptions, type Generation, type GenerationChunk, LLM } from '../../../lib'
-import { GatedExecutor } from './gated_executor'
+import { GatedExecutor } from '../../support/gated_executor'
 
 export const open: LLM[] = []
 afterEach(async () => {

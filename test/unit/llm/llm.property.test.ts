@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, expect, it, vi } from 'vitest'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { AbortError, LLM, TensorRTError } from '../../../lib'
-import { GatedExecutor } from './gated_executor'
+import { GatedExecutor } from '../../support/gated_executor'
 
 const sizes = { vocabSize: 31, maxPositions: 64, pageSize: 4, numPages: 24, maxSlots: 5, maxStepTokens: 12 }
 const solo = LLM.fromExecutor(new HashExecutor({ ...sizes, numPages: 512 }), { prefixCache: false })

@@ -5,7 +5,7 @@ import '../matchers'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { AbortError, LLM, TensorRTError } from '../../../lib'
 import { storyTokenizer } from '../text/fixtures'
-import { GatedExecutor } from './gated_executor'
+import { GatedExecutor } from '../../support/gated_executor'
 import { activeTimers, collect, expectIdle, failure, gated, serve, tokens } from './hash_llm'
 
 describe('close', () => {

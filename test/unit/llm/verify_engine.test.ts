@@ -6,7 +6,8 @@ import { type EngineVerification, LLM, saveReferences, verifyEngine, type Verify
 import { createCpu } from '../../../lib/llm/backend'
 import { type TargetFactory, verifyTarget } from '../../../lib/llm/verify_engine'
 import { readEngineFolder } from '../../../lib/runtime'
-import type { Executor, SlotInit, StepResult } from '../../../lib/scheduler'
+import type { Executor, StepResult } from '../../../lib/scheduler'
+import { WrappedExecutor } from '../../support/wrapped_executor'
 import '../matchers'
 import { compileStandIn, demoModel, failure, temporaryFolder, useModule, writeDemoEngine } from '../tensorrt/fixtures'
 
@@ -30,32 +31,16 @@ afterEach(() => {
 const manifestText = (): string => readFileSync(join(path, 'engine.json'), 'utf8')
 const kept = async (): Promise<EngineVerification | undefined> => (await readEngineFolder(path)).manifest.verification
 
-/** Passes everything on, but changes results. */
-class ChangingExecutor implements Executor {
-  closed = 0
+class ChangingExecutor extends WrappedExecutor {
   steps = 0
   constructor(
-    private readonly inner: Executor,
+    inner: Executor,
     private readonly change: (result: StepResult, step: number) => StepResult,
-  ) {}
-  get info(): Executor['info'] {
-    return this.inner.info
+  ) {
+    super(inner)
   }
-  start(onResult: (result: StepResult) => void): void {
-    this.inner.start((result) => onResult(this.change(result, this.steps++)))
-  }
-  openSlot(init: SlotInit): void {
-    this.inner.openSlot(init)
-  }
-  closeSlot(slot: number): void {
-    this.inner.closeSlot(slot)
-  }
-  submit(step: Int32Array): void {
-    this.inner.submit(step)
-  }
-  close(): Promise<void> {
-    this.closed++
-    return this.inner.close()
+  override start(onResult: (result: StepResult) => void): void {
+    super.start((result) => onResult(this.change(result, this.steps++)))
   }
 }
 

@@ -5,6 +5,7 @@ import {
   type ExecutorInfo,
   type FinishReason,
   type GenerationRequest,
+  GREEDY_SAMPLING,
   type LogprobRow,
   type PlannedStep,
   type RequestSampling,
@@ -19,19 +20,7 @@ import {
   type TokenConstraint,
 } from '../../../lib/scheduler'
 
-export const GREEDY: RequestSampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 1,
-  logprobs: -1,
-  promptLogprobs: -1,
-  minTokens: 0,
-}
+export const GREEDY: RequestSampling = { ...GREEDY_SAMPLING, seed: 1 }
 
 export function request(
   id: string | number,

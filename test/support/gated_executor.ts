@@ -1,26 +1,25 @@
-import type { Executor, SlotInit, StepResult } from '../../../lib/scheduler'
+import type { SlotInit, StepResult } from '../../lib/scheduler'
+import { WrappedExecutor } from './wrapped_executor'
 
-/** An executor whose results wait until a test lets them through. What computes them is the executor inside. */
-export class GatedExecutor implements Executor {
+/** An executor whose results wait until a test lets them through. The steps themselves run. */
+export class GatedExecutor extends WrappedExecutor {
   submitted = 0
   /** Called before each submit; may throw. */
   onSubmit: (() => void) | undefined
   onOpenSlot: (() => void) | undefined
   /** Replaces results on their way. */
   change: ((result: StepResult) => StepResult) | undefined
-  closed = 0
   private readonly held: StepResult[] = []
   private allowed = 0
   private deliver: ((result: StepResult) => void) | undefined
   private waiting: (() => void) | undefined
 
-  constructor(private readonly inner: Executor) {}
-
-  get info(): Executor['info'] {
-    return this.inner.info
+  /** Results that wait. */
+  get heldResults(): number {
+    return this.held.length
   }
 
-  start(onResult: (result: StepResult) => void): void {
+  override start(onResult: (result: StepResult) => void): void {
     this.deliver = onResult
     this.inner.start((result) => {
       this.held.push(this.change?.(result) ?? result)
@@ -28,28 +27,15 @@ export class GatedExecutor implements Executor {
     })
   }
 
-  openSlot(init: SlotInit): void {
+  override openSlot(init: SlotInit): void {
     this.onOpenSlot?.()
-    this.inner.openSlot(init)
+    super.openSlot(init)
   }
 
-  closeSlot(slot: number): void {
-    this.inner.closeSlot(slot)
-  }
-
-  setMask(slot: number, mask: Int32Array | null): void {
-    this.inner.setMask!(slot, mask)
-  }
-
-  submit(step: Int32Array): void {
+  override submit(step: Int32Array): void {
     this.onSubmit?.()
     this.submitted++
-    this.inner.submit(step)
-  }
-
-  close(): Promise<void> {
-    this.closed++
-    return this.inner.close()
+    super.submit(step)
   }
 
   /** Lets `count` results through. @returns a promise of the moment when the last of them was delivered */
@@ -65,6 +51,11 @@ export class GatedExecutor implements Executor {
   open(): void {
     this.allowed = Infinity
     this.flush()
+  }
+
+  /** From now on none goes through. */
+  hold(): void {
+    this.allowed = 0
   }
 
   private flush(): void {
