@@ -1,19 +1,11 @@
 /** Forced tool calls, by a model that has never seen a tool: the grammar alone makes them. */
 import Ajv from 'ajv'
-import OpenAI from 'openai'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type Fixture, NAME, startServer } from './support'
+import type OpenAI from 'openai'
+import { describe, expect, it } from 'vitest'
+import { useServer } from './client_fixture'
+import { NAME } from './support'
 
-let fixture: Fixture
-let client: OpenAI
-beforeAll(async () => {
-  fixture = await startServer()
-  client = new OpenAI({ baseURL: `${fixture.url}/v1`, apiKey: 'unused', maxRetries: 0 })
-})
-afterAll(async () => {
-  expect(fixture.failures).toEqual([])
-  await fixture.close()
-})
+const served = useServer()
 
 const lamp = {
   type: 'object',
@@ -37,7 +29,7 @@ const check = (call: Call): void => {
 describe('a forced call', () => {
   it('is of the function that is named, with arguments of its schema', async () => {
     for (let seed = 0; seed < 6; seed++) {
-      const { choices } = await client.chat.completions.create({ ...ask, seed, tool_choice: { type: 'function', function: { name: 'set_lamp' } } })
+      const { choices } = await served.client.chat.completions.create({ ...ask, seed, tool_choice: { type: 'function', function: { name: 'set_lamp' } } })
       const { message, finish_reason } = choices[0]!
       expect(finish_reason).toBe('stop')
       expect(message.content).toBeNull()
@@ -50,11 +42,11 @@ describe('a forced call', () => {
   it('is of any function where one is required, and streams', async () => {
     for (let seed = 0; seed < 4; seed++) {
       const request = { ...ask, seed, tool_choice: 'required' as const, parallel_tool_calls: false }
-      const whole = (await client.chat.completions.create(request)).choices[0]!
+      const whole = (await served.client.chat.completions.create(request)).choices[0]!
       expect(whole.finish_reason).toBe('tool_calls')
       expect(whole.message.tool_calls).toHaveLength(1)
       check(whole.message.tool_calls![0] as Call)
-      const streamed = (await client.chat.completions.stream(request).finalChatCompletion()).choices[0]!
+      const streamed = (await served.client.chat.completions.stream(request).finalChatCompletion()).choices[0]!
       const functions = (calls: unknown): unknown => (calls as Call[]).map((call) => ({ name: call.function.name, arguments: call.function.arguments }))
       expect(streamed.finish_reason).toBe('tool_calls')
       expect(functions(streamed.message.tool_calls)).toEqual(functions(whole.message.tool_calls))
@@ -64,7 +56,7 @@ describe('a forced call', () => {
   it('may be several', async () => {
     let most = 0
     for (let seed = 0; seed < 6; seed++) {
-      const { choices } = await client.chat.completions.create({ ...ask, seed, tool_choice: 'required', max_tokens: 300 })
+      const { choices } = await served.client.chat.completions.create({ ...ask, seed, tool_choice: 'required', max_tokens: 300 })
       const calls = (choices[0]!.message.tool_calls ?? []) as Call[]
       // A list may be cut off within a call, and the calls before it are whole.
       for (const call of choices[0]!.finish_reason === 'length' ? calls.slice(0, -1) : calls) check(call)
