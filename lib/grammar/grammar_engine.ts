@@ -34,6 +34,8 @@ interface Entry {
   stage: Stage
   thread: GrammarThread | undefined
   readonly matchers: Set<OutputMatcher>
+  /** Its automaton has turned out to be no way to follow outputs. */
+  byLibrary: boolean
   /** How often a thread was lost while it followed outputs under this. */
   losses: number
 }
@@ -90,7 +92,7 @@ export class GrammarEngine implements MatcherOwner {
     if (known !== undefined) throw invalidGrammar(known.message)
     let entry = this.entries.get(key)
     if (entry === undefined) {
-      entry = { id: this.nextId++, key, source, stage: 'parsing', thread: undefined, matchers: new Set(), losses: 0 }
+      entry = { id: this.nextId++, key, source, stage: 'parsing', thread: undefined, matchers: new Set(), byLibrary: false, losses: 0 }
       this.byId.set(entry.id, entry)
       this.toParse.push(entry)
     }
@@ -162,7 +164,7 @@ export class GrammarEngine implements MatcherOwner {
       if (thread === undefined) return
       const entry = this.toCompile.shift()!
       this.threads.get(thread)!.add(entry)
-      thread.run({ kind: 'compile', id: entry.id, source: entry.source })
+      thread.run({ kind: 'compile', id: entry.id, source: entry.source, byLibrary: entry.byLibrary })
     }
   }
 
@@ -237,6 +239,10 @@ export class GrammarEngine implements MatcherOwner {
       const found = this.followed.get(entries[i]!)
       if (found === undefined || found.entry.thread !== thread) continue
       const { matcher } = found
+      if (entries[i + 1] === MatcherStatus.UNFIT) {
+        this.compileAgain(found.entry)
+        continue
+      }
       if (!matcher.arrived(entries[i + 1] as MatcherStatus)) continue
       if (matcher.status === MatcherStatus.STUCK) {
         this.failMatcher(matcher, invalidGrammar('No token of the vocabulary goes on with the output as the grammar asks'))
@@ -246,6 +252,20 @@ export class GrammarEngine implements MatcherOwner {
         matcher.events.onReady(matcher)
       }
     }
+  }
+
+  /** Its outputs go on from the tokens that they have when the library has compiled it. */
+  private compileAgain(entry: Entry): void {
+    const thread = entry.thread!
+    entry.thread = undefined
+    for (const matcher of entry.matchers) matcher.due = 0
+    thread.closeMatchers([...entry.matchers].map(({ id }) => id))
+    thread.drop(entry.id)
+    this.threads.get(thread)?.delete(entry)
+    entry.byLibrary = true
+    entry.stage = 'compiling'
+    this.toCompile.push(entry)
+    this.pump()
   }
 
   private failMatcher(matcher: OutputMatcher, error: TensorRTError): void {

@@ -5,9 +5,14 @@
  * Wherever the library finds something wrong it ends, without an exception to be caught: the thread says so, and is replaced.
  */
 import { parentPort, workerData } from 'node:worker_threads'
+import { AutomatonMasks } from './automaton_masks'
+import { printsFaithfully, readNetwork } from './byte_network'
+import { AutomatonMatcher, LibraryMatcher, type Matcher } from './matchers'
 import { type GrammarAnswer, type GrammarRequest, type GrammarThreadData, MatcherStatus, type OpenMatcher, type VocabularyData } from './messages'
+import { Pushdown, PushdownOverflow } from './pushdown'
 import type { GrammarSource } from './specification'
-import { type CompiledGrammar, type GrammarCompiler, type GrammarMatcher, loadXGrammar, type ParsedGrammar, type XGrammar } from './xgrammar'
+import { buildTries } from './token_trie'
+import { type CompiledGrammar, type GrammarCompiler, loadXGrammar, type ParsedGrammar, type XGrammar } from './xgrammar'
 
 /** Masks that are ready go out after this time, in ms, although others of the same batch are not. */
 const FLUSH_MS = 0.5
@@ -51,51 +56,97 @@ function createCompiler(library: XGrammar, { bytes, offsets, size }: VocabularyD
   return compiler
 }
 
-class Matcher {
+/** A grammar, to be followed by its automaton, or as the library compiles it. */
+class FollowedGrammar {
+  private readonly automaton: Pushdown | undefined
+  private readonly compiled: CompiledGrammar | undefined
+
   constructor(
     private readonly library: XGrammar,
-    private readonly handle: GrammarMatcher,
-    private readonly mask: Int32Array,
-    private readonly size: number,
-  ) {}
-
-  accept(token: number): boolean {
-    return this.handle.AcceptToken(token, false)
+    private readonly tools: Tools,
+    source: GrammarSource,
+    byLibrary: boolean,
+  ) {
+    const parsed = parse(library, source)
+    this.automaton = byLibrary ? undefined : automatonOf(parsed, source)
+    if (this.automaton === undefined) this.compiled = tools.compiler().CompileGrammar(parsed)
+    else tools.masks.add(this.automaton)
+    parsed.delete()
   }
 
-  fill(): MatcherStatus {
-    const { library, mask, size } = this
-    const vector = this.handle.GetNextTokenBitmask(size + 1)
-    const words = library.vecIntToView(vector)
-    const complete = (words[size >> 5]! & (1 << (size & 31))) !== 0
-    words[size >> 5]! &= ~(1 << (size & 31))
-    let any = 0
-    for (let i = 0; i < mask.length; i++) any |= words[i]!
-    mask.set(words.subarray(0, mask.length))
-    vector.delete()
-    if (any === 0) return complete ? MatcherStatus.ENDS : MatcherStatus.STUCK
-    return complete ? MatcherStatus.MAY_END : MatcherStatus.CONTINUES
+  matcher(mask: Int32Array): Matcher {
+    const { automaton, compiled, library, tools } = this
+    if (automaton !== undefined) return new AutomatonMatcher(automaton, tools.masks, tokenBytes, mask)
+    return new LibraryMatcher(library, compiled!, mask, vocabulary!.size)
   }
 
   delete(): void {
-    this.handle.delete()
+    this.compiled?.delete()
+    if (this.automaton !== undefined) this.tools.masks.remove(this.automaton)
+  }
+}
+
+/** @returns undefined where only the library can follow it */
+function automatonOf(parsed: ParsedGrammar, { kind, text }: GrammarSource): Pushdown | undefined {
+  const isEbnf = kind === 'ebnf'
+  if (!printsFaithfully(text, isEbnf)) return undefined
+  const network = readNetwork(parsed.ToString(), isEbnf ? 'root' : undefined)
+  if (network === undefined) return undefined
+  const automaton = new Pushdown(network)
+  return statusOf(() => {
+    automaton.start()
+    return undefined
+  }) === undefined ? automaton : undefined
+}
+
+/** @returns UNFIT where the automaton has given up */
+function statusOf<T extends MatcherStatus | undefined>(act: () => T): T | typeof MatcherStatus.UNFIT {
+  try {
+    return act()
+  } catch (error) {
+    if (error instanceof PushdownOverflow) return MatcherStatus.UNFIT
+    throw error
+  }
+}
+
+function tokenBytes(token: number): Uint8Array {
+  const { bytes, offsets } = vocabulary!
+  return bytes.subarray(offsets[token], offsets[token + 1])
+}
+
+/** What all grammars of a vocabulary share. */
+interface Tools {
+  readonly masks: AutomatonMasks
+  /** Made when it is first needed, as it takes time and memory. */
+  compiler(): GrammarCompiler
+}
+
+function createTools(library: XGrammar, data: VocabularyData): Tools {
+  let compiler: GrammarCompiler | undefined
+  return {
+    masks: new AutomatonMasks(buildTries(data), Math.ceil(data.size / 32)),
+    compiler: () => (compiler ??= createCompiler(library, data)),
   }
 }
 
 class GrammarWorker {
-  private readonly compiler: GrammarCompiler | undefined
-  private readonly grammars = new Map<number, CompiledGrammar>()
+  private readonly tools: Tools | undefined
+  private readonly grammars = new Map<number, FollowedGrammar>()
   private readonly matchers = new Map<number, Matcher>()
 
   constructor(private readonly library: XGrammar) {
-    if (vocabulary !== null) this.compiler = createCompiler(library, vocabulary)
+    if (vocabulary !== null) this.tools = createTools(library, vocabulary)
   }
 
   handle(request: GrammarRequest): void {
     switch (request.kind) {
       case 'parse':
+        this.make(request.id, () => parse(this.library, request.source).delete())
+        break
       case 'compile':
-        this.make(request.id, request.source, request.kind === 'compile')
+        this.make(request.id, () => {
+          this.grammars.set(request.id, new FollowedGrammar(this.library, this.tools!, request.source, request.byLibrary))
+        })
         break
       case 'drop':
         this.grammars.get(request.id)?.delete()
@@ -115,44 +166,56 @@ class GrammarWorker {
     }
   }
 
-  private make(id: number, source: GrammarSource, compile: boolean): void {
+  private make(id: number, work: () => void): void {
     lastWords = ''
     try {
-      const parsed = parse(this.library, source)
-      if (compile) this.grammars.set(id, this.compiler!.CompileGrammar(parsed))
-      parsed.delete()
+      work()
     } catch (error) {
       answer({ kind: 'failed', id, message: reasonOf(error) })
       return
     }
-    answer({ kind: 'done', id, memoryBytes: this.library.HEAP8.byteLength })
+    answer({ kind: 'done', id, memoryBytes: this.library.HEAP8.byteLength + (this.tools?.masks.memoryBytes ?? 0) })
   }
 
-  private open(grammar: CompiledGrammar, opened: readonly OpenMatcher[]): void {
-    const { library } = this
+  private open(grammar: FollowedGrammar, opened: readonly OpenMatcher[]): void {
     const entries = new Int32Array(2 * opened.length)
     for (const [i, { matcher: id, mask, tokens }] of opened.entries()) {
-      const matcher = new Matcher(library, new library.GrammarMatcher(grammar, undefined, false, -1), mask, vocabulary!.size)
-      this.matchers.set(id, matcher)
       entries[2 * i] = id
-      entries[2 * i + 1] = tokens.every((token) => matcher.accept(token)) ? matcher.fill() : MatcherStatus.REFUSED
+      entries[2 * i + 1] = statusOf(() => {
+        const matcher = grammar.matcher(mask)
+        this.matchers.set(id, matcher)
+        return tokens.every((token) => matcher.accept(token)) ? matcher.fill() : MatcherStatus.REFUSED
+      })
     }
     answer({ kind: 'masks', entries })
   }
 
+  /** Masks that are known already go out first: who needs them must not wait for those that have to be made. */
   private accept(entries: Int32Array): void {
-    let from = 0
-    let started = performance.now()
-    // Statuses take the place of the tokens.
+    this.tools!.masks.limit()
+    const known: number[] = []
+    const slow: { id: number; matcher: Matcher }[] = []
     for (let i = 0; i < entries.length; i += 2) {
-      const matcher = this.matchers.get(entries[i]!)
-      if (matcher !== undefined) entries[i + 1] = matcher.accept(entries[i + 1]!) ? matcher.fill() : MatcherStatus.REFUSED
-      if (i + 2 >= entries.length || performance.now() - started < FLUSH_MS) continue
-      answer({ kind: 'masks', entries: entries.slice(from, i + 2) })
-      from = i + 2
+      const id = entries[i]!
+      const matcher = this.matchers.get(id)
+      const status = statusOf(() => {
+        if (matcher?.accept(entries[i + 1]!) !== true) return MatcherStatus.REFUSED
+        return matcher.quick ? matcher.fill() : undefined
+      })
+      if (status === undefined) slow.push({ id, matcher: matcher! })
+      else known.push(id, status)
+    }
+    if (known.length > 0) answer({ kind: 'masks', entries: Int32Array.from(known) })
+    let made: number[] = []
+    let started = performance.now()
+    for (const { id, matcher } of slow) {
+      made.push(id, statusOf(() => matcher.fill()))
+      if (performance.now() - started < FLUSH_MS) continue
+      answer({ kind: 'masks', entries: Int32Array.from(made) })
+      made = []
       started = performance.now()
     }
-    answer({ kind: 'masks', entries: entries.slice(from) })
+    if (made.length > 0) answer({ kind: 'masks', entries: Int32Array.from(made) })
   }
 }
 

@@ -25,7 +25,8 @@ export interface OpenMatcher {
 
 export type GrammarRequest =
   | { kind: 'parse'; id: number; source: GrammarSource }
-  | { kind: 'compile'; id: number; source: GrammarSource }
+  /** `byLibrary`: the library's own parser is to follow it. */
+  | { kind: 'compile'; id: number; source: GrammarSource; byLibrary: boolean }
   | { kind: 'drop'; id: number }
   | { kind: 'open'; id: number; matchers: OpenMatcher[] }
   /** Pairs of a matcher and its next token. */
@@ -51,6 +52,8 @@ export const MatcherStatus = {
   STUCK: 3,
   /** The last token was not allowed. */
   REFUSED: 4,
+  /** The grammar has proved to be one that only the library's own parser can follow. */
+  UNFIT: 5,
 } as const
 
 export type MatcherStatus = (typeof MatcherStatus)[keyof typeof MatcherStatus]

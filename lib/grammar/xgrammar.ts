@@ -12,7 +12,8 @@ export interface IntVector extends Handle {
 }
 
 export interface ParsedGrammar extends Handle {
-  readonly __grammar: never
+  /** Its normal form, as EBNF. */
+  ToString(): string
 }
 
 export interface CompiledGrammar extends Handle {

@@ -129,9 +129,9 @@ describe('the threads that follow outputs', () => {
     return engine
   }
   const long: Grammar = { regex: '([a-c]{3} ){30}end' }
-  // Parses in less than a second, and compiles for more than a minute.
+  // Parses in less than a second, is followed by the library's parser as it calls itself to the left, and compiles for more than a minute.
   const rules = Array.from({ length: 200 }, (_, i) => `r${i} ::= [^x]* "${i}" [a-z]{1,${20 + i}} [^y]{3,9}`)
-  const slow: Grammar = { grammar: `root ::= ${rules.map((_, i) => `r${i}`).join(' | ')}\n${rules.join('\n')}` }
+  const slow: Grammar = { grammar: `root ::= left | ${rules.map((_, i) => `r${i}`).join(' | ')}\nleft ::= left "!" | "?"\n${rules.join('\n')}` }
 
   it('are replaced when a compilation on them takes too long, and the outputs go on', async () => {
     const engine = start({ threads: 1, timeoutMs: 5000 })

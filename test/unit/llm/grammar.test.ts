@@ -182,9 +182,9 @@ describe('a bad grammar', () => {
   it('one that compiles for too long is given up, and others do not wait for it', async () => {
     const impatient = await LLM.load(folder, { backend: 'cpu', maxSequences: 16, grammarTimeoutMs: 5000 })
     try {
-      // Parses in less than a second, and compiles for more than a minute.
+      // Parses in less than a second, is followed by the library's parser as it calls itself to the left, and compiles for more than a minute.
       const rules = Array.from({ length: 200 }, (_, i) => `r${i} ::= [^x]* "${i}" [a-z]{1,${20 + i}} [^y]{3,9}`)
-      const slow: Grammar = { grammar: `root ::= ${rules.map((_, i) => `r${i}`).join(' | ')}\n${rules.join('\n')}` }
+      const slow: Grammar = { grammar: `root ::= left | ${rules.map((_, i) => `r${i}`).join(' | ')}\nleft ::= left "!" | "?"\n${rules.join('\n')}` }
       const delay = monitorEventLoopDelay({ resolution: 5 })
       await impatient.generate({ prompt, grammar: PERSON, maxTokens: 200, temperature: 1 }).result()
       delay.enable()

@@ -1,0 +1,130 @@
+/** Masks of grammars that run as automata: made once for each state, and kept. */
+import { MatcherStatus } from './messages'
+import { DEAD, type Pushdown, type PushdownState, UNKNOWN } from './pushdown'
+import { type TokenTrie, type TokenTries, PLAIN } from './token_trie'
+
+interface KeptMask {
+  readonly words: Int32Array
+  readonly status: MatcherStatus
+}
+
+/** Nodes below one for which it is worth to ask whether all of them are taken. */
+const LEAST_BELOW = 4
+/** Of masks, and of automata, that a thread keeps; about. */
+const MASK_BYTES = 48 * 1024 * 1024
+const AUTOMATA_BYTES = 128 * 1024 * 1024
+
+export class AutomatonMasks {
+  private readonly masks = new Map<PushdownState, KeptMask>()
+  private readonly automata = new Set<Pushdown>()
+  private readonly maxMasks: number
+  private readonly path: Int32Array
+  /** A mask of all plain tokens. */
+  private readonly plain: Int32Array
+
+  constructor(
+    private readonly tries: TokenTries,
+    private readonly words: number,
+  ) {
+    this.maxMasks = Math.max(16, Math.floor(MASK_BYTES / (4 * words)))
+    this.path = new Int32Array(Math.max(tries.plain.maxDepth, tries.rest.maxDepth) + 1)
+    this.plain = new Int32Array(words)
+    allow(this.plain, tries.plain.tokens, 0, tries.plain.tokens.length)
+  }
+
+  add(automaton: Pushdown): void {
+    this.automata.add(automaton)
+  }
+
+  remove(automaton: Pushdown): void {
+    this.automata.delete(automaton)
+  }
+
+  /** Of the automata's tables and the masks, about. */
+  get memoryBytes(): number {
+    let sum = 4 * this.words * this.masks.size
+    for (const { memoryBytes } of this.automata) sum += memoryBytes
+    return sum
+  }
+
+  has(state: PushdownState): boolean {
+    return this.masks.has(state)
+  }
+
+  /**
+   * @param state of the automaton's tables as they are now
+   * @throws PushdownOverflow
+   */
+  of(automaton: Pushdown, state: PushdownState): KeptMask {
+    let mask = this.masks.get(state)
+    if (mask === undefined) mask = this.make(automaton, state)
+    else this.masks.delete(state)
+    // The one that was used last stands at the end.
+    this.masks.set(state, mask)
+    if (this.masks.size > this.maxMasks) this.masks.delete(this.masks.keys().next().value!)
+    return mask
+  }
+
+  /** Keeps memory within bounds: tables are made anew from what is followed now, and that is little. Before a batch of tokens. */
+  limit(): void {
+    let sum = 0
+    for (const { memoryBytes } of this.automata) sum += memoryBytes
+    if (sum <= AUTOMATA_BYTES) return
+    for (const automaton of this.automata) automaton.clear()
+    this.masks.clear()
+  }
+
+  private make(automaton: Pushdown, state: PushdownState): KeptMask {
+    const { plain, rest } = this.tries
+    const words = new Int32Array(this.words)
+    automaton.begin()
+    let any = plain.tokens.length > 0 && automaton.takesAll(state.id, PLAIN, plain.heights[0]!)
+    if (any) words.set(this.plain)
+    else any = this.walk(plain, automaton, state.id, words)
+    if (this.walk(rest, automaton, state.id, words)) any = true
+    const status = state.complete ? (any ? MatcherStatus.MAY_END : MatcherStatus.ENDS) : any ? MatcherStatus.CONTINUES : MatcherStatus.STUCK
+    return { words, status }
+  }
+
+  /** Adds the tokens of a trie that lead on from a state. @returns whether there are any */
+  private walk({ count, bytes, depths, ends, firsts, tokens, sorts, heights }: TokenTrie, automaton: Pushdown, start: number, words: Int32Array): boolean {
+    const { path } = this
+    const { classes, classCount } = automaton
+    let { next } = automaton
+    let any = false
+    path[0] = start
+    for (let node = 1; node < count; ) {
+      const depth = depths[node]!
+      const from = path[depth - 1]!
+      const byteClass = classes[bytes[node]!]!
+      let to = next[from * classCount + byteClass]!
+      if (to === UNKNOWN) {
+        to = automaton.step(from, byteClass)
+        next = automaton.next
+      }
+      const end = ends[node]!
+      if (to === DEAD) {
+        node = end
+        continue
+      }
+      if (end - node >= LEAST_BELOW && automaton.takesAll(to, sorts[node]!, heights[node]!)) {
+        any = true
+        allow(words, tokens, firsts[node]!, firsts[end]!)
+        node = end
+        next = automaton.next
+        continue
+      }
+      path[depth] = to
+      for (let i = firsts[node]!, last = firsts[++node]!; i < last; i++) {
+        const token = tokens[i]!
+        words[token >> 5]! |= 1 << (token & 31)
+        any = true
+      }
+    }
+    return any
+  }
+}
+
+function allow(words: Int32Array, tokens: Int32Array, from: number, to: number): void {
+  for (let i = from; i < to; i++) words[tokens[i]! >> 5]! |= 1 << (tokens[i]! & 31)
+}
