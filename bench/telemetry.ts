@@ -9,10 +9,10 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { LLM } from '../lib/llm'
-import { type Executor, type ExecutorInfo, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag, type StepResult } from '../lib/scheduler'
-import type { HttpFacts, RequestFacts } from '../lib/server'
 import { createTelemetry } from '../lib/server'
+import { httpFacts, requestFacts } from '../test/support/request_facts'
 import { describeMachine } from './machine'
+import { TimedExecutor } from './server/timed_executor'
 
 const SEQUENCES = Number(process.argv[2] ?? 64)
 const ROUNDS = 12
@@ -20,81 +20,8 @@ const OUTPUT = 1000
 const CALLS = 1_000_000
 const REQUESTS = 20_000
 const SCRAPES = 50
-const none = new Float32Array(0)
-
-/** Answers each step in the event loop's next turn, with an arbitrary token for each sampled row. */
-class NullExecutor implements Executor {
-  readonly info: ExecutorInfo = {
-    name: 'null',
-    device: 'none',
-    batchInvariant: true,
-    vocabSize: 32_000,
-    maxPositions: 8192,
-    pageSize: 16,
-    numPages: 65_536,
-    maxSlots: 256,
-    maxStepTokens: 8192,
-    kvCacheBytes: 0,
-    weightBytes: 0,
-  }
-  private readonly queue: StepResult[] = []
-  private busy = false
-  private onResult: (result: StepResult) => void = () => {}
-
-  start(onResult: (result: StepResult) => void): void {
-    this.onResult = onResult
-  }
-  openSlot(): void {}
-  closeSlot(): void {}
-  submit(packed: Int32Array): void {
-    let samples = 0
-    for (let row = 0, at = STEP_HEADER_INTS + 4; row < packed[2]!; row++, at += STEP_SEQUENCE_INTS) samples += packed[at]! & StepFlag.SAMPLE
-    this.queue.push({ stepId: packed[1]!, tokens: new Int32Array(samples).fill(7), logprobs: [], logits: none, timings: { queueUs: 0, runUs: 5000 } })
-    this.answer()
-  }
-  close(): Promise<void> {
-    return Promise.resolve()
-  }
-  private answer(): void {
-    if (this.busy || this.queue.length === 0) return
-    this.busy = true
-    setImmediate(() => {
-      this.busy = false
-      this.onResult(this.queue.shift()!)
-      this.answer()
-    })
-  }
-}
-
-const facts: RequestFacts = {
-  id: 'request',
-  endpoint: 'chat',
-  model: 'model',
-  stream: true,
-  n: 1,
-  promptTokens: 100,
-  maxTokens: 100,
-  priority: 0,
-  deadlineMs: undefined,
-  keyName: undefined,
-  traceparent: undefined,
-  tracestate: undefined,
-  temperature: undefined,
-  topP: undefined,
-}
-const http: HttpFacts = {
-  requestId: 'request',
-  method: 'POST',
-  route: '/v1/chat/completions',
-  status: 200,
-  durationMs: 100,
-  responseBytes: 1000,
-  keyName: undefined,
-  model: 'model',
-  backend: 'null',
-  errorCode: undefined,
-  aborted: false,
-}
+const facts = requestFacts({ promptTokens: 100, maxTokens: 100 })
+const http = httpFacts()
 const options = { model: 'model', gpus: false, tracing: false }
 const kinds = ['none', 'observer', 'telemetry'] as const
 const round = (value: number): number => Math.round(value * 100) / 100
@@ -125,7 +52,7 @@ function callUs(calls: number, call: (i: number) => void): number {
 }
 
 async function main(): Promise<void> {
-  const llm = LLM.fromExecutor(new NullExecutor())
+  const llm = LLM.fromExecutor(new TimedExecutor(0, Int32Array.of(7), { vocabSize: 32_000, maxSlots: 256, maxStepTokens: 8192 }))
   const perStep: Record<string, number[]> = { none: [], observer: [], telemetry: [] }
   for (let i = 0; i < ROUNDS; i++) {
     // In turn, from either end: what the machine does beside this falls on all of them.

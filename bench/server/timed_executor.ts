@@ -12,12 +12,14 @@ const none = new Float32Array(0)
 
 /**
  * A step begins when it is submitted and the one before it has ended, whether or not anybody has looked at that one's result, as on
- * a device. Results come by a timer, so up to a millisecond late; lateness does not add up.
+ * a device. Results come by a timer, so up to a millisecond late; lateness does not add up. Steps that take no time are answered one
+ * in each turn of the event loop.
  */
 export class TimedExecutor implements Executor {
   readonly info: ExecutorInfo
   private readonly queue: { result: StepResult; endsAt: number }[] = []
   private timer: NodeJS.Timeout | undefined
+  private turn: NodeJS.Immediate | undefined
   private endsAt = 0
   private sampled = 0
   private onResult: (result: StepResult) => void = () => {}
@@ -53,13 +55,21 @@ export class TimedExecutor implements Executor {
 
   close(): Promise<void> {
     clearTimeout(this.timer)
+    clearImmediate(this.turn)
     return Promise.resolve()
   }
 
   private arm(): void {
     const [next] = this.queue
-    if (this.timer !== undefined || next === undefined) return
-    this.timer = setTimeout(() => this.fire(), next.endsAt - performance.now())
+    if (this.timer !== undefined || this.turn !== undefined || next === undefined) return
+    if (this.stepMs === 0) this.turn = setImmediate(() => this.answer())
+    else this.timer = setTimeout(() => this.fire(), next.endsAt - performance.now())
+  }
+
+  private answer(): void {
+    this.turn = undefined
+    this.onResult(this.queue.shift()!.result)
+    this.arm()
   }
 
   private fire(): void {

@@ -7,6 +7,7 @@ import { Feedback, Recent } from '../../../lib/server/admission/feedback'
 import { forecast, type Machine, type Prompt } from '../../../lib/server/admission/forecast'
 import { OutputLengths } from '../../../lib/server/admission/output_lengths'
 import type { RequestFacts } from '../../../lib/server/seams'
+import { requestFacts } from '../../support/request_facts'
 
 const machine = (more: Partial<Machine> = {}): Machine => ({
   stepMs: (tokens) => 10 + tokens / 10,
@@ -134,23 +135,7 @@ describe('SLA admission', () => {
     const admission = createSlaAdmission({ load: () => state.load }, { ttftMs: 200, itlMs: 50, ...options }, () => state.now)
     let id = 0
     const ask = (more: Partial<RequestFacts> = {}) =>
-      admission.admit({
-        id: String(id++),
-        endpoint: 'completions',
-        model: 'm',
-        stream: true,
-        n: 1,
-        promptTokens: 100,
-        maxTokens: 50,
-        priority: 0,
-        deadlineMs: undefined,
-        keyName: undefined,
-        traceparent: undefined,
-        tracestate: undefined,
-        temperature: undefined,
-        topP: undefined,
-        ...more,
-      })
+      admission.admit(requestFacts({ id: String(id++), promptTokens: 100, maxTokens: 50, ...more }))
     return { state, admission, ask }
   }
   const admitted = (decision: ReturnType<ReturnType<typeof make>['ask']>) => {
@@ -249,8 +234,7 @@ describe('SLA admission', () => {
   it('retryAfterSeconds answers for a full queue, too', () => {
     const { admission, ask } = make()
     for (let i = 0; i < 30; i++) ask({ priority: 1, promptTokens: 1000 })
-    const facts = { id: 'x', endpoint: 'chat', model: 'm', stream: false, n: 1, promptTokens: 50, maxTokens: 5, priority: 2 } as RequestFacts
-    const seconds = admission.retryAfterSeconds(facts)
+    const seconds = admission.retryAfterSeconds(requestFacts({ promptTokens: 50, maxTokens: 5, priority: 2 }))
     expect(seconds).toBeGreaterThanOrEqual(1)
     expect(seconds).toBeLessThanOrEqual(120)
     expect(Number.isInteger(seconds)).toBe(true)

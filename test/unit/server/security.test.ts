@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { KeyRing } from '../../../lib/server/security/api_keys'
 import { type ApiKey, createKeySecurity, hashApiKey, type KeySecurityOptions, makeApiKey } from '../../../lib/server/security'
 import type { Caller, Refusal, RequestFacts, RequestHead } from '../../../lib/server/seams'
+import { requestFacts } from '../../support/request_facts'
 
 const ALICE = 'ntk_alice-0123456789abcdef'
 const BOB = 'ntk_bob-0123456789abcdef00'
@@ -17,22 +18,7 @@ const head = (headers: Record<string, string>, route = '/v1/completions'): Reque
   route,
   header: (name) => headers[name],
 })
-const facts = (model = 'm'): RequestFacts => ({
-  id: 'r1',
-  endpoint: 'chat',
-  model,
-  stream: false,
-  n: 1,
-  promptTokens: 3,
-  maxTokens: 4,
-  priority: 0,
-  deadlineMs: undefined,
-  keyName: 'alice',
-  traceparent: undefined,
-  tracestate: undefined,
-  temperature: undefined,
-  topP: undefined,
-})
+const facts = (model = 'm'): RequestFacts => requestFacts({ model, promptTokens: 3, maxTokens: 4, keyName: 'alice' })
 type Answer = Caller | { refusal: Refusal }
 const ask = (headers: Record<string, string>, options?: Partial<KeySecurityOptions>, route?: string) =>
   security(options).authenticate(head(headers, route)) as Answer

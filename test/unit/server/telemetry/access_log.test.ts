@@ -6,7 +6,7 @@ import ts from 'typescript'
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { AccessLog } from '../../../../lib/server/telemetry/access_log'
 import { root, temporaryFolder } from '../../tensorrt/fixtures'
-import { httpFacts } from './facts'
+import { httpFacts } from '../../../support/request_facts'
 
 const folder = temporaryFolder()
 let files = 0

@@ -1,43 +1,7 @@
-/** Requests as routes tell of them. */
+/** Requests, told of as routes do. */
 import type { Generation, LLM } from '../../../../lib'
-import type { HttpFacts, RequestFacts, RequestTelemetry, Telemetry } from '../../../../lib/server/seams'
-
-export function requestFacts(changes: Partial<RequestFacts> = {}): RequestFacts {
-  return {
-    id: 'req-1',
-    endpoint: 'completions',
-    model: 'tiny',
-    stream: true,
-    n: 1,
-    promptTokens: 5,
-    maxTokens: undefined,
-    priority: 0,
-    deadlineMs: undefined,
-    keyName: undefined,
-    traceparent: undefined,
-    tracestate: undefined,
-    temperature: undefined,
-    topP: undefined,
-    ...changes,
-  }
-}
-
-export function httpFacts(changes: Partial<HttpFacts> = {}): HttpFacts {
-  return {
-    requestId: 'req-1',
-    method: 'POST',
-    route: '/v1/completions',
-    status: 200,
-    durationMs: 12.5,
-    responseBytes: 100,
-    keyName: undefined,
-    model: 'tiny',
-    backend: 'cpu',
-    errorCode: undefined,
-    aborted: false,
-    ...changes,
-  }
-}
+import type { RequestFacts, RequestTelemetry, Telemetry } from '../../../../lib/server/seams'
+import { requestFacts } from '../../../support/request_facts'
 
 /** Runs a request as a route does: tokens are told as they come, then its end. */
 export async function serve(

@@ -8,7 +8,8 @@ import { DyingExecutor } from '../../../fault/dying_executor'
 import '../../matchers'
 import { demoModel, failure } from '../../tensorrt/fixtures'
 import { Exposition } from './exposition'
-import { httpFacts, requestFacts, serve, stream } from './facts'
+import { httpFacts, requestFacts } from '../../../support/request_facts'
+import { serve, stream } from './facts'
 import { VLLM_METRICS } from './vllm'
 
 const open: { close(): Promise<unknown> }[] = []
