@@ -12,8 +12,9 @@ namespace nt {
 // What the engine computes in. kF32 is strict: TF32 is off. kF16 and kBF16 let TensorRT pick between that
 // type and float32 for each layer. kInt8 quantizes where the model has QuantizeLinear / DequantizeLinear and
 // takes float16 or float32 elsewhere. kFp8 takes the model's types as they are (a strongly typed network),
-// with 8-bit floats where the model has such Q/DQ nodes.
-enum class OnnxPrecision : uint8_t { kF32, kTF32, kF16, kBF16, kInt8, kFp8 };
+// with 8-bit floats where the model has such Q/DQ nodes. kStronglyTyped takes the model's types as they are,
+// quantized or not; TF32 is off.
+enum class OnnxPrecision : uint8_t { kF32, kTF32, kF16, kBF16, kInt8, kFp8, kStronglyTyped };
 
 struct OnnxSource {
   std::string path;         // absolute; external data files are found beside it

@@ -22,12 +22,14 @@ T readChoice(FieldReader& fields, const char* field,
   return choices[0].second;
 }
 
-constexpr std::array kPrecisions = {std::pair<std::string_view, OnnxPrecision>{"fp32", OnnxPrecision::kF32},
-                                    std::pair<std::string_view, OnnxPrecision>{"tf32", OnnxPrecision::kTF32},
-                                    std::pair<std::string_view, OnnxPrecision>{"fp16", OnnxPrecision::kF16},
-                                    std::pair<std::string_view, OnnxPrecision>{"bf16", OnnxPrecision::kBF16},
-                                    std::pair<std::string_view, OnnxPrecision>{"int8", OnnxPrecision::kInt8},
-                                    std::pair<std::string_view, OnnxPrecision>{"fp8", OnnxPrecision::kFp8}};
+constexpr std::array kPrecisions = {
+    std::pair<std::string_view, OnnxPrecision>{"fp32", OnnxPrecision::kF32},
+    std::pair<std::string_view, OnnxPrecision>{"tf32", OnnxPrecision::kTF32},
+    std::pair<std::string_view, OnnxPrecision>{"fp16", OnnxPrecision::kF16},
+    std::pair<std::string_view, OnnxPrecision>{"bf16", OnnxPrecision::kBF16},
+    std::pair<std::string_view, OnnxPrecision>{"int8", OnnxPrecision::kInt8},
+    std::pair<std::string_view, OnnxPrecision>{"fp8", OnnxPrecision::kFp8},
+    std::pair<std::string_view, OnnxPrecision>{"strongly-typed", OnnxPrecision::kStronglyTyped}};
 constexpr std::array kRefits = {std::pair<std::string_view, OnnxRefit>{"none", OnnxRefit::kNone},
                                 std::pair<std::string_view, OnnxRefit>{"identical", OnnxRefit::kIdentical},
                                 std::pair<std::string_view, OnnxRefit>{"any", OnnxRefit::kAny}};
@@ -129,8 +131,8 @@ Expected<ForModule<OnnxBuildOptions>> readOnnxBuildOptions(napi_env env, napi_va
   options.planPath = fields.string("planPath");
   options.libraryPath = fields.string("libraryPath");
   options.device = fields.int32("device");
-  options.precision =
-      readChoice(fields, "precision", kPrecisions, "'fp32', 'tf32', 'fp16', 'bf16', 'int8' or 'fp8'");
+  options.precision = readChoice(fields, "precision", kPrecisions,
+                                 "'fp32', 'tf32', 'fp16', 'bf16', 'int8', 'fp8' or 'strongly-typed'");
   options.layers = readLayers(fields, "layers");
   options.profiles = readProfiles(fields, "profiles");
   options.workspaceBytes = fields.uint53("workspaceBytes");

@@ -43,8 +43,8 @@ export function buildCommand(): Command {
     .addOption(
       new Option(
         '-p, --precision <type>',
-        "what it computes in (default: the checkpoint's 16-bit type, else bf16; ONNX: fp32); tf32, int8 and fp8 are for ONNX, the latter two for models with Q/DQ nodes",
-      ).choices(['bf16', 'fp16', 'fp32', 'tf32', 'int8', 'fp8']),
+        "what it computes in (default: the checkpoint's 16-bit type, else bf16; ONNX: fp32); tf32, int8, fp8 and strongly-typed (the model's own types) are for ONNX, int8 and fp8 for models with Q/DQ nodes",
+      ).choices(['bf16', 'fp16', 'fp32', 'tf32', 'int8', 'fp8', 'strongly-typed']),
     )
     .option('--max-step-tokens <n>', 'model folders: most tokens in one step (default: 8192)', parseInteger(1, 1_048_576))
     .option('--profile <shapes>', "ONNX: shapes from min over opt to max, such as 'input:1x128..8x128..32x128'; may be given again", parseProfile)

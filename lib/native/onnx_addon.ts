@@ -2,7 +2,7 @@
 import type { NativeBuildProgress } from './addon'
 
 /** What an engine of an ONNX model computes in. */
-export type OnnxPrecision = 'fp32' | 'tf32' | 'fp16' | 'bf16' | 'int8' | 'fp8'
+export type OnnxPrecision = 'fp32' | 'tf32' | 'fp16' | 'bf16' | 'int8' | 'fp8' | 'strongly-typed'
 
 /** What single layers can be held to. */
 export type LayerPrecision = 'fp32' | 'fp16' | 'bf16'

@@ -86,7 +86,7 @@ function checkQuantization({ quantization }: OnnxModelInfo, precision: OnnxPreci
       "quantize the model first: insert QuantizeLinear / DequantizeLinear of type float8e4m3fn, as NVIDIA's ModelOpt does",
     )
   }
-  if (precision !== 'int8' && precision !== 'fp8' && quantized) {
+  if (precision !== 'int8' && precision !== 'fp8' && precision !== 'strongly-typed' && quantized) {
     throw invalid(`${name} is quantized: it has Q/DQ nodes`, `ask for precision '${float8 > 0 ? 'fp8' : 'int8'}'`)
   }
 }

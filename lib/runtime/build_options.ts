@@ -32,12 +32,13 @@ export interface OnnxBuildOptions {
   /**
    * What the engine computes in. 'fp32' is strict, 'tf32' takes 10-bit mantissas in products; 'fp16' and 'bf16' fall back to float32 where
    * that is faster or the only way. 'int8' and 'fp8' need a model with Q/DQ nodes: 'int8' takes float16 for the rest, 'fp8' the model's own
-   * types (a strongly typed network). Default 'fp32'.
+   * types. 'strongly-typed' takes every type from the model, Q/DQ nodes included, and turns TF32 off: TensorRT chooses kernels, and no
+   * types. For models that were exported in the types they are to run in. Default 'fp32'.
    */
   precision?: OnnxPrecision | undefined
   /**
    * Holds layers to a type, by patterns of their names ('*' any characters, '?' one): ONNX's node names. The last pattern that matches
-   * counts. Not with 'fp8'.
+   * counts. Not with 'fp8' and 'strongly-typed'.
    */
   layers?: Readonly<Record<string, LayerPrecision>> | undefined
   /** Ranges of the inputs whose shape may vary; any number of them. A model of static shapes needs none. */
@@ -218,10 +219,13 @@ function sixteenBit(precision: OnnxPrecision): LayerPrecision[] {
 }
 
 function checkTogether({ precision, layers, flags }: CheckedBuild): void {
-  if (precision === 'fp8') {
+  if (precision === 'fp8' || precision === 'strongly-typed') {
     const hint = 'choose types where the model is exported'
-    if (layers.length > 0) throw invalid("An 'fp8' engine takes all other types from the model: \"layers\" cannot hold them to others", hint)
-    if (flags.ioType !== 'model') throw invalid(`An 'fp8' engine takes all other types from the model: "ioType" cannot be '${flags.ioType}'`, hint)
+    const what = precision === 'fp8' ? "An 'fp8' engine takes all other types from the model" : "A 'strongly-typed' engine takes its types from the model"
+    if (layers.length > 0) throw invalid(`${what}: "layers" cannot hold them to others`, hint)
+    if (flags.ioType !== 'model') throw invalid(`${what}: "ioType" cannot be '${flags.ioType}'`, hint)
+  }
+  if (precision === 'fp8') {
     if (flags.hardwareCompatibility === 'ampere+') throw invalid("GPUs before compute capability 8.9 have no fp8: not with hardwareCompatibility 'ampere+'")
   }
   const types = new Set([...sixteenBit(precision), ...layers.map((rule) => rule.precision).filter((type) => type !== 'fp32')])

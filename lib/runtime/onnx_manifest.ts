@@ -3,7 +3,7 @@ import type { LayerPrecision, OnnxPrecision } from '../native'
 import type { Fields } from './manifest_fields'
 import type { InputProfile, InputRange } from './onnx_profiles'
 
-export const ONNX_PRECISIONS = ['fp32', 'tf32', 'fp16', 'bf16', 'int8', 'fp8'] as const satisfies readonly OnnxPrecision[]
+export const ONNX_PRECISIONS = ['fp32', 'tf32', 'fp16', 'bf16', 'int8', 'fp8', 'strongly-typed'] as const satisfies readonly OnnxPrecision[]
 export const LAYER_PRECISIONS = ['fp32', 'fp16', 'bf16'] as const satisfies readonly LayerPrecision[]
 export const REFIT_KINDS = ['none', 'identical', 'any'] as const
 export const HARDWARE_LEVELS = ['none', 'ampere+', 'same-compute-capability'] as const

@@ -72,7 +72,7 @@ bool isQuantized(OnnxPrecision precision) {
 }
 
 bool isStronglyTyped(OnnxPrecision precision) {
-  return precision == OnnxPrecision::kFp8;
+  return precision == OnnxPrecision::kFp8 || precision == OnnxPrecision::kStronglyTyped;
 }
 
 bool has16Bit(OnnxPrecision precision, OnnxPrecision type) {
@@ -92,7 +92,9 @@ Status checkOptions(const OnnxBuildOptions& options) {
   if (isStronglyTyped(options.precision) &&
       (!options.layers.empty() || options.ioType != OnnxIoType::kModel)) {
     return Status::invalid(
-        "An fp8 engine takes all other types from the model: no layer or output can be held to one",
+        std::string(options.precision == OnnxPrecision::kFp8 ? "An fp8 engine takes all other types"
+                                                             : "A strongly typed engine takes its types") +
+            " from the model: no layer or output can be held to one",
         "choose the types where the model is exported");
   }
   bool f16 = false;
@@ -148,7 +150,7 @@ Status checkQuantization(const Quantization& found, OnnxPrecision precision, con
                                      : "quantize the model first: insert QuantizeLinear / DequantizeLinear "
                                        "nodes, as onnxruntime's quantize_static or NVIDIA's ModelOpt do");
   }
-  if (!isQuantized(precision) && found.any) {
+  if (!isQuantized(precision) && precision != OnnxPrecision::kStronglyTyped && found.any) {
     return Status::invalid(model + " is quantized: it has Q/DQ nodes",
                            std::string("ask for precision '") + (found.fp8 ? "fp8" : "int8") + "'");
   }
@@ -170,7 +172,8 @@ void setPrecisionFlags(IBuilderConfig& config, const OnnxBuildOptions& options) 
   if (precision == OnnxPrecision::kInt8) config.setFlag(BuilderFlag::kINT8);
   if (!options.layers.empty()) config.setFlag(BuilderFlag::kOBEY_PRECISION_CONSTRAINTS);
   // TF32 is on by default. Who asks for float32 wants its digits.
-  const bool strict = precision == OnnxPrecision::kF32 || (pinnedToF32 && precision != OnnxPrecision::kTF32);
+  const bool strict = precision == OnnxPrecision::kF32 || precision == OnnxPrecision::kStronglyTyped ||
+                      (pinnedToF32 && precision != OnnxPrecision::kTF32);
   if (strict) config.clearFlag(BuilderFlag::kTF32);
 }
 

@@ -12,7 +12,8 @@ import { check, describeProgram, finish, lib, options, root, round, stopSignal }
 describeProgram({
   text: 'Engines from ONNX on the real TensorRT. A build takes about 5 s even of these small models; pieces may run at the same time, one process each.',
   pieces: {
-    precisions: { checks: 'precision', seconds: 36, about: 'six precisions' },
+    precisions: { checks: 'precision', seconds: 42, about: 'seven precisions' },
+    typed: { checks: 'precision strongly', seconds: 6, about: 'the last of them: a strongly typed network' },
     layers: { checks: 'layers,a pattern', seconds: 12, about: 'layers held to a type' },
     models: { checks: 'any number,model,a model', seconds: 45, about: 'profiles, shape tensors, branches, external data, a model as bytes' },
     errors: { checks: 'a shape tensor,an operator,shapes,a library,inspect,a trial', seconds: 20, about: 'what the parser refuses is named; damaged plans' },
@@ -76,7 +77,7 @@ function cli(...args) {
   })
 }
 
-for (const precision of ['fp32', 'tf32', 'fp16', 'bf16', 'int8', 'fp8']) {
+for (const precision of ['fp32', 'tf32', 'fp16', 'bf16', 'int8', 'fp8', 'strongly-typed']) {
   await check(`precision ${precision}`, async () => {
     const quantized = precision === 'int8' || precision === 'fp8'
     const model = quantized ? { onnx: fixture(`qdq_${precision}`), profiles: batch(32) } : { onnx: fixture('mlp'), profiles: batch(16) }

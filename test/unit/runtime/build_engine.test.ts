@@ -78,6 +78,13 @@ describe('buildEngine', () => {
     expect(plan(out)).toBe('plan of bytes in precision 0')
   })
 
+  it('leaves all types to the model where it is told to', async () => {
+    const out = newPath()
+    const { manifest } = await buildEngine({ onnx: fixture('mlp_static'), out, cache: false, precision: 'strongly-typed' })
+    expect(manifest.precision).toBe('strongly-typed')
+    expect(plan(out)).toBe(`plan of ${fixture('mlp_static')} in precision 6`)
+  })
+
   it('finds what was built before by all that decided it', async () => {
     const cacheDir = newCache()
     const same: OnnxBuildOptions = { onnx: fixture('mlp'), profiles, precision: 'fp16', cacheDir }
@@ -214,6 +221,8 @@ describe('before a GPU is touched', () => {
     ['a shape that is no shape', { profiles: [{ x: { min: [1.5, 16], opt: [1, 16], max: [1, 16] } }] }, 'ERR_INVALID_ARGUMENT', /"profiles\[0\]\["x"\]\.min" must be/],
     ['a layer type that there is not', { layers: { '*': 'int8' as never } }, 'ERR_INVALID_ARGUMENT', /'fp32', 'fp16' or 'bf16', not "int8"/],
     ['two 16-bit types', { precision: 'fp16', layers: { '*': 'bf16' } }, 'ERR_INVALID_ARGUMENT', /one 16-bit type/],
+    ['strongly typed with layer types', { precision: 'strongly-typed', layers: { '*': 'fp32' } }, 'ERR_INVALID_ARGUMENT', /'strongly-typed' engine.*"layers" cannot/],
+    ['strongly typed with another type of I/O', { precision: 'strongly-typed', ioType: 'fp16' }, 'ERR_INVALID_ARGUMENT', /'strongly-typed' engine.*"ioType" cannot be 'fp16'/],
     ['fp8 with layer types', { precision: 'fp8', layers: { '*': 'fp32' } }, 'ERR_INVALID_ARGUMENT', /"layers" cannot/],
     ['16-bit outputs of an fp32 engine', { ioType: 'fp16' }, 'ERR_INVALID_ARGUMENT', /"ioType" 'fp16' needs/],
     ['a lean runtime to leave out of nothing', { excludeLeanRuntime: true }, 'ERR_INVALID_ARGUMENT', /goes with "versionCompatible"/],
@@ -232,6 +241,14 @@ describe('before a GPU is touched', () => {
     const x = { min: [1, 32], opt: [1, 32], max: [1, 32] }
     const build = buildEngine({ onnx: fixture('mlp'), profiles: quantized ? [{ x }] : profiles, cacheDir, ...options })
     expect(await failure(build)).toHaveCode(code, message)
+  })
+
+  it('a quantized model is for a strongly typed engine, too', async () => {
+    const x = { min: [1, 32], opt: [1, 32], max: [1, 32] }
+    for (const name of ['qdq_int8', 'qdq_fp8']) {
+      const build = buildEngine({ onnx: fixture(name), profiles: [{ x }], precision: 'strongly-typed', cacheDir })
+      expect(await failure(build)).toHaveCode('ERR_TENSORRT_MODULE_NOT_FOUND')
+    }
   })
 
   it('a model in order gets as far as the module', async () => {
