@@ -4,10 +4,10 @@
  * moment loses nothing. Plain JavaScript over dist/, for a GPU machine that has nothing else.
  */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism, cpus } from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { basename, join, relative, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 
@@ -45,6 +45,10 @@ export const { values: options, positionals } = parseArgs({
     lean: { type: 'string' },
     llm: { type: 'string' },
     engine: { type: 'string' },
+    serve: { type: 'boolean', default: false },
+    dynamic: { type: 'boolean', default: false },
+    layers: { type: 'string', default: '12' },
+    python: { type: 'string', default: 'python3' },
     seconds: { type: 'string', default: '2' },
     spin: { type: 'string' },
     sessions: { type: 'string', default: '3' },
@@ -95,6 +99,9 @@ export async function machine() {
 const program = basename(process.argv[1], '.mjs')
 let pieces = {}
 let chosen
+let reportPath
+/** Checks of earlier calls. */
+let earlier = []
 
 /**
  * To be called first: what `--help` says, and which checks make up which piece.
@@ -103,13 +110,14 @@ let chosen
  * @param pieces by name: `checks` (beginnings of names: an array, or text with commas between), `seconds` that it takes on an H200 (engines built before
  *   unless it says so), `about`
  * @param options lines of options of its own
+ * @param joins whether calls for other pieces go on with one report, `<program>.json`
  */
-export function describeProgram({ text, pieces: known, options: own = [] }) {
+export function describeProgram({ text, pieces: known, options: own = [], joins = false }) {
   pieces = known
   if (options.help) {
     const width = Math.max(...Object.keys(known).map((name) => name.length))
     const lines = Object.entries(known).map(([name, { seconds, about }]) => `  ${name.padEnd(width)}  ${String(seconds).padStart(4)} s  ${about}`)
-    console.log([text, '', `node test/gpu/runtime/${program}.mjs [options]`, '', 'Pieces, and how long they take on one H200:', ...lines, '', 'Options:', ...own, OPTIONS].join('\n'))
+    console.log([text, '', `node ${relative(root, process.argv[1])} [options]`, '', 'Pieces, and how long they take on one H200:', ...lines, '', 'Options:', ...own, OPTIONS].join('\n'))
     process.exit(0)
   }
   if (options.piece !== undefined) {
@@ -121,6 +129,8 @@ export function describeProgram({ text, pieces: known, options: own = [] }) {
     }
   }
   mkdirSync(outFolder, { recursive: true })
+  reportPath = join(outFolder, `${[program, ...(joins ? [] : (chosen ?? []))].join('-')}.json`)
+  if (joins && existsSync(reportPath)) earlier = JSON.parse(readFileSync(reportPath, 'utf8')).checks
   watch()
 }
 
@@ -145,12 +155,11 @@ function save() {
     ended,
     command: ['node', ...process.argv.slice(1).map((argument) => argument.replace(`${root}/`, ''))].join(' '),
     machine: known,
-    checks,
+    checks: [...earlier.filter(({ name }) => checks.every((check) => check.name !== name)), ...checks],
   }
-  const path = join(outFolder, `${[program, ...(chosen ?? [])].join('-')}.json`)
   // In one step, as the end may come while it is written.
-  writeFileSync(`${path}.tmp`, `${JSON.stringify(report, null, 1)}\n`)
-  renameSync(`${path}.tmp`, path)
+  writeFileSync(`${reportPath}.tmp`, `${JSON.stringify(report, null, 1)}\n`)
+  renameSync(`${reportPath}.tmp`, reportPath)
 }
 
 /** Aborts when the program is told to end: for child processes and builds. */
