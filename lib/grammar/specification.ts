@@ -38,7 +38,10 @@ export type Grammar =
       grammar: string
     }
   | {
-      /** Text with parts that follow grammars of their own, such as calls of tools: XGrammar's structural tag. */
+      /**
+       * Text with parts that follow grammars of their own, such as calls of tools: XGrammar's structural tag. Formats of the type
+       * `json_schema` may have a `whitespace`, as above.
+       */
       structuralTag: object
     }
 
@@ -96,7 +99,7 @@ function translateTag(value: unknown, path: string, depth = 0): unknown {
   if (Array.isArray(value)) return value.map((one, i) => translateTag(one, `${path}/${i}`, depth + 1))
   if (typeof value !== 'object' || value === null) return value
   const { type, json_schema: schema, pattern, grammar } = value as Record<string, unknown>
-  if (type === 'json_schema') return { type: 'grammar', grammar: schemaToEbnf(schema, true, DEFAULT_WHITESPACE) }
+  if (type === 'json_schema') return { type: 'grammar', grammar: schemaToEbnf(schema, true, whitespaceOf(value as Record<string, unknown>)) }
   if (type === 'regex') {
     return { type: 'grammar', grammar: regexGrammar(checkText(`${path}/pattern`, pattern), `The expression at ${path}`) }
   }

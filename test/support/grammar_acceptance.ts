@@ -1,5 +1,6 @@
 /** Asks the grammar library itself whether a grammar takes a text, byte by byte. */
-import { type GrammarCompiler, loadXGrammar, type XGrammar } from '../../lib/grammar/xgrammar'
+import { checkGrammar } from '../../lib/grammar/specification'
+import { type GrammarCompiler, loadXGrammar, type ParsedGrammar, type XGrammar } from '../../lib/grammar/xgrammar'
 
 const BYTES = 256
 
@@ -26,9 +27,19 @@ export class Acceptance {
     return this.try(ebnf, [text.replace(/\uFFFD$/, '')])[0]!.begun
   }
 
+  /** The same of a grammar as callers have it. */
+  ofGrammar(grammar: unknown, texts: readonly string[]): boolean[] {
+    const { kind, text } = checkGrammar(grammar)
+    const { FromEBNF, FromStructuralTag } = this.library.Grammar
+    return this.run(kind === 'ebnf' ? FromEBNF(text, 'root') : FromStructuralTag(text), texts).map(({ complete }) => complete)
+  }
+
   private try(ebnf: string, texts: readonly string[]): { begun: boolean; complete: boolean }[] {
+    return this.run(this.library.Grammar.FromEBNF(ebnf, 'root'), texts)
+  }
+
+  private run(parsed: ParsedGrammar, texts: readonly string[]): { begun: boolean; complete: boolean }[] {
     const { library } = this
-    const parsed = library.Grammar.FromEBNF(ebnf, 'root')
     const compiled = this.compiler.CompileGrammar(parsed)
     const taken = texts.map((text) => {
       const matcher = new library.GrammarMatcher(compiled, undefined, false, -1)

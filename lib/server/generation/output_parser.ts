@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import {
   createReasoningParser,
   createToolCallParser,
+  type ForcedToolCalls,
   forcedToolCalls,
   formatToolCallId,
   needsSpecialTokens,
@@ -35,8 +36,8 @@ export interface OutputParser {
 export interface OutputFormat {
   /** Markers are special tokens: the text must have them. */
   specialTokens: boolean
-  /** JSON schema that the output is held to, of a forced tool choice. */
-  jsonSchema: Readonly<Record<string, unknown>> | undefined
+  /** What the output is held to, of a forced tool choice. */
+  forced: ForcedToolCalls | undefined
   /** Ends an answer in calls with the finish reason `tool_calls`; with a named function it is `stop`, as in OpenAI's API. */
   callsFinish: boolean
   parser(): OutputParser
@@ -63,20 +64,23 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
   }
   const { toolCallFormat, reasoningFormat } = served
   let format: ToolCallFormatName | undefined
-  let jsonSchema: OutputFormat['jsonSchema']
+  let forced: ForcedToolCalls | undefined
   if (tools.length > 0 && choice !== 'none') {
     format = toolCallFormat
     if (choice !== 'auto') {
       const wanted = choice === 'required' ? choice : choice.function
-      const forced = forcedToolCalls(toolCallFormat ?? 'hermes', tools, wanted, body.parallel_tool_calls !== false)
+      forced = forcedToolCalls(toolCallFormat, tools, wanted, {
+        parallel: body.parallel_tool_calls !== false,
+        specialTokens: served.llm.tokenizer?.specialContents,
+        template: served.llm.chatTemplate?.toolSource,
+      })
       format = forced.format
-      jsonSchema = forced.jsonSchema
     } else if (format === undefined) {
       throw ApiError.unsupported('tools', '"tools": it is not known how this model writes tool calls; the server can be told with --tool-call-parser')
     }
   }
   // A forced call begins with the first token.
-  const reasons = reasoningFormat !== undefined && jsonSchema === undefined && !held
+  const reasons = reasoningFormat !== undefined && forced === undefined && !held
   if (format === undefined && !reasons) return undefined
   const { tokenizer } = served.llm
   // Where the prompt does not open it, the model does so itself, if it reasons at all.
@@ -87,8 +91,9 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
   const shownOf = (thought: ReasoningOutput): ReasoningOutput => (shown ? thought : { reasoning: '', content: thought.content })
   const newId = (): string => formatToolCallId(toolCallFormat ?? 'hermes', randomBytes(32))
   return {
-    specialTokens: needsSpecialTokens(markers, tokenizer?.specialContents ?? []),
-    jsonSchema,
+    // No grammar lets one through.
+    specialTokens: forced === undefined && needsSpecialTokens(markers, tokenizer?.specialContents ?? []),
+    forced,
     callsFinish: typeof choice !== 'object',
     parser: () => {
       const reasoning = reasons ? createReasoningParser(reasoningFormat, { open }) : undefined

@@ -69,6 +69,25 @@ export function encodeChat(served: ServedModel, input: ChatInput, exchange: Exch
   return encode(served, 'messages', chatOptions(served, input), exchange, limits)
 }
 
+/**
+ * A chat whose answer begins with a special token: the prompt, with that token behind it.
+ * @throws ApiError 400, and what else `LLM.encodePrompt` throws
+ */
+export async function opened(
+  served: ServedModel,
+  chat: EncodedPrompt,
+  opening: string | undefined,
+  exchange: Exchange,
+  limits: RequestLimits,
+): Promise<EncodedPrompt> {
+  const token = opening === undefined ? undefined : served.llm.tokenizer?.tokenToId(opening)
+  if (token === undefined) return chat
+  const tokens = new Int32Array(chat.tokens.length + 1)
+  tokens.set(chat.tokens)
+  tokens[chat.tokens.length] = token
+  return encode(served, 'messages', { tokens }, exchange, limits)
+}
+
 /** @throws ApiError 400 */
 function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptions & { messages: readonly ChatMessage[] } {
   if (!llm.info.hasChatTemplate) {

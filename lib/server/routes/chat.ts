@@ -4,7 +4,7 @@ import { ApiError } from '../errors'
 import { ChatFormat } from '../generation/chat_format'
 import { grammarOf } from '../generation/grammar'
 import { outputFormatOf } from '../generation/output_parser'
-import { encodeChat } from '../generation/prompts'
+import { encodeChat, opened } from '../generation/prompts'
 import { answer } from '../generation/run'
 import { type SharedOptions, sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
@@ -25,15 +25,15 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
     ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
   }
-  const encoded = await encodeChat(served, body, exchange, limits)
+  const chat = await encodeChat(served, body, exchange, limits)
+  const output = outputFormatOf(served, body, chat.tokens, asked !== undefined)
+  const forced = output?.forced
+  const encoded = await opened(served, chat, forced?.opening, exchange, limits)
   const promptTokens = encoded.tokens.length
-  const output = outputFormatOf(served, body, encoded.tokens, asked !== undefined)
-  const forced = output?.jsonSchema
   if (forced !== undefined && asked !== undefined) {
     throw ApiError.invalid('tool_choice', `A call that "tool_choice" asks for cannot be held to "${asked.param}", too`)
   }
-  // Calls are written on one line, with a space after colons and commas; more room would only be lost in.
-  options.grammar = forced === undefined ? asked?.grammar : { jsonSchema: forced, whitespace: 1 }
+  options.grammar = forced?.grammar ?? asked?.grammar
   if (output?.specialTokens === true) options.skipSpecialTokens = false
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'chat', options, [promptTokens], stream))
   const format = new ChatFormat({

@@ -14,6 +14,10 @@ export interface ToolCallFormat {
 
 const NAME = /[\w.-]/
 
+export const MISTRAL_CALLS = '[TOOL_CALLS]'
+/** Between name and arguments, from version 11 of Mistral's tokenizers. */
+export const MISTRAL_ARGUMENTS = '[ARGS]'
+
 /** `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen 2.5, Qwen 3. */
 function* hermes(cursor: Cursor): Parse {
   cursor.code = yield
@@ -61,7 +65,7 @@ function* llama3Json(cursor: Cursor): Parse {
 /** `[TOOL_CALLS] [{...}, ...]` up to version 7 of Mistral's tokenizers, `[TOOL_CALLS]name[ARGS]{...}` from version 11. */
 function* mistral(cursor: Cursor): Parse {
   cursor.code = yield
-  while ((yield* cursor.marker(['[TOOL_CALLS]'])) !== undefined) {
+  while ((yield* cursor.marker([MISTRAL_CALLS])) !== undefined) {
     yield* cursor.spaces()
     let good: boolean
     if (cursor.is('[')) good = yield* callList(cursor, true)
@@ -164,7 +168,7 @@ function* pythonicArguments(cursor: Cursor): Parse<boolean> {
   return true
 }
 
-const DEEPSEEK = {
+export const DEEPSEEK = {
   begin: '<｜tool▁calls▁begin｜>',
   callBegin: '<｜tool▁call▁begin｜>',
   separator: '<｜tool▁sep｜>',
@@ -225,7 +229,7 @@ export const FORMATS = {
   hermes: { markers: ['<tool_call>', '</tool_call>'], parse: hermes, ...OPENAI_ID },
   llama3_json: { markers: ['<|python_tag|>', '<|python_start|>', '<|python_end|>'], parse: llama3Json, ...OPENAI_ID },
   // Mistral's templates refuse ids of another length.
-  mistral: { markers: ['[TOOL_CALLS]', '[CALL_ID]', '[ARGS]'], parse: mistral, idPrefix: '', idLength: 9 },
+  mistral: { markers: [MISTRAL_CALLS, '[CALL_ID]', MISTRAL_ARGUMENTS], parse: mistral, idPrefix: '', idLength: 9 },
   pythonic: { markers: ['<|python_start|>', '<|python_end|>'], parse: pythonic, ...OPENAI_ID },
   deepseek_v3: { markers: Object.values(DEEPSEEK), parse: deepseek, ...OPENAI_ID },
   json: { markers: [], parse: json, ...OPENAI_ID },

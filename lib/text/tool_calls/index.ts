@@ -1,5 +1,5 @@
 export { detectToolCallFormat } from './detect'
-export { forcedToolCalls, type ForcedToolCalls, type ForcedToolChoice } from './forced'
+export { type ForcedGrammar, forcedToolCalls, type ForcedToolCallOptions, type ForcedToolCalls, type ForcedToolChoice } from './forced'
 export {
   createToolCallParser,
   formatToolCallId,

@@ -1,11 +1,9 @@
-/** Formats are told from chat templates, and calls go back into them; forced calls are held to a schema. */
-import Ajv from 'ajv'
+/** Formats are told from chat templates, and calls go back into them. */
 import { describe, expect, it } from 'vitest'
 import {
   ChatTemplate,
   detectReasoningFormat,
   detectToolCallFormat,
-  forcedToolCalls,
   formatToolCallId,
   needsSpecialTokens,
   promptOpensReasoning,
@@ -101,43 +99,5 @@ describe('special tokens and ids', () => {
     const random = Uint8Array.from({ length: 24 }, (_, i) => i * 11)
     expect(formatToolCallId('hermes', random)).toMatch(/^call_[A-Za-z0-9]{24}$/)
     expect(formatToolCallId('mistral', random)).toMatch(/^[A-Za-z0-9]{9}$/)
-  })
-})
-
-describe('forced calls', () => {
-  const tools = [
-    { name: 'f', parameters: { type: 'object', properties: { a: { type: 'integer' } }, required: ['a'], additionalProperties: false } },
-    { name: 'tree', parameters: { type: 'object', properties: { next: { $ref: '#' }, leaf: { $ref: '#/$defs/leaf' } }, $defs: { leaf: { type: 'string' } }, additionalProperties: false } },
-    { name: 'bare' },
-  ]
-  const accepts = (schema: object, value: unknown): boolean => new Ajv({ strict: false }).compile(schema)(value) as boolean
-
-  it('holds a named call to its own schema', () => {
-    const { jsonSchema, format } = forcedToolCalls('llama3_json', tools, { name: 'f' })
-    expect(format).toBe('json')
-    expect(accepts(jsonSchema, { name: 'f', parameters: { a: 1 } })).toBe(true)
-    expect(accepts(jsonSchema, { name: 'f', parameters: { a: 'x' } })).toBe(false)
-    expect(accepts(jsonSchema, { name: 'bare', parameters: {} })).toBe(false)
-  })
-
-  it('lets one of several be chosen, keeps references of each its own, and allows lists where calls may be parallel', () => {
-    const { jsonSchema } = forcedToolCalls('hermes', tools, 'required')
-    expect(accepts(jsonSchema, { name: 'tree', arguments: { next: { next: {}, leaf: 'x' } } })).toBe(true)
-    expect(accepts(jsonSchema, { name: 'tree', arguments: { next: { leaf: 5 } } })).toBe(false)
-    expect(accepts(jsonSchema, { name: 'bare', arguments: { anything: 1 } })).toBe(true)
-    const list = forcedToolCalls('hermes', tools, 'required', true).jsonSchema
-    expect(accepts(list, [{ name: 'f', arguments: { a: 1 } }, { name: 'bare', arguments: {} }])).toBe(true)
-    expect(accepts(list, [])).toBe(false)
-  })
-
-  it('has objects for arguments where a schema does not say so', () => {
-    const { jsonSchema } = forcedToolCalls('hermes', [{ name: 'f', parameters: {} }], 'required')
-    expect(accepts(jsonSchema, { name: 'f', arguments: {} })).toBe(true)
-    expect(accepts(jsonSchema, { name: 'f', arguments: 'x' })).toBe(false)
-  })
-
-  it('refuses a function that is none of the tools', () => {
-    expect(() => forcedToolCalls('hermes', tools, { name: 'x' })).toThrowCode('ERR_INVALID_ARGUMENT', /no tool "x"/)
-    expect(() => forcedToolCalls('hermes', [], 'required')).toThrowCode('ERR_INVALID_ARGUMENT', /no tools/)
   })
 })
