@@ -247,11 +247,16 @@ Status Runner::planPart(const TableLayout& layout, const StepBuffers& buffers, c
   args.lastPageLen = block + layout.lastPageLen + part.firstSequence;
   if (part.path == AttentionPath::kPrefill && widePrefill_ && !cudaGraph && plan.window == 0 &&
       part.rows >= kWideRows * part.sequences) {
-    part.path = AttentionPath::kWidePrefill;
+    const int32_t* positions = block + layout.positions + part.firstRow;
+    const bool fresh = attention_->planFreshPrefill != nullptr &&
+                       std::all_of(args.qIndptr, args.qIndptr + part.sequences,
+                                   [&](int32_t row) { return positions[row] == 0; });
+    part.path = fresh ? AttentionPath::kFreshPrefill : AttentionPath::kWidePrefill;
   }
-  const auto make = part.path == AttentionPath::kDecode        ? attention_->planDecode
-                    : part.path == AttentionPath::kWidePrefill ? attention_->planWidePrefill
-                                                               : attention_->planPrefill;
+  const auto make = part.path == AttentionPath::kDecode         ? attention_->planDecode
+                    : part.path == AttentionPath::kFreshPrefill ? attention_->planFreshPrefill
+                    : part.path == AttentionPath::kWidePrefill  ? attention_->planWidePrefill
+                                                                : attention_->planPrefill;
   return toStatus(make(part.workspace, args, &part.plan, stream_.get()), "Planning attention");
 }
 

@@ -73,6 +73,9 @@ class Runner {
   Status drain() const;
 
  private:
+  // Rows a sequence, on average, from which tiles of 128 query rows are well filled.
+  static constexpr uint32_t kWideRows = 64;
+
   // Layers that share heads and window share a plan; each part of each has a piece of the workspace.
   struct AttentionPlan {
     int32_t heads = 0;
@@ -96,7 +99,8 @@ class Runner {
   Status allocatePool(const TensorRtOptions& options, const Graph& graph);
   Status makeRopeTables(const Graph& graph);
   Status warmUp(StepBuffers& buffers);
-  Status warmUp(StepBuffers& buffers, int32_t rows, int32_t singles);
+  // `cached`: tokens that each sequence of more than one row already has.
+  Status warmUp(StepBuffers& buffers, int32_t rows, int32_t singles, int32_t cached = 0);
   Status captureGraphs(StepBuffers& buffers);
   // `invalidated`: it failed because of what another thread did, and may be tried again.
   Status capture(int32_t bucket, StepBuffers& buffers, bool& invalidated);

@@ -382,16 +382,21 @@ Status Runner::warmUp(StepBuffers& buffers) {
     if (profile.max >= most) break;
     if (Status status = warmUp(buffers, profile.max, 0); !status) return status;
   }
+  // A prompt whose beginning is cached.
+  const auto wide = static_cast<int32_t>(kWideRows);
+  if (attention_->planFreshPrefill != nullptr && wide < std::min(most, info_.maxPositions)) {
+    if (Status status = warmUp(buffers, wide, 0, 1); !status) return status;
+  }
   // Both parts of attention, the second one too short for the wide kernel.
   const int32_t mixed = std::min(most, info_.maxPositions);
   if (info_.maxSlots < 2 || mixed < 3) return {};
   return warmUp(buffers, std::min<int32_t>(mixed, kBuckets[4]), 1);
 }
 
-Status Runner::warmUp(StepBuffers& buffers, int32_t rows, int32_t singles) {
+Status Runner::warmUp(StepBuffers& buffers, int32_t rows, int32_t singles, int32_t cached) {
   const int32_t sequences = singles + (rows - singles + info_.maxPositions - 1) / info_.maxPositions;
   const TableLayout layout(rows, sequences, std::min(rows, engines_.back()->maxRows()));
-  const size_t ints = fillWarmUp(layout, info_.pageSize, singles, buffers.tables.as<int32_t>());
+  const size_t ints = fillWarmUp(layout, info_.pageSize, singles, buffers.tables.as<int32_t>(), cached);
   setState(layout);
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, singles, false); !status) return status;

@@ -177,6 +177,15 @@ Expected<Partition> partition(const Graph& graph) {
   if (gather + 1 >= nodes) return unsupported("nothing follows the gathering of rows");
   if (graph.logits != graph.nodes.back().output)
     return unsupported("the logits are not what the last node gives");
+  for (const size_t attention : attentions) {
+    const ValueId input = graph.nodes[attention].inputs[0];
+    const auto reads = [&](const Node& node) {
+      return std::find(node.inputs.begin(), node.inputs.end(), input) != node.inputs.end();
+    };
+    // Attention may rotate it in place.
+    if (std::count_if(graph.nodes.begin(), graph.nodes.end(), reads) != 1)
+      return unsupported("something else reads what an attention takes");
+  }
   result.embedding = std::get<EmbeddingOp>(graph.nodes.front().op);
   result.embeddingShape = graph.weights.at(result.embedding.weight);
 

@@ -92,7 +92,8 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
   return layout.kvIndices + static_cast<size_t>(pagesListed);
 }
 
-size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block) {
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block,
+                  int32_t cached) {
   std::fill_n(block, layout.kvIndices, 0);
   const int32_t others = layout.sequences - singles;
   const int32_t left = layout.rows - singles;
@@ -101,15 +102,17 @@ size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, 
   for (int32_t i = 0; i < layout.sequences; ++i) {
     const auto at = static_cast<size_t>(i);
     const int32_t tokens = i < singles ? 1 : left / others + (i - singles < left % others ? 1 : 0);
-    for (int32_t position = 0; position < tokens; ++position, ++row) {
+    const int32_t begin = i < singles ? 0 : cached;
+    const int32_t length = begin + tokens;
+    for (int32_t position = begin; position < length; ++position, ++row) {
       block[layout.positions + static_cast<size_t>(row)] = position;
       block[layout.batchIndices + static_cast<size_t>(row)] = i;
     }
-    pages += (tokens + pageSize - 1) / pageSize;
+    pages += (length + pageSize - 1) / pageSize;
     block[layout.qIndptr + at + 1] = row;
     if (i >= singles) block[layout.wideIndptr + at + 1 - static_cast<size_t>(singles)] = row - singles;
     block[layout.kvIndptr + at + 1] = pages;
-    block[layout.lastPageLen + at] = (tokens - 1) % pageSize + 1;
+    block[layout.lastPageLen + at] = (length - 1) % pageSize + 1;
   }
   std::fill_n(block + layout.kvIndices, pages, 0);
   std::fill_n(block + layout.entrySlots, layout.entries, -1);

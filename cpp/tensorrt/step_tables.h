@@ -58,7 +58,9 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
                   int32_t pageSize, bool oneRowEach, int32_t* block);
 
 // The same for a step of made-up sequences, all their pages being page 0: to run a shape before there is work
-// for it. The first `singles` have one row each, the others share the rest out evenly (rows >= sequences).
-size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block);
+// for it. The first `singles` have one row each, the others share the rest out evenly (rows >= sequences),
+// behind `cached` tokens each.
+size_t fillWarmUp(const TableLayout& layout, int32_t pageSize, int32_t singles, int32_t* block,
+                  int32_t cached = 0);
 
 }  // namespace nt

@@ -22,16 +22,24 @@ constexpr AttentionKernels kFlashInfer = {
 #ifdef NT_WIDE_PREFILL
     fi::WidePrefill<Type, HeadDim>::plan,
     fi::WidePrefill<Type, HeadDim>::run,
+    fi::FreshPrefill<Type, HeadDim>::plan,
+    fi::FreshPrefill<Type, HeadDim>::run,
 #endif
 };
 
-// What is measured against: FlashInfer's rotation and append (NODE_TENSORRT_ATTENTION_BASELINE=1).
-template <DType Type, uint32_t HeadDim>
+// What is measured against: FlashInfer's rotation and append, every prompt over pages
+// (NODE_TENSORRT_ATTENTION_BASELINE=1), or the latter alone (=2).
+template <DType Type, uint32_t HeadDim, bool Rotation>
 constexpr AttentionKernels kBaseline = {
-    fi::RopeAppend<Type, HeadDim>::run,   fi::Decode<Type, HeadDim>::plan,     fi::Decode<Type, HeadDim>::run,
-    fi::Prefill<Type, HeadDim>::plan,     fi::Prefill<Type, HeadDim>::run,     /*needsPlan=*/true,
+    Rotation ? fi::RopeAppend<Type, HeadDim>::run : ropeAppend<Type, HeadDim>,
+    fi::Decode<Type, HeadDim>::plan,
+    fi::Decode<Type, HeadDim>::run,
+    fi::Prefill<Type, HeadDim>::plan,
+    fi::Prefill<Type, HeadDim>::run,
+    /*needsPlan=*/true,
 #ifdef NT_WIDE_PREFILL
-    fi::WidePrefill<Type, HeadDim>::plan, fi::WidePrefill<Type, HeadDim>::run,
+    fi::WidePrefill<Type, HeadDim>::plan,
+    fi::WidePrefill<Type, HeadDim>::run,
 #endif
 };
 
@@ -42,7 +50,9 @@ std::string_view baseline() noexcept {
 
 template <DType Type, uint32_t HeadDim>
 const AttentionKernels* flashInfer() noexcept {
-  return baseline() == "1" ? &kBaseline<Type, HeadDim> : &kFlashInfer<Type, HeadDim>;
+  return baseline() == "1"   ? &kBaseline<Type, HeadDim, true>
+         : baseline() == "2" ? &kBaseline<Type, HeadDim, false>
+                             : &kFlashInfer<Type, HeadDim>;
 }
 
 template <DType Type>

@@ -99,7 +99,13 @@ struct RopeAppendArgs {
 };
 
 struct AttentionArgs {
-  const void* q = nullptr;  // [rows, heads, headDim] packed, rotated
+  const void* q = nullptr;  // [rows, heads, headDim], rotated, rows `qStride` apart
+  int64_t qStride = 0;      // elements; 0: packed
+  // The sequences' own rows, where these are all there is: [rows, kvHeads, headDim], rows `kvStride` apart, k
+  // rotated. runFreshPrefill's, which reads no page.
+  const void* k = nullptr;
+  const void* v = nullptr;
+  int64_t kvStride = 0;  // elements
   // [rows, heads, headDim] packed. Rows of padding: FlashInfer's prefill leaves them as they were, the others
   // write finite values.
   void* out = nullptr;
@@ -135,6 +141,10 @@ struct AttentionKernels {
   // Null where it was not compiled.
   PlanFn planWidePrefill = nullptr;
   RunFn runWidePrefill = nullptr;
+  // The same for sequences that have nothing in the cache but the step's own rows: faster still, as rows that
+  // follow one another need no look-up of pages.
+  PlanFn planFreshPrefill = nullptr;
+  RunFn runFreshPrefill = nullptr;
 };
 
 // The kernels for a type and head size, or nullptr where no family covers the pair. FlashInfer's come first;

@@ -9,7 +9,8 @@ namespace nt::kernels::fi {
 template <DType Type, uint32_t HeadDim>
 cudaError_t RopeAppend<Type, HeadDim>::run(const RopeAppendArgs& args, cudaStream_t stream) noexcept {
   if (args.rows == 0) return cudaSuccess;  // an empty grid is a launch error
-  if (args.qOut == args.q || args.qOutStride != 0 || args.kOut != nullptr) return cudaErrorInvalidValue;
+  const bool packed = args.qOutStride == 0 || args.qOutStride == static_cast<int64_t>(args.heads) * HeadDim;
+  if (args.qOut == args.q || !packed || args.kOut != nullptr) return cudaErrorInvalidValue;
   return guarded([&] {
     const auto element = [](const void* p) { return static_cast<Element*>(const_cast<void*>(p)); };
     const auto row = static_cast<size_t>(args.rowStride);

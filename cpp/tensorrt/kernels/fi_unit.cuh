@@ -136,7 +136,7 @@ Params attentionParams(const AttentionArgs& args) {
   params.o = static_cast<Element*>(args.out);
   params.lse = nullptr;
   params.num_qo_heads = args.heads;
-  params.q_stride_n = static_cast<int32_t>(args.heads * NT_HEAD_DIM);
+  params.q_stride_n = args.qStride == 0 ? args.heads * NT_HEAD_DIM : static_cast<uint32_t>(args.qStride);
   params.q_stride_h = NT_HEAD_DIM;
   params.window_left = windowLeft(args.window);
   params.sm_scale = args.scale;

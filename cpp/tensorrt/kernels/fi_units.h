@@ -25,6 +25,13 @@ struct WidePrefill {
   static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
 };
 
+// Likewise.
+template <DType Type, uint32_t HeadDim>
+struct FreshPrefill {
+  static cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
+  static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
+};
+
 template <DType Type, uint32_t HeadDim>
 struct RopeAppend {
   static cudaError_t run(const RopeAppendArgs&, cudaStream_t) noexcept;

@@ -82,7 +82,7 @@ __global__ void attentionKernel(AttentionArgs args, uint32_t headDim) {
     return;
   }
 
-  const T* queryRow = static_cast<const T*>(args.q) + rowOffset;
+  const T* queryRow = static_cast<const T*>(args.q) + row * args.qStride + head * headDim;
   float query[kMaxPerLane];
   float sum[kMaxPerLane];
 #pragma unroll
@@ -162,7 +162,9 @@ template <class T, uint32_t HeadDim>
 cudaError_t run(const Workspace&, const Plan&, const AttentionArgs& args, cudaStream_t stream) noexcept {
   if (args.rows == 0) return cudaSuccess;
   if (args.kv.kvHeads == 0 || args.heads % args.kv.kvHeads != 0) return cudaErrorInvalidValue;
-  attentionKernel<T><<<dim3(args.rows, args.heads), kWarps * kWarp, 0, stream>>>(args, HeadDim);
+  AttentionArgs filled = args;
+  if (filled.qStride == 0) filled.qStride = static_cast<int64_t>(args.heads) * HeadDim;
+  attentionKernel<T><<<dim3(args.rows, args.heads), kWarps * kWarp, 0, stream>>>(filled, HeadDim);
   return cudaGetLastError();
 }
 

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <new>
 #include <optional>
@@ -149,7 +150,9 @@ int32_t PagedAttention::enqueue(const PluginTensorDesc* inputDesc, const PluginT
   if (state_ == nullptr)
     return cudaMemsetAsync(outputs[0], 0, static_cast<size_t>(rows * outputWidth() * elementBytes), stream);
 
-  return runPagedAttention(params_, *state_, *type, rows, inputs[0], outputs[0], workspace, stream);
+  // The projection's output, which nothing else in a layer reads.
+  return runPagedAttention(params_, *state_, *type, rows, const_cast<void*>(inputs[0]), outputs[0], workspace,
+                           stream);
 }
 
 class PagedAttentionCreator final : public IPluginCreatorV3One {
@@ -200,7 +203,7 @@ StepState* StepStateScope::current() noexcept {
 }
 
 int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& step, DType type,
-                          uint32_t rows, const void* input, void* out, void* rotated,
+                          uint32_t rows, void* input, void* out, void* rotated,
                           cudaStream_t stream) noexcept {
   const auto elementBytes = static_cast<int64_t>(sizeOf(type));
   const int32_t layer = params.layer == kLayerFromState ? step.layer : params.layer;
@@ -230,13 +233,20 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   kv.kvHeads = static_cast<uint32_t>(kvHeads);
   kv.pageSize = static_cast<uint32_t>(step.pageSize);
 
-  const auto* qkv = static_cast<const char*>(input);
+  const bool inPlace =
+      std::any_of(step.parts.begin(), step.parts.begin() + step.partCount,
+                  [](const AttentionPart& part) { return part.path == AttentionPath::kFreshPrefill; });
+  char* const q = static_cast<char*>(input);
+  char* const k = q + heads * headDim * elementBytes;
+  char* const v = k + kvHeads * headDim * elementBytes;
   kernels::RopeAppendArgs append;
-  append.q = qkv;
-  append.k = qkv + heads * headDim * elementBytes;
-  append.v = qkv + (heads + kvHeads) * headDim * elementBytes;
+  append.q = q;
+  append.k = k;
+  append.v = v;
   append.rowStride = (heads + 2 * kvHeads) * headDim;
-  append.qOut = rotated;
+  append.qOut = inPlace ? q : rotated;
+  append.qOutStride = inPlace ? append.rowStride : heads * headDim;
+  append.kOut = inPlace ? k : nullptr;
   append.kv = kv;
   append.batchIndices = step.batchIndices;
   append.positions = step.positions;
@@ -254,15 +264,22 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   attention.scale = params.scale;
   attention.window = params.window;
   attention.overlap = step.overlap;
-  const int64_t rowBytes = heads * headDim * elementBytes;
+  attention.qStride = append.qOutStride;
+  attention.kvStride = append.rowStride;
+  const int64_t outBytes = heads * headDim * elementBytes;
+  const int64_t queryBytes = append.qOutStride * elementBytes;
+  const int64_t inputBytes = append.rowStride * elementBytes;
   for (uint32_t i = 0; i < step.partCount; ++i) {
     const AttentionPart& part = step.parts[i];
-    const auto run = part.path == AttentionPath::kDecode        ? kernels->runDecode
-                     : part.path == AttentionPath::kWidePrefill ? kernels->runWidePrefill
-                                                                : kernels->runPrefill;
+    const auto run = part.path == AttentionPath::kDecode         ? kernels->runDecode
+                     : part.path == AttentionPath::kFreshPrefill ? kernels->runFreshPrefill
+                     : part.path == AttentionPath::kWidePrefill  ? kernels->runWidePrefill
+                                                                 : kernels->runPrefill;
     if (run == nullptr) return kPluginNoKernel;
-    attention.q = static_cast<char*>(rotated) + part.firstRow * rowBytes;
-    attention.out = static_cast<char*>(out) + part.firstRow * rowBytes;
+    attention.q = static_cast<char*>(append.qOut) + part.firstRow * queryBytes;
+    attention.k = k + part.firstRow * inputBytes;
+    attention.v = v + part.firstRow * inputBytes;
+    attention.out = static_cast<char*>(out) + part.firstRow * outBytes;
     attention.qIndptr = part.qIndptr;
     attention.kv.indptr = kv.indptr + part.firstSequence;
     attention.kv.lastPageLen = kv.lastPageLen + part.firstSequence;

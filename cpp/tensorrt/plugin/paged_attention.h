@@ -34,10 +34,10 @@ enum PluginError : int32_t {
 };
 
 // What the plugin's enqueue does with a state: qkv and out as above, `rotated` [rows, heads * headDim]
-// scratch. Gives a PluginError or one of CUDA's.
+// scratch. Where prompts begin with the step, q and k are rotated in place instead: qkv is overwritten, and
+// must have no other reader. Gives a PluginError or one of CUDA's.
 int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& step, DType type,
-                          uint32_t rows, const void* qkv, void* out, void* rotated,
-                          cudaStream_t stream) noexcept;
+                          uint32_t rows, void* qkv, void* out, void* rotated, cudaStream_t stream) noexcept;
 
 // A plugin for INetworkDefinition::addPluginV3, which clones it: the caller deletes its own. nullptr when out
 // of memory or where the parameters make no layer (heads not a multiple of kvHeads, a size that is not

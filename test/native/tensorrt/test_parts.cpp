@@ -32,7 +32,8 @@ struct GraphText {
   int oddWindow = 0;  // of layers 1, 3, ...
   bool biases = false;
   bool qkNorm = false;
-  bool skip = false;  // the first layer's input is added again after the second
+  bool skip = false;       // the first layer's input is added again after the second
+  bool sharedQkv = false;  // something else reads what an attention takes
 
   std::string text() const {
     std::string weights = R"("embed": [20, 8], "norm": [8])";
@@ -64,8 +65,9 @@ struct GraphText {
       add(R"({"op": "linear", "input": ")" + p + R"(a", "output": ")" + p + R"(o", "weights": [)" +
           weight(p + "o", "[8, 8]") + R"(], "biases": []})");
       add(R"({"op": "add", "inputs": [")" + in + R"(", ")" + p + R"(o"], "output": ")" + p + R"(h"})");
-      add(R"({"op": "linear", "input": ")" + p + R"(h", "output": ")" + p + R"(gu", "weights": [)" +
-          weight(p + "g", "[6, 8]") + ", " + weight(p + "u", "[6, 8]") + R"(], "biases": []})");
+      add(R"({"op": "linear", "input": ")" + p + (sharedQkv ? "qkv" : "h") + R"(", "output": ")" + p +
+          R"(gu", "weights": [)" + weight(p + "g", sharedQkv ? "[6, 16]" : "[6, 8]") + ", " +
+          weight(p + "u", sharedQkv ? "[6, 16]" : "[6, 8]") + R"(], "biases": []})");
       add(R"({"op": "siluMul", "input": ")" + p + R"(gu", "output": ")" + p + R"(s"})");
       add(R"({"op": "linear", "input": ")" + p + R"(s", "output": ")" + p + R"(d", "weights": [)" +
           weight(p + "d", "[8, 6]") + R"(], "biases": []})");
@@ -162,6 +164,15 @@ TEST(aSkipAcrossLayersIsRefused) {
   text.skip = true;
   const Expected<Partition> parts = partitionOf(text);
   CHECK_EQ(parts.status().code(), std::string("ERR_MODEL_UNSUPPORTED"));
+}
+
+// It may be rotated in place.
+TEST(aSecondReaderOfAnAttentionsInputIsRefused) {
+  GraphText text;
+  text.sharedQkv = true;
+  const Expected<Partition> parts = partitionOf(text);
+  CHECK_EQ(parts.status().code(), std::string("ERR_MODEL_UNSUPPORTED"));
+  CHECK_CONTAINS(parts.status().message(), "something else reads what an attention takes");
 }
 
 TEST(planFilesComeBackAsTheyWere) {
@@ -330,6 +341,19 @@ TEST(warmUpSharesTheRowsOut) {
 }
 
 // NT_STAND_IN_FOLDER holds a library that is on no search path.
+TEST(warmUpBehindCachedTokens) {
+  const TableLayout layout(21, 2, 1);
+  std::vector<int32_t> block(layout.kvIndices + 6, -77);
+  CHECK_EQ(fillWarmUp(layout, 16, 1, block.data(), 30), layout.kvIndices + 5);
+  CHECK_EQ(block[layout.positions], 0);
+  CHECK_EQ(block[layout.positions + 1], 30);
+  CHECK_EQ(block[layout.positions + 20], 49);
+  CHECK_EQ(block[layout.kvIndptr + 1], 1);
+  CHECK_EQ(block[layout.kvIndptr + 2], 5);
+  CHECK_EQ(block[layout.lastPageLen], 1);
+  CHECK_EQ(block[layout.lastPageLen + 1], 2);
+}
+
 TEST(aLibraryIsFoundByItsBareName) {
   const char* name = NT_STAND_IN_NAME;
   CHECK(dlopen(name, RTLD_LAZY) == nullptr);
