@@ -39,8 +39,8 @@ interface Load {
   best: { offered: number; p50: number; p99: number } | null
 }
 interface Torch {
-  eager: { latencyMs: Latency; load?: Load }
-  compiled: { latencyMs: Latency; load?: Load }
+  eager?: { latencyMs?: Latency; load?: Load }
+  compiled?: { latencyMs?: Latency; load?: Load }
 }
 
 function read<T>(path: string): T | undefined {
@@ -78,7 +78,10 @@ function latencies(): { label: string; latency: Latency }[] {
     const latency = figures.latencyMs as Latency | undefined
     return name.startsWith('latency') && latency !== undefined ? [{ label: name.replace(/^.*: /, ''), latency }] : []
   })
-  const theirs = torch === undefined ? [] : (['eager', 'compiled'] as const).map((mode) => ({ label: `torch ${mode}`, latency: torch[mode].latencyMs }))
+  const theirs = (['eager', 'compiled'] as const).flatMap((mode) => {
+    const latency = torch?.[mode]?.latencyMs
+    return latency === undefined ? [] : [{ label: `torch ${mode}`, latency }]
+  })
   return [...ours, ...theirs]
 }
 
@@ -87,8 +90,8 @@ function rates(): { label: string; best: NonNullable<Load['best']> }[] {
     const { best } = figures as unknown as Load
     return name.startsWith('highest') && best != null ? [{ label: name.replace(/^.*: /, ''), best }] : []
   })
-  const theirs = torch === undefined ? [] : (['eager', 'compiled'] as const).flatMap((mode) => {
-    const best = torch[mode].load?.best
+  const theirs = (['eager', 'compiled'] as const).flatMap((mode) => {
+    const best = torch?.[mode]?.load?.best
     return best == null ? [] : [{ label: `torch ${mode}, batches up to 128`, best }]
   })
   return [...ours, ...theirs]
