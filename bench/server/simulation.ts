@@ -7,6 +7,7 @@ import type { LLMLoad } from '../../lib/llm'
 import { GREEDY_SAMPLING, Scheduler, type SchedulerOptions, STEP_HEADER_INTS, STEP_SEQUENCE_INTS, StepFlag, type StepResult } from '../../lib/scheduler'
 import { createSlaAdmission, type SlaAdmission, type SlaOptions } from '../../lib/server/admission'
 import type { AdmissionTicket } from '../../lib/server/seams'
+import { requestFacts } from '../../test/support/request_facts'
 
 /** Times are milliseconds. */
 export interface MachineModel {
@@ -179,22 +180,7 @@ class Simulation {
       return
     }
     const { prompt, maxTokens, priority, deadlineMs } = arrival
-    const decision = this.admission?.admit({
-      id: String(id),
-      endpoint: 'completions',
-      model: 'simulated',
-      stream: true,
-      n: 1,
-      promptTokens: prompt,
-      maxTokens,
-      priority,
-      deadlineMs,
-      keyName: undefined,
-      traceparent: undefined,
-      tracestate: undefined,
-      temperature: 0,
-      topP: 1,
-    })
+    const decision = this.admission?.admit(requestFacts({ id: String(id), promptTokens: prompt, maxTokens, priority, deadlineMs }))
     if (decision?.admitted === false) {
       of.refused = decision.reason
       of.retryAfterSeconds = decision.retryAfterSeconds
