@@ -26,8 +26,11 @@ __global__ void embedKernel(EmbedArgs args) {
   // A slot whose step failed has no token; its step fails as well, but must not read outside the table.
   token = min(max(token, 0), args.vocab - 1);
   const T* in = static_cast<const T*>(args.table) + static_cast<int64_t>(token) * args.width;
-  if (args.scale == 1.0F) {
-    for (int32_t i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = in[i];
+  constexpr int32_t kPiece = 16 / sizeof(T);
+  if (args.scale == 1.0F && args.width % kPiece == 0) {
+    const auto* from = reinterpret_cast<const uint4*>(in);
+    auto* to = reinterpret_cast<uint4*>(out);
+    for (int32_t i = threadIdx.x; i < args.width / kPiece; i += blockDim.x) to[i] = __ldg(from + i);
   } else {
     for (int32_t i = threadIdx.x; i < args.width; i += blockDim.x) store(out + i, load(in + i) * args.scale);
   }

@@ -95,6 +95,8 @@ struct Row {
   bool banned;
 
   __device__ float raw(int32_t i) const { return load(logits + i); }
+  // Whether `at` gives what `raw` does.
+  __device__ bool isRaw() const { return mask == nullptr && biasCount == 0 && counts == nullptr && !banned; }
 
   // After mask, bias, penalties and bans. Intrinsics, since contraction would round differently from the CPU
   // backend.
@@ -290,7 +292,26 @@ template <class T>
 __device__ Best largest(const Row<T>& row, Shared& shared) {
   Best best{-INFINITY, INT32_MAX};
   bool unusable = false;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.vocab; i += kThreads) {
+  constexpr int32_t kPiece = 16 / sizeof(T);
+  int32_t begin = static_cast<int32_t>(threadIdx.x);
+  // Most rows are nothing but read, so in pieces, several of them on their way at a time.
+  if (row.isRaw() && reinterpret_cast<uintptr_t>(row.logits) % 16 == 0) {
+    const int32_t pieces = row.vocab / kPiece;
+#pragma unroll 4
+    for (int32_t p = begin; p < pieces; p += kThreads) {
+      const uint4 piece = reinterpret_cast<const uint4*>(row.logits)[p];
+      T values[kPiece];
+      memcpy(values, &piece, sizeof(piece));
+#pragma unroll
+      for (int32_t j = 0; j < kPiece; ++j) {
+        const float x = load(values + j);
+        unusable |= isnan(x);
+        best = better(best, {x, p * kPiece + j});
+      }
+    }
+    begin += pieces * kPiece;
+  }
+  for (int32_t i = begin; i < row.vocab; i += kThreads) {
     const float x = row.at(i);
     unusable |= isnan(x);
     // What the mask hides must be good, too: whether a row fails is no matter of its mask.
