@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util'
 import { machine } from './support/report.mjs'
 import { facts, outFolder } from './support/target.mjs'
 
-const PROGRAMS = ['conformance', 'logits', 'sampling', 'masks', 'streams', 'memory', 'fault', 'verify', 'profile']
+const PROGRAMS = ['conformance', 'logits', 'sampling', 'masks', 'streams', 'memory', 'nvml', 'fault', 'verify', 'profile']
 const { positionals } = parseArgs({ strict: false, allowPositionals: true, args: process.argv.slice(2) })
 const named = positionals.filter((name) => PROGRAMS.includes(name))
 const passedOn = process.argv.slice(2).filter((argument) => !named.includes(argument))
