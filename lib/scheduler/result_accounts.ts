@@ -1,6 +1,6 @@
 import { TensorRTError } from '../errors'
 import { type LogprobRow, NOTHING_ALLOWED, type StepResult } from './executor'
-import type { EndCounter } from './live_requests'
+import type { LiveRequests } from './live_requests'
 import { type EventBuffer, type FinishReason, NO_TOKEN } from './output'
 import type { SchedulerLimits } from './request'
 import type { Residency } from './residency'
@@ -16,7 +16,8 @@ export class ResultAccounts {
     private readonly limits: SchedulerLimits,
     private readonly counters: SchedulerCounters,
     private readonly maxRetries: number,
-    private readonly end: (seq: Sequence, counter: EndCounter) => void,
+    // An object, not a function that holds one: bench/server/simulation.ts clones a scheduler with all it is made of.
+    private readonly requests: Pick<LiveRequests, 'end'>,
   ) {}
 
   /** The step ran: hands out its tokens, log-probabilities and hidden states, and ends what is complete. */
@@ -68,7 +69,7 @@ export class ResultAccounts {
         finish = 'length'
       }
       if (finish !== null) {
-        this.end(seq, 'sequencesFinished')
+        this.requests.end(seq, 'sequencesFinished')
       } else if (seq.constraint !== null && samples) {
         const error = residency.follow(seq, token)
         if (error !== undefined) {
@@ -116,7 +117,7 @@ export class ResultAccounts {
   }
 
   private fail(seq: Sequence, error: TensorRTError, events: EventBuffer): void {
-    this.end(seq, 'sequencesFailed')
+    this.requests.end(seq, 'sequencesFailed')
     events.push(seq, NO_TOKEN, null, null, null, error)
   }
 }

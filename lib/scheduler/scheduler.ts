@@ -102,7 +102,7 @@ export class Scheduler {
     this.residency = residency
     this.requests = requests
     this.planner = new StepPlanner(residency, this.steps, this.limits, counters, this.preemptForPriority)
-    this.accounts = new ResultAccounts(residency, this.limits, counters, maxRetries, (seq, how) => requests.end(seq, how))
+    this.accounts = new ResultAccounts(residency, this.limits, counters, maxRetries, requests)
     for (let i = 0; i <= this.runAhead; i++) this.spareRecords.push(new StepRecord(slots, limits.hiddenRows === true))
   }
 
