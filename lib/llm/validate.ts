@@ -20,7 +20,7 @@ type Keys<T> = readonly (keyof T & string)[]
 /** Fails to compile when a name is missing from the list. */
 export const allKeys =
   <T>() =>
-  <K extends Keys<T>>(keys: K & ([keyof T & string] extends [K[number]] ? unknown : never)): readonly string[] =>
+  <K extends Keys<T>>(keys: K & ([keyof T & string] extends [K[number]] ? unknown : never)): K =>
     keys
 
 const GENERATE_OPTIONS = allKeys<GenerateOptions>()([
@@ -102,18 +102,7 @@ const ENGINE_OPTIONS = allKeys<EngineOptions>()([
 ] as const)
 
 const LLM_OPTIONS = allKeys<LLMOptions>()([
-  'prefixCache',
-  'maxQueue',
-  'retries',
-  'agingMs',
-  'grammarTimeoutMs',
-  'maxSequences',
-  'maxStepTokens',
-  'maxStepMs',
-  'preemptForPriority',
-  'stepTimeoutMs',
-  'stuckAfterMs',
-  'embedding',
+  ...ENGINE_OPTIONS,
   'backend',
   'kvCacheMemory',
   'numPages',

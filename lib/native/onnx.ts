@@ -1,5 +1,5 @@
 /** The ONNX part of the TensorRT module, with the module found and errors converted. */
-import { AbortError } from '../errors'
+import { abortableBuild } from './abortable_build'
 import type { NativeBuildProgress } from './addon'
 import type { NativeOnnxBuildOptions, NativeOnnxBuildResult, NativeOnnxReport, NativeOnnxSource } from './onnx_addon'
 import { withModule } from './tensorrt'
@@ -18,20 +18,9 @@ export interface OnnxPlanOptions extends Omit<NativeOnnxBuildOptions, 'modulePat
  */
 export function buildOnnxPlan(options: OnnxPlanOptions): Promise<NativeOnnxBuildResult> {
   const { signal, onProgress, ...native } = options
-  return withModule(async (addon, modulePath) => {
-    if (signal?.aborted === true) throw new AbortError(signal.reason)
-    const build = addon.buildOnnxEngine({ ...native, modulePath }, onProgress)
-    const cancel = (): void => build.cancel()
-    signal?.addEventListener('abort', cancel, { once: true })
-    try {
-      return await build.promise
-    } catch (error) {
-      if ((error as { code?: unknown }).code === 'ABORT_ERR') throw new AbortError(signal?.reason)
-      throw error
-    } finally {
-      signal?.removeEventListener('abort', cancel)
-    }
-  })
+  return withModule((addon, modulePath) =>
+    abortableBuild(signal, () => addon.buildOnnxEngine({ ...native, modulePath }, onProgress)),
+  )
 }
 
 /**

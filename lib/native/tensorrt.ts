@@ -1,8 +1,9 @@
 /** The TensorRT backend: a module of its own beside the addon, for it needs what is NVIDIA's. */
 import { existsSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { AbortError, isErrorCode, TensorRTError } from '../errors'
+import { isErrorCode, TensorRTError } from '../errors'
 import type { Graph } from '../models/graph'
+import { abortableBuild } from './abortable_build'
 import type {
   NativeAddon,
   NativeBuildOptions,
@@ -129,18 +130,7 @@ export function createTensorRTBackend(options: TensorRTBackendOptions): Promise<
  */
 export function buildPlan(options: PlanBuildOptions): Promise<NativeBuildResult> {
   const { signal, onProgress, graph, ...native } = options
-  return withModule(async (addon, modulePath) => {
-    if (signal?.aborted === true) throw new AbortError(signal.reason)
-    const build = addon.buildEngine({ ...native, modulePath, graph: JSON.stringify(graph) }, onProgress)
-    const cancel = (): void => build.cancel()
-    signal?.addEventListener('abort', cancel, { once: true })
-    try {
-      return await build.promise
-    } catch (error) {
-      if ((error as { code?: unknown }).code === 'ABORT_ERR') throw new AbortError(signal?.reason)
-      throw error
-    } finally {
-      signal?.removeEventListener('abort', cancel)
-    }
-  })
+  return withModule((addon, modulePath) =>
+    abortableBuild(signal, () => addon.buildEngine({ ...native, modulePath, graph: JSON.stringify(graph) }, onProgress)),
+  )
 }

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { LLMProfile } from '../../lib'
+import type { LoadReport } from '../../lib/cli/load_generator'
 import { execute, type ExecuteOptions, type Outcome, root, start } from './programs'
 
 const main = join(root, 'dist', 'cli', 'main.js')
@@ -326,28 +327,7 @@ describe('chat', () => {
   })
 })
 
-interface Quantiles {
-  mean: number
-  p50: number
-  p90: number
-  p99: number
-  max: number
-}
-
-interface BenchReport {
-  requests: number
-  failed: number
-  errors: Record<string, number>
-  seconds: number
-  promptTokens: number
-  outputTokens: number
-  cachedTokens: number
-  outputTokensPerSecond: number
-  totalTokensPerSecond: number
-  requestsPerSecond: number
-  ttftMs: Quantiles
-  interTokenMs: Quantiles
-  latencyMs: Quantiles
+interface BenchReport extends LoadReport {
   backend: string
   model: string
   concurrency?: number
