@@ -82,8 +82,8 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
   const DeviceBuffer out(batch * rowElements * 2);
   fillDeviceBf16(query.as<>(), batch * rowElements, 3, 1);
 
-  PlanArgs planArgs{qIndptr.data(), kvIndptr.data(), batch, batch, shape.heads,
-                    shape.kvHeads,  kPageSize,       0,     true};
+  PlanArgs planArgs{qIndptr.data(), kvIndptr.data(), lastPageLen.data(), batch, batch,
+                    shape.heads,    shape.kvHeads,   kPageSize,          0,     true};
   Plan plan;
   const Workspace ws = bench.workspace();
   const auto makePlan = [&] {

@@ -79,6 +79,7 @@ __attribute__((visibility("default"))) int checkStep(const CheckArgs* a) {
   Plan plan;
   const PlanArgs planArgs{a->qIndptrHost,
                           a->kvIndptrHost,
+                          nullptr,
                           a->rows,
                           a->batch,
                           heads,

@@ -127,6 +127,7 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
   REQUIRE(kernels != nullptr);
   const nt::kernels::PlanArgs args{qIndptr.data(),
                                    kvIndptr.data(),
+                                   lastPageLen.data(),
                                    state_.rows,
                                    state_.batch,
                                    static_cast<uint32_t>(shape_.heads),
