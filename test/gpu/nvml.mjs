@@ -109,10 +109,10 @@ verify('a model under load shows in the metrics: its memory, and a GPU that is b
     record('model', { kvCacheBytes, weightBytes, workspaceBytes, grown: at[index] })
     assert.ok(at[index] >= kvCacheBytes + weightBytes - SLACK_BYTES, `${at[index]} bytes more, of which the cache has ${kvCacheBytes}`)
 
-    let running = true
+    const over = new AbortController()
     const request = () => llm.generate({ tokens: [0, 2, 204, 7], maxTokens: 400, ignoreEos: true, temperature: 0 }).result()
     const load = Array.from({ length: 64 }, async () => {
-      while (running) await request()
+      while (!over.signal.aborted) await request()
     })
     const seen = []
     // NVML's sample period is up to a second, and metrics are read once a second at most.
@@ -130,7 +130,7 @@ verify('a model under load shows in the metrics: its memory, and a GPU that is b
         watts: value('node_tensorrt_gpu_power_watts'),
       })
     }
-    running = false
+    over.abort()
     await Promise.all(load)
     record('under load', seen)
     for (const { used, total } of seen) assert.ok(used >= kvCacheBytes + weightBytes && used <= total, `${used} of ${total} bytes`)
