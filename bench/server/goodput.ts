@@ -17,7 +17,7 @@ import { createServer } from '../../lib/server'
 import { createSlaAdmission, type SlaOptions } from '../../lib/server/admission'
 import { commandOf, describeMachine, writeReport } from '../machine'
 import { type Point, writeLines } from '../picture'
-import { H200_8B, judge, makeArrivals, quantile, saturation, simulate } from './simulation'
+import { H200_MEASURED, judge, makeArrivals, quantile, saturation, simulate } from './simulation'
 
 interface Row {
   /** Of the rate that saturates. */
@@ -65,16 +65,17 @@ async function report(which: string, title: string, sla: SlaOptions, facts: obje
 async function simulation(): Promise<void> {
   const sla = { ttftMs: 1000, itlMs: 50 }
   const scheduler = { maxStepMs: sla.itlMs }
-  const capacity = saturation({ scheduler })
+  const machine = H200_MEASURED
+  const capacity = saturation({ machine, scheduler })
   const rows: Row[] = []
   for (const load of [0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 3]) {
     const arrivals = makeArrivals({ count: 3000, rate: load * capacity, seed: 17 })
     for (const admission of [true, false]) {
-      const { ttftP50, ttftP99, itlP99, ...rest } = judge(simulate(arrivals, { scheduler, ...(admission ? { sla } : {}) }).served, sla)
+      const { ttftP50, ttftP99, itlP99, ...rest } = judge(simulate(arrivals, { machine, scheduler, ...(admission ? { sla } : {}) }).served, sla)
       rows.push({ load, requestsPerSecond: load * capacity, admission, ...rest, ttftP50Ms: ttftP50, ttftP99Ms: ttftP99, itlP99Ms: itlP99 })
     }
   }
-  await report('simulation', 'Goodput in simulation: an 8B model on one H200', sla, { machine: H200_8B, saturation: ROUND(capacity) }, rows)
+  await report('simulation', 'Goodput in simulation: an 8B model on one H200', sla, { machine, saturation: ROUND(capacity) }, rows)
 }
 
 // --- over HTTP ---

@@ -2,7 +2,7 @@
 
 /** Forecasts below this share of the bound say nothing of those at the bound. */
 const INFORMATIVE = 0.5
-const WINDOW = 256
+const WINDOW = 512
 /** What is later than that is no error of a forecast, but a pause, or a machine that has become another. */
 const MOST_RATIO = 2
 /** Assumed of forecasts until the window is full of what came true. */
@@ -51,12 +51,12 @@ export class Feedback {
 
   private readonly percentile: number
 
-  /** @param percentile that is promised; half as many misses are aimed at, as the window is small */
+  /** @param percentile that is promised; a third of the misses is aimed at, as the window is small */
   constructor(
     private readonly boundMs: number,
     percentile: number,
   ) {
-    this.percentile = 1 - (1 - percentile) / 2
+    this.percentile = 1 - (1 - percentile) / 3
   }
 
   corrected(forecastMs: number): number {

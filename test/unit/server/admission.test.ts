@@ -80,20 +80,20 @@ describe('OutputLengths', () => {
 describe('Feedback', () => {
   it('covers the promised percentile of errors, and follows when they become smaller', () => {
     const feedback = new Feedback(1000, 0.99)
-    for (let i = 0; i < 300; i++) feedback.observe(800, 800 * (1 + (i % 10) / 50))
+    for (let i = 0; i < 600; i++) feedback.observe(800, 800 * (1 + (i % 10) / 50))
     expect(feedback.factor).toBeCloseTo(1.18)
-    for (let i = 0; i < 300; i++) feedback.observe(800, 808)
+    for (let i = 0; i < 600; i++) feedback.observe(800, 808)
     expect(feedback.factor).toBeCloseTo(1.01)
   })
 
   it('learns nothing from forecasts far from the bound that were kept, but from every miss', () => {
     const feedback = new Feedback(1000, 0.99)
-    for (let i = 0; i < 300; i++) feedback.observe(20, 60)
+    for (let i = 0; i < 600; i++) feedback.observe(20, 60)
     expect(feedback.factor).toBe(1.1)
-    for (let i = 0; i < 300; i++) feedback.observe(200, 1001)
+    for (let i = 0; i < 600; i++) feedback.observe(200, 1001)
     expect(feedback.factor).toBe(2)
     // Not for ever, though it now lets in so little that the forecasts of what it lets in are small.
-    for (let i = 0; i < 300; i++) feedback.observe(400, 420)
+    for (let i = 0; i < 600; i++) feedback.observe(400, 420)
     expect(feedback.factor).toBeCloseTo(1.05)
   })
 

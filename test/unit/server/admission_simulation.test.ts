@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import {
   type Arrival,
   H200_8B,
+  H200_MEASURED,
   judge,
   makeArrivals,
   merge,
@@ -60,6 +61,33 @@ describe('against a clairvoyant, which tries each request in a copy of the serve
     const { served } = simulate(arrivals, options)
     expect(refusedShare(served)).toBeGreaterThan(0)
     expect(wrongRefusals(arrivals, served, options)).toBeLessThanOrEqual(0.05)
+  })
+})
+
+describe('steps as fast as they were measured on an H200', () => {
+  const machine = H200_MEASURED
+  it.each([
+    [1000, 50, 1.5, 1],
+    [1000, 50, 0.8, 3],
+    [200, 25, 1, 1],
+    [200, 25, 3, 1],
+    [200, 25, 1.5, 3],
+  ])('first token within %s ms, %s ms between tokens, %s times what saturates, bursts of %s: kept', (ttftMs, itlMs, load, burst) => {
+    const tight = { machine, sla: { ttftMs, itlMs }, scheduler: { maxStepMs: itlMs } }
+    const rate = load * saturation({ machine, scheduler: tight.scheduler })
+    const { served } = simulate(makeArrivals({ count: 2000, rate, seed: 21, burst }), tight)
+    const outcome = judge(served, tight.sla)
+    expect(outcome.ttftP99, JSON.stringify(outcome)).toBeLessThanOrEqual(ttftMs)
+    expect(outcome.itlP99, JSON.stringify(outcome)).toBeLessThanOrEqual(itlMs)
+    expect(outcome.good).toBeGreaterThanOrEqual(0.99)
+  })
+
+  it('at most 5% more are refused than by a clairvoyant, also with bounds of some steps', { timeout: 120_000 }, () => {
+    const tight = { machine, sla: { ttftMs: 100, itlMs: 20 }, scheduler: { maxStepMs: 20 } }
+    const arrivals = makeArrivals({ count: 300, rate: saturation({ machine, scheduler: tight.scheduler }), seed: 5, burst: 3 })
+    const { served } = simulate(arrivals, tight)
+    expect(refusedShare(served)).toBeGreaterThan(0)
+    expect(wrongRefusals(arrivals, served, tight)).toBeLessThanOrEqual(0.05)
   })
 })
 
