@@ -1,5 +1,5 @@
 import { AbortError, TensorRTError } from '../errors'
-import { followSignal } from '../runtime'
+import { followSignal, invalidArgument } from '../runtime'
 import type { FinishReason as SchedulerFinish, LogprobRow } from '../scheduler'
 import { Choice, type ChoiceOptions } from './choice'
 import type { RequestFacts, RequestState } from './request_state'
@@ -7,6 +7,20 @@ import { type GenerationChunk, type GenerationResult, type TokenLogprob, toToken
 
 interface Waiter {
   resolve(result: IteratorResult<GenerationChunk, undefined>): void
+  reject(error: unknown): void
+}
+
+/**
+ * Takes chunks as they come, in the turn in which their step's result did. What it throws ends the request.
+ * @returns undefined, or a promise of the moment when it takes more: what comes until then is put together
+ */
+export type OnChunk = (chunk: GenerationChunk) => Promise<void> | undefined
+
+/** A consumer that is called, in place of one that asks. */
+interface Listener {
+  onChunk: OnChunk
+  blocked: boolean
+  resolve(result: GenerationResult): void
   reject(error: unknown): void
 }
 
@@ -28,6 +42,7 @@ export class GenerationState implements RequestState {
   /** Choices with something new, in the order in which they got it. */
   private readonly fresh = new Set<Choice>()
   private readonly waiters: Waiter[] = []
+  private listener: Listener | undefined
   private firstTokenAt = 0
   private outcome: { result: GenerationResult } | { error: unknown } | undefined
   private errorDelivered = false
@@ -95,6 +110,7 @@ export class GenerationState implements RequestState {
 
   /** Hands what is new to a consumer that waits. */
   deliver(): void {
+    if (this.listener !== undefined) this.call(this.listener)
     while (this.waiters.length > 0) {
       const chunk = this.takeChunk()
       if (chunk === undefined) return
@@ -162,11 +178,7 @@ export class GenerationState implements RequestState {
 
   /** @throws ERR_STREAM_CONSUMED */
   iterate(): AsyncIterableIterator<GenerationChunk> {
-    if (this.consumed) {
-      throw new TensorRTError('ERR_STREAM_CONSUMED', 'The chunks of a generation can be iterated over once', {
-        hint: 'result() can be awaited any number of times',
-      })
-    }
+    if (this.consumed) throw consumedBefore()
     this.consumed = true
     const iterator: AsyncIterableIterator<GenerationChunk> = {
       next: () => this.next(),
@@ -179,6 +191,61 @@ export class GenerationState implements RequestState {
       [Symbol.asyncIterator]: () => iterator,
     }
     return iterator
+  }
+
+  /**
+   * The same as {@link iterate}, without a promise for each chunk.
+   * @returns the whole, once all chunks were taken
+   * @throws (as a rejection) what `onChunk` throws, and what the generation fails with
+   */
+  consume(onChunk: OnChunk): Promise<GenerationResult> {
+    if (this.consumed) return Promise.reject(consumedBefore())
+    this.consumed = true
+    return new Promise((resolve, reject) => {
+      this.listener = { onChunk, blocked: false, resolve, reject }
+      this.call(this.listener)
+    })
+  }
+
+  private call(listener: Listener): void {
+    try {
+      for (let chunk; !listener.blocked && (chunk = this.takeChunk()) !== undefined; ) {
+        const taken = listener.onChunk(chunk)
+        if (taken === undefined) continue
+        listener.blocked = true
+        taken.then(
+          () => this.resume(listener),
+          (error: unknown) => this.leave(listener, error),
+        )
+      }
+    } catch (error) {
+      this.leave(listener, error)
+    }
+    if (this.outcome === undefined || this.listener !== listener) return
+    // Chunks that are ready come before a failure; where there are none, a consumer that is blocked hears of it at once.
+    if ('error' in this.outcome) {
+      if (listener.blocked && this.fresh.size > 0) return
+      this.listener = undefined
+      this.errorDelivered = true
+      listener.reject(this.outcome.error)
+    } else if (!listener.blocked) {
+      this.listener = undefined
+      listener.resolve(this.outcome.result)
+    }
+  }
+
+  private resume(listener: Listener): void {
+    listener.blocked = false
+    if (this.listener === listener) this.call(listener)
+  }
+
+  /** The consumer failed. */
+  private leave(listener: Listener, error: unknown): void {
+    if (this.listener !== listener) return
+    this.listener = undefined
+    this.errorDelivered = true
+    listener.reject(error)
+    this.abort(new AbortError(undefined, 'The consumer left the stream'))
   }
 
   private next(): Promise<IteratorResult<GenerationChunk, undefined>> {
@@ -212,6 +279,12 @@ export class GenerationState implements RequestState {
   }
 }
 
+function consumedBefore(): TensorRTError {
+  return new TensorRTError('ERR_STREAM_CONSUMED', 'The chunks of a generation can be iterated over once', {
+    hint: 'result() can be awaited any number of times',
+  })
+}
+
 /**
  * A request under way. It runs whether or not anyone listens.
  *
@@ -242,6 +315,11 @@ export class GenerationHandle implements Generation {
     this.#state = state
   }
 
+  static consume(generation: Generation, onChunk: OnChunk): Promise<GenerationResult> {
+    if (!(#state in generation)) throw invalidArgument('generation', 'what generate() returns', generation)
+    return generation.#state.consume(onChunk)
+  }
+
   [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined> {
     return this.#state.iterate()
   }
@@ -249,4 +327,13 @@ export class GenerationHandle implements Generation {
   result(): Promise<GenerationResult> {
     return this.#state.result()
   }
+}
+
+/**
+ * Has `onChunk` called with each chunk: for a server, where a promise per token and stream adds up.
+ * @internal
+ * @throws ERR_INVALID_ARGUMENT; (as a rejection) ERR_STREAM_CONSUMED, what `onChunk` throws, and what {@link Generation.result} does
+ */
+export function consumeChunks(generation: Generation, onChunk: OnChunk): Promise<GenerationResult> {
+  return GenerationHandle.consume(generation, onChunk)
 }

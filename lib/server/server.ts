@@ -163,6 +163,8 @@ class LLMServer implements Server {
     )
     const settings = {
       headersTimeout: headersTimeoutMs,
+      // As `Headers` has them: of two, neither is the one that counts.
+      joinDuplicateHeaders: true,
       // Bodies are timed where they are read, and the answer then says so.
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),

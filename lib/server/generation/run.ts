@@ -1,5 +1,5 @@
 /** Runs the prompts of a request, and answers with one body or with a stream of events. */
-import type { EncodedPrompt, Generation, GenerationChunk, GenerationResult, Usage } from '../../llm'
+import { consumeChunks, type EncodedPrompt, type Generation, type GenerationChunk, type GenerationResult, type Usage } from '../../llm'
 import { TensorRTError } from '../../errors'
 import { ApiError, toApiError } from '../errors'
 import { DONE, EventStream } from '../http/event_stream'
@@ -52,14 +52,12 @@ async function consume(run: RunOptions, onChunk: OnChunk): Promise<GenerationRes
   return Promise.all(
     start(run).map(async (generation, prompt) => {
       try {
-        for await (const chunk of generation) {
+        return await consumeChunks(generation, (chunk) => {
           const choice = prompt * n + chunk.index
           work.tokens(choice, chunk.tokens.length)
-          const blocked = onChunk(choice, chunk)
-          // Meanwhile what comes is put together, so a slow reader costs no memory beyond the output.
-          if (blocked !== undefined) await blocked
-        }
-        return await generation.result()
+          // A slow reader's promise: meanwhile what comes is put together, and costs no memory beyond the output.
+          return onChunk(choice, chunk)
+        })
       } catch (error) {
         exchange.abort(error as Error)
         throw inGrammar(reasonOf(error), run.grammarParam)
@@ -93,6 +91,7 @@ async function answerEvents(run: RunOptions): Promise<Response> {
   const { services, exchange, work, format } = run
   const events = new EventStream(exchange, services)
   const opened = new Set<number>()
+  let unfinished = run.prompts.length * (run.options.n ?? 1)
   const pump = async (): Promise<void> => {
     try {
       const results = await consume(run, (choice, chunk) => {
@@ -102,6 +101,11 @@ async function answerEvents(run: RunOptions): Promise<Response> {
           text = format.open(choice)
         }
         text += format.chunk(choice, chunk)
+        if (chunk.finishReason !== undefined && --unfinished === 0 && events.isStarted) {
+          // In one packet with the end, which comes in this very turn. A first event does not wait.
+          events.hold(text)
+          return undefined
+        }
         return text === '' ? undefined : events.write(text)
       })
       const usage = work.finish(results)

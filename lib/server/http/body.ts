@@ -1,23 +1,28 @@
 /** Reads JSON bodies of clients that may mean no good: bounded in bytes, in depth and in time. */
+import type { IncomingMessage } from 'node:http'
 import { ApiError } from '../errors'
 import type { RequestLimits } from '../seams'
 import type { Exchange } from './exchange'
 
 type BodyLimits = Pick<RequestLimits, 'maxBodyBytes' | 'maxJsonDepth' | 'bodyTimeoutMs'>
 
-/** Bytes in one buffer that grows, as a body may come byte by byte. */
+/** Bytes in one buffer that grows, as a body may come byte by byte. Most come in one piece, which is taken as it is. */
 class Gathered {
-  private bytes = Buffer.allocUnsafe(4096)
+  private bytes: Uint8Array = new Uint8Array(0)
   length = 0
 
   push(chunk: Uint8Array): void {
     const needed = this.length + chunk.length
-    if (needed > this.bytes.length) {
-      const larger = Buffer.allocUnsafe(Math.max(needed, this.bytes.length * 2))
-      this.bytes.copy(larger, 0, 0, this.length)
-      this.bytes = larger
+    if (this.length === 0) {
+      this.bytes = chunk
+    } else {
+      if (needed > this.bytes.length) {
+        const larger = Buffer.allocUnsafe(Math.max(needed, this.length * 2, 4096))
+        larger.set(this.view())
+        this.bytes = larger
+      }
+      this.bytes.set(chunk, this.length)
     }
-    this.bytes.set(chunk, this.length)
     this.length = needed
   }
 
@@ -25,6 +30,8 @@ class Gathered {
     return this.bytes.subarray(0, this.length)
   }
 }
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true })
 
 /**
  * The object that a request's body is.
@@ -42,7 +49,7 @@ export async function readJson(exchange: Exchange, limits: BodyLimits): Promise<
   const bytes = await readBytes(exchange, limits)
   let text: string
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+    text = UTF8.decode(bytes)
   } catch {
     throw ApiError.invalid(null, 'The body is no UTF-8', 'invalid_json')
   }
@@ -68,39 +75,80 @@ function tooLarge(limit: number): ApiError {
   return new ApiError(413, 'invalid_request_error', 'request_too_large', `The body is larger than ${limit} bytes`)
 }
 
-async function readBytes(exchange: Exchange, { maxBodyBytes, bodyTimeoutMs }: BodyLimits): Promise<Uint8Array> {
+function tooLate(bodyTimeoutMs: number): ApiError {
+  // What it still sends is no request any more.
+  const headers = { connection: 'close' }
+  return new ApiError(408, 'timeout_error', 'body_timeout', `The body did not arrive within ${bodyTimeoutMs} ms`, null, headers)
+}
+
+/** The connection broke: nobody is there to hear of it. */
+function brokenOff(): ApiError {
+  return ApiError.invalid(null, 'The body broke off', 'incomplete_body')
+}
+
+async function readBytes(exchange: Exchange, limits: BodyLimits): Promise<Uint8Array> {
   const declared = Number(exchange.header('content-length') ?? 0)
-  if (declared > maxBodyBytes) throw tooLarge(maxBodyBytes)
+  if (declared > limits.maxBodyBytes) throw tooLarge(limits.maxBodyBytes)
+  const { node, request } = exchange
+  if (node !== undefined) return readIncoming(node.incoming, limits)
+  return request.body === null ? new Uint8Array(0) : readStream(request.body, limits)
+}
+
+/** By events: an iterator costs more than all else that is done with a body of usual size. */
+function readIncoming(incoming: IncomingMessage, { maxBodyBytes, bodyTimeoutMs }: BodyLimits): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const gathered = new Gathered()
+    const stop = (): void => {
+      clearTimeout(timer)
+      incoming.off('data', onData).off('end', onEnd).off('error', onBroken).off('close', onBroken)
+    }
+    const fail = (error: ApiError): void => {
+      stop()
+      // The rest stays where it is: a client that goes on sending is held back, and loses its connection in the end.
+      incoming.pause()
+      reject(error)
+    }
+    const onData = (chunk: Buffer): void => {
+      if (gathered.length + chunk.length > maxBodyBytes) fail(tooLarge(maxBodyBytes))
+      else gathered.push(chunk)
+    }
+    const onEnd = (): void => {
+      stop()
+      resolve(gathered.view())
+    }
+    const onBroken = (): void => fail(brokenOff())
+    const timer = setTimeout(() => fail(tooLate(bodyTimeoutMs)), bodyTimeoutMs)
+    if (incoming.destroyed) onBroken()
+    else incoming.on('data', onData).on('end', onEnd).on('error', onBroken).on('close', onBroken)
+  })
+}
+
+async function readStream(body: ReadableStream<Uint8Array>, { maxBodyBytes, bodyTimeoutMs }: BodyLimits): Promise<Uint8Array> {
   const gathered = new Gathered()
-  const chunks = exchange.node?.incoming.iterator({ destroyOnReturn: false }) ?? exchange.request.body
-  if (chunks === null) return gathered.view()
-  const reader = (chunks as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]()
+  const reader = body.getReader()
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    const fail = (): void => {
-      // What it still sends is no request any more.
-      const headers = { connection: 'close' }
-      reject(new ApiError(408, 'timeout_error', 'body_timeout', `The body did not arrive within ${bodyTimeoutMs} ms`, null, headers))
-    }
-    timer = setTimeout(fail, bodyTimeoutMs)
+    timer = setTimeout(() => reject(tooLate(bodyTimeoutMs)), bodyTimeoutMs)
   })
   // Where the body is there at once, nobody waits for this.
   late.catch(() => {})
+  let complete = false
   try {
     for (;;) {
-      const { done, value } = await Promise.race([reader.next(), late])
-      if (done === true) return gathered.view()
+      const { done, value } = await Promise.race([reader.read(), late])
+      if (done) {
+        complete = true
+        return gathered.view()
+      }
       if (gathered.length + value.length > maxBodyBytes) throw tooLarge(maxBodyBytes)
       gathered.push(value)
     }
   } catch (error) {
-    if (error instanceof ApiError) throw error
-    // The connection broke: nobody is there to hear of it.
-    throw ApiError.invalid(null, 'The body broke off', 'incomplete_body')
+    throw error instanceof ApiError ? error : brokenOff()
   } finally {
     clearTimeout(timer)
-    // Not awaited: it settles with the chunk that is still to come.
-    void Promise.resolve(reader.return?.()).catch(() => {})
+    // Not awaited: a source may take its time.
+    if (!complete) void reader.cancel().catch(() => {})
   }
 }
 

@@ -38,7 +38,12 @@ export class Exchange implements RequestHead {
   /** The model that is asked, once it is known. */
   served: ServedModel | undefined
   /** A property, so that it can be handed on by itself. */
-  readonly header = (name: string): string | undefined => this.request.headers.get(name) ?? undefined
+  readonly header = (name: string): string | undefined => {
+    if (this.node === undefined) return this.request.headers.get(name) ?? undefined
+    // Node's own: a `Headers` would be made of them, and checked, for this alone.
+    const value = this.node.incoming.headers[name]
+    return typeof value === 'string' ? value : value?.join(', ')
+  }
   private readonly controller = new AbortController()
   private unfollow: (() => void) | undefined
   private ended = false

@@ -101,15 +101,46 @@ function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   return best
 }
 
-/** @throws ApiError 400 that names the first field that is wrong */
-export function parse<T>(schema: z.ZodType<T>, body: Record<string, unknown>): T {
-  const result = schema.safeParse(body)
-  if (result.success) return result.data
-  const issue = deepest(result.error.issues[0]!)
+interface Field {
+  name: string
+  schema: z.ZodType
+  /** It may be left out, and null is the same as left out. */
+  optional: boolean
+}
+
+const fieldsOf = new WeakMap<z.ZodObject, readonly Field[]>()
+
+function listFields(schema: z.ZodObject): readonly Field[] {
+  const fields = Object.entries(schema.shape).map(([name, field]): Field => {
+    const absent = (field as z.ZodType).safeParse(null)
+    return { name, schema: field as z.ZodType, optional: absent.success && absent.data === undefined }
+  })
+  fieldsOf.set(schema, fields)
+  return fields
+}
+
+/**
+ * What the schema makes of a body, unknown fields left out. Only what is there is looked at: of some forty fields a request has about five.
+ * @throws ApiError 400 that names the first field that is wrong, in the order of the schema
+ */
+export function parse<S extends z.ZodObject>(schema: S, body: Record<string, unknown>): z.output<S> {
+  const parsed: Record<string, unknown> = {}
+  for (const field of fieldsOf.get(schema) ?? listFields(schema)) {
+    const value = Object.hasOwn(body, field.name) ? body[field.name] : undefined
+    if (field.optional && (value === undefined || value === null)) continue
+    const result = field.schema.safeParse(value)
+    if (!result.success) throw fieldError(field.name, result.error.issues[0]!, body)
+    parsed[field.name] = result.data
+  }
+  return parsed as z.output<S>
+}
+
+function fieldError(name: string, found: z.core.$ZodIssue, body: Record<string, unknown>): ApiError {
+  const issue = deepest({ ...found, path: [name, ...found.path] })
   const param = pathOf(issue.path)
   const missing = valueAt(body, issue.path) === undefined
   const message = missing ? `"${param}" is required` : `"${param}": ${lowerFirst(issue.message.replace(/^Invalid input: /, ''))}`
-  throw ApiError.invalid(param === '' ? null : param, message, missing ? 'missing_required_parameter' : 'invalid_value')
+  return ApiError.invalid(param === '' ? null : param, message, missing ? 'missing_required_parameter' : 'invalid_value')
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
