@@ -67,6 +67,9 @@ export class StepPlanner {
 
   /**
    * Sorts the running sequences into those with one token to run and those with more, and finds pages for the former.
+   *
+   * Where all that could decode is constrained, and so is some of what is sampled just now, that comes first: a step with the rest
+   * would run behind it, and from then on the two would take turns, each with half of the rows.
    * @returns whether sequences were preempted for that: then nothing must be admitted
    */
   private collect(now: number): boolean {
@@ -77,10 +80,12 @@ export class StepPlanner {
     prefills.length = 0
     let pagesNeeded = 0
     let kept = 0
+    let [free, constrainedInFlight] = [false, false]
     for (let i = 0; i < running.length; i++) {
       const seq = running[i]!
       if (seq.state !== SequenceState.RUNNING) continue
       running[kept++] = seq
+      if (seq.constraint !== null && seq.pending > 0) constrainedInFlight = true
       const length = seq.known + seq.pending
       const left = length - seq.computed
       if (left > 1) {
@@ -90,10 +95,12 @@ export class StepPlanner {
         if (seq.awaitsMask || (sampled > 0 && (sampled >= seq.maxTokens || (seq.pending > 0 && seq.constraint !== null))))
           continue
         decodes.push(seq)
+        if (seq.constraint === null) free = true
         if (seq.computed === seq.pageCount * pageSize) pagesNeeded++
       }
     }
     running.length = kept
+    if (constrainedInFlight && !free) decodes.length = pagesNeeded = 0
     if (this.preemptForPriority) prefills.sort((a, b) => a.rank - b.rank)
     if (pagesNeeded <= pages.blocks.available) return false
     this.relieve(pagesNeeded, now)

@@ -228,6 +228,17 @@ describe('constrained sequences', () => {
     expect(steps(true)).toBe(12)
   })
 
+  it('come together where nothing else runs, instead of taking turns', () => {
+    const d = new Driver()
+    const [first] = d.add(constrained('first', new Constraint()))
+    d.submitAll()
+    const [second] = d.add(constrained('second', new Constraint(oddThenEven)))
+    while (!first!.finished || !second!.finished) d.step()
+    // A step for each prompt, which samples the first token, and then five for both.
+    expect(d.planned.map(({ masks }) => masks.length)).toEqual([1, 1, 2, 2, 2, 2, 2])
+    expect(d.of(second!).tokens).toEqual(soloText(prompt(4), 6, [], oddThenEven))
+  })
+
   it('end with a stop token that the mask forces, whatever minTokens says', () => {
     const d = new Driver()
     const [seq] = d.add(
