@@ -1,6 +1,7 @@
 /**
  * What a mask costs, by size of vocabulary and kind of grammar: on the thread that makes it, and as the event loop sees it, from a
- * token to its mask. Synthetic vocabularies of bytes and words; outputs are drawn at random from what the masks allow.
+ * token to its mask. Synthetic vocabularies; outputs are drawn at random from what the masks allow, and as they are what is made once
+ * is made within the first of them.
  *
  *   npx tsx bench/grammar_masks.ts
  */
@@ -8,6 +9,7 @@ import { cpus } from 'node:os'
 import { checkGrammar, type Grammar, GrammarEngine, MatcherStatus } from '../lib/grammar'
 import type { VocabularyData } from '../lib/grammar/messages'
 import { quantiles, seededRandom } from '../lib/llm'
+import { largeVocabulary } from './large_vocabulary'
 
 const GRAMMARS: Record<string, Grammar> = {
   'json object': { json: true },
@@ -23,17 +25,8 @@ const GRAMMARS: Record<string, Grammar> = {
 }
 
 function vocabulary(size: number): VocabularyData {
-  const random = seededRandom(size)
-  const letters = 'eeeetttaaaooiinnsshhrrddllcumwfgypbvk'
-  const tokens = new Map<string, Buffer>(Array.from({ length: 256 }, (_, byte) => [`<${byte}>`, Buffer.of(byte)]))
-  while (tokens.size < size) {
-    const word = Array.from({ length: 1 + Math.floor(random() * 9) }, () => letters[Math.floor(random() * letters.length)]!).join('')
-    const kind = random()
-    const text = kind < 0.5 ? ` ${word}` : kind < 0.8 ? word : kind < 0.85 ? `"${word}` : kind < 0.9 ? `${word}",` : kind < 0.95 ? `${Math.floor(random() * 1e6)}` : `${' '.repeat(1 + Math.floor(random() * 12))}${word}é`
-    tokens.set(text, Buffer.from(text))
-  }
+  const all = largeVocabulary(size)
   const offsets = new Int32Array(new SharedArrayBuffer(4 * (size + 1)))
-  const all = [...tokens.values()]
   all.forEach((token, i) => (offsets[i + 1] = offsets[i]! + token.length))
   const bytes = new Uint8Array(new SharedArrayBuffer(offsets[size]!))
   bytes.set(Buffer.concat(all))

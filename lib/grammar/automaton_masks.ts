@@ -19,17 +19,20 @@ export class AutomatonMasks {
   private readonly automata = new Set<Pushdown>()
   private readonly maxMasks: number
   private readonly path: Int32Array
-  /** A mask of all plain tokens. */
-  private readonly plain: Int32Array
+  /** Masks of all tokens of the plain tries. */
+  private readonly plain: readonly Int32Array[]
 
   constructor(
     private readonly tries: TokenTries,
     private readonly words: number,
   ) {
     this.maxMasks = Math.max(16, Math.floor(MASK_BYTES / (4 * words)))
-    this.path = new Int32Array(Math.max(tries.plain.maxDepth, tries.rest.maxDepth) + 1)
-    this.plain = new Int32Array(words)
-    allow(this.plain, tries.plain.tokens, 0, tries.plain.tokens.length)
+    this.path = new Int32Array(1 + [...tries.plain, tries.rest].reduce((most, { maxDepth }) => Math.max(most, maxDepth), 0))
+    this.plain = tries.plain.map(({ tokens }) => {
+      const mask = new Int32Array(words)
+      allow(mask, tokens, 0, tokens.length)
+      return mask
+    })
   }
 
   add(automaton: Pushdown): void {
@@ -78,10 +81,17 @@ export class AutomatonMasks {
     const { plain, rest } = this.tries
     const words = new Int32Array(this.words)
     automaton.begin()
-    let any = plain.tokens.length > 0 && automaton.takesAll(state.id, PLAIN, plain.heights[0]!)
-    if (any) words.set(this.plain)
-    else any = this.walk(plain, automaton, state.id, words)
-    if (this.walk(rest, automaton, state.id, words)) any = true
+    let any = this.walk(rest, automaton, state.id, words)
+    for (const [i, trie] of plain.entries()) {
+      if (trie.tokens.length === 0) continue
+      if (automaton.takesAll(state.id, PLAIN, trie.heights[0]!)) {
+        any = true
+        const all = this.plain[i]!
+        for (let word = 0; word < words.length; word++) words[word]! |= all[word]!
+      } else if (this.walk(trie, automaton, state.id, words)) {
+        any = true
+      }
+    }
     const status = state.complete ? (any ? MatcherStatus.MAY_END : MatcherStatus.ENDS) : any ? MatcherStatus.CONTINUES : MatcherStatus.STUCK
     return { words, status }
   }
@@ -90,6 +100,8 @@ export class AutomatonMasks {
   private walk({ count, bytes, depths, ends, firsts, tokens, sorts, heights }: TokenTrie, automaton: Pushdown, start: number, words: Int32Array): boolean {
     const { path } = this
     const { classes, classCount } = automaton
+    // Names of the module, which are not looked up as quickly.
+    const [dead, unknown] = [DEAD, UNKNOWN]
     let { next } = automaton
     let any = false
     path[0] = start
@@ -98,12 +110,12 @@ export class AutomatonMasks {
       const from = path[depth - 1]!
       const byteClass = classes[bytes[node]!]!
       let to = next[from * classCount + byteClass]!
-      if (to === UNKNOWN) {
+      if (to === unknown) {
         to = automaton.step(from, byteClass)
         next = automaton.next
       }
       const end = ends[node]!
-      if (to === DEAD) {
+      if (to === dead) {
         node = end
         continue
       }

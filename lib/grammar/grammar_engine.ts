@@ -102,6 +102,8 @@ export class GrammarEngine implements MatcherOwner {
     entry.matchers.add(matcher)
     this.followed.set(matcher.id, { matcher, entry })
     if (entry.stage === 'compiled') this.openOn(entry, [matcher])
+    // While the first grammar is parsed.
+    if (this.vocabulary === undefined && !this.loading) void this.load()
     this.evict()
     this.pump()
     return matcher

@@ -44,6 +44,8 @@ export class Pushdown {
   /** For each state the sorts of characters of which all lead to one state, as far as known; those that do not; and that state. */
   private alike: number[] = []
   private unlike: number[] = []
+  /** For some states, a length of texts for which {@link takesAll} is known to say no. */
+  private reach: number[] = []
   private afterAlike: number[] = []
   /** The class of each byte: those that no edge tells apart are one. */
   readonly classes = new Uint8Array(256)
@@ -84,6 +86,7 @@ export class Pushdown {
     this.states = []
     this.alike = []
     this.unlike = []
+    this.reach = []
     this.afterAlike = []
     this.byItems.clear()
     this.frames.clear()
@@ -149,9 +152,14 @@ export class Pushdown {
    * @throws PushdownOverflow
    */
   takesAll(from: number, sorts: number, length: number): boolean {
+    if (length > (this.reach[from] ?? Infinity)) return false
     let state = from
     for (let left = length; left > 0; left--) {
-      if ((sorts & ~(this.alike[state] ?? 0)) !== 0 && !this.areAlike(state, sorts)) return false
+      if ((sorts & ~(this.alike[state] ?? 0)) !== 0 && !this.areAlike(state, sorts)) {
+        // Where a count of characters ends, as a rule.
+        if (left < length && this.alike[state] === 0) this.reach[from] = Math.min(this.reach[from] ?? Infinity, length - left)
+        return false
+      }
       const to = this.afterAlike[state]!
       if (to === state) return true
       state = to

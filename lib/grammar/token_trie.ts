@@ -23,18 +23,19 @@ export interface TokenTrie {
 }
 
 /**
- * Tokens in two parts. In the middle of a text everything of the first is allowed, more often than not, and that need not be found
+ * Tokens in parts. In the middle of a text everything of the plain ones is allowed, more often than not, and that need not be found
  * out token by token.
  */
 export interface TokenTries {
-  /** Of short tokens of {@link PLAIN} characters. */
-  readonly plain: TokenTrie
+  /** Of tokens of {@link PLAIN} characters, by how many those are: where few more may come, short tokens still may. */
+  readonly plain: readonly TokenTrie[]
   readonly rest: TokenTrie
 }
 
 /** Longer ones are left out: no grammar allows them. */
 const MAX_TOKEN_BYTES = 65_535
-const MAX_PLAIN_CHARACTERS = 12
+/** Most characters of the tokens in each of the plain tries. */
+const PLAIN_LENGTHS = [2, 4, 6, 9, 12]
 
 /** Characters of ASCII that grammars take or refuse together, as a rule; all others are one sort each, as far as bits go. */
 const SORTS = ['abcdef', 'ghijklmnopqrstuvwxyz', 'ABCDEF', 'GHIJKLMNOPQRSTUVWXYZ', '0123456789', ' ', '\t\n\r', '"', '\\', "'`", '_', '-', '.', ',', ':', '{}', '[]', '/', '()', '<>', '+*=%', '!?;', '@#$&', '^|~']
@@ -88,7 +89,7 @@ function sortsOf(text: string): Int32Array {
 
 export function buildTries({ bytes, offsets, size }: VocabularyData): TokenTries {
   const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const plain: [string, number][] = []
+  const plain = PLAIN_LENGTHS.map((): [string, number][] => [])
   const rest: [string, number][] = []
   for (let id = 0; id < size; id++) {
     const length = offsets[id + 1]! - offsets[id]!
@@ -100,10 +101,10 @@ export function buildTries({ bytes, offsets, size }: VocabularyData): TokenTries
       sorts |= sort
       if (sort !== 0) characters++
     }
-    if ((sorts & NOT_PLAIN) === 0 && characters <= MAX_PLAIN_CHARACTERS) plain.push([text, id])
-    else rest.push([text, id])
+    const part = (sorts & NOT_PLAIN) === 0 ? PLAIN_LENGTHS.findIndex((most) => characters <= most) : -1
+    ;(plain[part] ?? rest).push([text, id])
   }
-  return { plain: build(plain), rest: build(rest) }
+  return { plain: plain.map(build), rest: build(rest) }
 }
 
 function build(entries: [string, number][]): TokenTrie {
