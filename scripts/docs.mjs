@@ -22,7 +22,7 @@ const SECTIONS = [
     'Generations',
     ['Generation', 'GenerationChunk', 'GenerationResult', 'GenerationChoice', 'FinishReason', 'TokenLogprob', 'Usage', 'GenerationTimings', 'GenerationDefaults'],
   ],
-  ['Embeddings', ['EmbedOptions', 'EmbedInput', 'EmbeddingResult']],
+  ['Embeddings', ['EmbedOptions', 'EmbeddingOptions', 'EmbeddingDefaults', 'Pooling', 'EmbedInput', 'EmbeddingResult']],
   ['Statistics', ['LLMStats', 'LLMLoad', 'LLMProfile', 'ProfileOptions', 'StepProfile', 'LayerProfile', 'PartTimes', 'LayerTimes', 'StepObserver', 'Quantiles']],
   [
     'Language models for a GPU',
@@ -161,7 +161,7 @@ const SERVER_SECTIONS = [
       'RefusalReason',
       'Telemetry',
       'RequestTelemetry',
-      'RequestFacts',
+      'RequestFacts', 'TokenizeFacts',
       'RequestOutcome',
       'HttpFacts',
       'Endpoint',
