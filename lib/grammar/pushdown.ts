@@ -3,7 +3,7 @@
  * one, and what leads from one to another is found once. So it runs as a finite automaton that is built as outputs need it.
  */
 import type { ByteNetwork } from './byte_network'
-import { ASCII_SORTS, BEYOND_ASCII, UTF8_FORMS } from './token_trie'
+import { ASCII_SORTS, BEYOND_ASCII, BROKEN, UTF8_FORMS } from './token_trie'
 
 /** Where a rule returns to when it ends. */
 interface Frame {
@@ -152,7 +152,7 @@ export class Pushdown {
    * @throws PushdownOverflow
    */
   takesAll(from: number, sorts: number, length: number): boolean {
-    if (length > (this.reach[from] ?? Infinity)) return false
+    if ((sorts & BROKEN) !== 0 || length > (this.reach[from] ?? Infinity)) return false
     let state = from
     for (let left = length; left > 0; left--) {
       if ((sorts & ~(this.alike[state] ?? 0)) !== 0 && !this.areAlike(state, sorts)) {
@@ -174,7 +174,7 @@ export class Pushdown {
     let alike = (this.alike[state] ??= 0)
     for (let left = sorts & ~alike; left !== 0; left &= left - 1) {
       const bit = left & -left
-      const to = bit === BEYOND_ASCII ? this.targetBeyondAscii(state) : this.target(state, ASCII_SORTS.at(31 - Math.clz32(bit))?.bytes ?? [])
+      const to = bit === BEYOND_ASCII ? this.targetBeyondAscii(state) : this.target(state, ASCII_SORTS[31 - Math.clz32(bit)]!.bytes)
       if (to === DEAD || (alike !== 0 && to !== this.afterAlike[state])) {
         this.unlike[state] = unlike | bit
         return false
@@ -187,8 +187,6 @@ export class Pushdown {
 
   /** Where all of these bytes lead; {@link DEAD} where that is not one state. */
   private target(state: number, bytes: readonly number[]): number {
-    // Of what are no whole characters, nothing is said.
-    if (bytes.length === 0) return DEAD
     const first = this.step(state, this.classes[bytes[0]!]!)
     if (first === DEAD) return DEAD
     for (const byte of bytes) if (this.step(state, this.classes[byte]!) !== first) return DEAD

@@ -25,7 +25,7 @@ function vocabulary(): VocabularyData {
   const random = seededRandom(1)
   const pick = (): string => PIECES[Math.floor(random() * PIECES.length)]!
   const tokens = [Buffer.alloc(0), ...Array.from({ length: 128 }, (_, byte) => Buffer.of(byte)), ...PIECES.map((piece) => Buffer.from(piece))]
-  for (const char of ['é', '日', '😐']) for (let i = 1; i < Buffer.byteLength(char); i++) tokens.push(Buffer.from(char).subarray(0, i), Buffer.from(char).subarray(i))
+  for (const char of ['é', '日', '😐', '０', '１', '２', '３', '４', '５', 'ｐ']) for (let i = 1; i < Buffer.byteLength(char); i++) tokens.push(Buffer.from(char).subarray(0, i), Buffer.from(char).subarray(i))
   while (tokens.length < 800) tokens.push(Buffer.from(pick() + pick() + (random() < 0.3 ? pick() : '')))
   const offsets = new Int32Array(new SharedArrayBuffer(4 * (tokens.length + 1)))
   tokens.forEach((token, i) => (offsets[i + 1] = offsets[i]! + token.length))
@@ -105,6 +105,7 @@ const GRAMMARS: [string, Grammar][] = [
   ['choices', { choice: ['red', 'redder', 'größe', 'x"y', 'back\\slash', '日本', 'a\nb'] }],
   ['repetitions', { regex: '([a-z]{2,300} ?){3,}!' }],
   ['an expression', { regex: '(a|b|ab)*[^"^]{2,}(\\d+|x{20})*' }],
+  ['white space beyond ASCII', { jsonSchema: { type: 'array', items: { type: 'string', pattern: '^\\S{1,3}\\s?$' } }, whitespace: 0 }],
   ['recursion in the middle', { grammar: 'root ::= pair+\npair ::= "(" pair* ")" | "[" pair? "]" | [a-z0-9]' }],
   ['recursion to the right', { grammar: 'root ::= [a-z ] root | "." | "!" end\nend ::= "" | "?" end' }],
   ['ways that meet', { grammar: 'root ::= a b | b a | a a\na ::= "x" | "x" b | ""\nb ::= "y" a? | [xyz]*' }],
