@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tensorrt/kernels/layer_rows.h"
 #include "tensorrt/kernels/rows.h"
 
 namespace nt {
 
 namespace {
-
-// Rows a sequence, on average, from which tiles of 128 query rows are well filled.
-constexpr uint32_t kWideRows = 64;
 
 kernels::SlotParams toParams(const SamplingParams& sampling) {
   kernels::SlotParams params;
@@ -310,8 +308,8 @@ Status Runner::mark(int32_t part) {
 Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {
   const Layer& layer = layers_[index];
   const std::vector<void*>& weights = weights_.segments()[index];
-  return layer.runsFew(rows) ? layer.fewRows->enqueue(rows, x, y, weights, state_, stream_.get())
-                             : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
+  return layer.runsKernels(rows) ? layer.kernels->enqueue(rows, x, y, weights, state_, stream_.get())
+                                 : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
 }
 
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,
@@ -390,7 +388,7 @@ Status Runner::copyHidden(StepBuffers& buffers, int32_t first, int32_t count) {
   if (std::none_of(begin, end, isWanted)) return {};
   const void* weight = weights_.segments().back().front();
   cudaError_t error = kernels::rmsNorm(dtype_, gathered_.as<>(), weight, normEps_, count, width_,
-                                       normed_.as<>(), stream_.get());
+                                       normed_.as<>(), false, stream_.get());
   const uint64_t rowBytes = static_cast<uint64_t>(width_) * sizeOf(dtype_);
   for (auto from = begin; error == cudaSuccess;) {
     from = std::find_if(from, end, isWanted);

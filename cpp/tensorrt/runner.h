@@ -12,7 +12,7 @@
 #include "core/module.h"
 #include "tensorrt/cuda.h"
 #include "tensorrt/engine.h"
-#include "tensorrt/few_rows.h"
+#include "tensorrt/kernel_segment.h"
 #include "tensorrt/kernels/sampling.h"
 #include "tensorrt/step_tables.h"
 #include "tensorrt/weights.h"
@@ -84,11 +84,11 @@ class Runner {
   };
   struct Layer {
     SegmentEngine* engine = nullptr;
-    const FewRowsSegment* fewRows = nullptr;  // null where the kernels do not cover the segment
+    const KernelSegment* kernels = nullptr;  // null where they do not cover the segment
     size_t plan = 0;
 
     // Which of the two runs a step of so many rows.
-    bool runsFew(int32_t rows) const noexcept { return fewRows != nullptr && rows <= fewRows->maxRows(); }
+    bool runsKernels(int32_t rows) const noexcept { return kernels != nullptr && kernels->runs(rows); }
   };
 
   Runner() = default;
@@ -146,7 +146,7 @@ class Runner {
   Stream stream_;
   DeviceWeights weights_;
   DeviceBuffer pool_, tables_, floats_, ints_, ropes_, activations_, x_[2], gathered_, logits_, normed_,
-      masks_, results_, slots_, history_, fewRowsScratch_;
+      masks_, results_, slots_, history_;
   PinnedBuffer historyHost_;
   Event historySent_;
   std::vector<const float*> ropeTables_;
@@ -154,10 +154,11 @@ class Runner {
   StepState state_;
   std::vector<AttentionPlan> plans_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::vector<std::unique_ptr<SegmentEngine>> engines_;   // by shape
-  std::vector<std::unique_ptr<FewRowsSegment>> fewRows_;  // likewise; null where there is none
-  std::vector<Layer> layers_;                             // by segment, the head last
-  std::map<int32_t, GraphExec> graphs_;                   // by number of sequences
+  std::vector<std::unique_ptr<SegmentEngine>> engines_;  // by shape
+  std::unique_ptr<CublasLinear> cublas_;                 // null where it is not installed
+  std::vector<std::unique_ptr<KernelSegment>> kernels_;  // by shape; null where there is none
+  std::vector<Layer> layers_;                            // by segment, the head last
+  std::map<int32_t, GraphExec> graphs_;                  // by number of sequences
 };
 
 }  // namespace nt

@@ -29,6 +29,9 @@ constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96
 // Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are
 // (docs/performance.md).
 constexpr int32_t kMaxDecodeGroup = 2;
+// Steps whose linear layers cuBLASLt runs faster than an engine does, up to 13% (docs/performance.md). Fewer
+// rows have kernels of their own, if any has.
+constexpr RowRange kCublasRows = {1, 1024};
 // Of a capture that another thread ended, after 10, 20, 40, ... ms.
 constexpr int32_t kCaptureRetries = 6;
 
@@ -137,6 +140,8 @@ Status Runner::load(const TensorRtOptions& options) {
     normEps_ = norm->eps;
   }
   kvHeads_ = graph->kvHeads;
+  // Padding may make a step of few sequences longer than the longest one asked for.
+  rowCapacity_ = std::max(options.maxStepTokens, bucketFor(std::min(options.maxSlots, kBuckets.back())));
   embeddingScale_ = parts->embedding.scale;
 
   if (Status status = loadEngines(options, *graph, *parts, *gpu); !status) return status;
@@ -188,6 +193,12 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
   Expected<std::unique_ptr<nvinfer1::IRuntime>> runtime = (*library)->createRuntime();
   if (!runtime) return runtime.status();
   runtime_ = *std::move(runtime);
+  if (!options.plainKernels) {
+    // Without it the engines run every step of more rows than few: slower, as right.
+    auto cublas = CublasLinear::create(dtype_);
+    if (cublas) cublas_ = *std::move(cublas);
+    if (cublas_ != nullptr) info_.linearLibrary = "cuBLASLt " + cublas_->version();
+  }
   for (size_t i = 0; i < parts.shapes.size(); ++i) {
     const SegmentShape& shape = parts.shapes[i];
     const PlanEngine& built = file->engines[i];
@@ -196,19 +207,22 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
               "The engine was built from another graph: '" + shape.name + "' differs",
               "Build the engine again"};
     }
+    RowRange rows = kCublasRows;
+    rows.last = std::min(rows.last, shape.attentions > 0 ? rowCapacity_ : header.headProfiles.back().max);
     auto engine = SegmentEngine::create(*runtime_, built.plan, shape, dtype_,
                                         shape.attentions > 0 ? header.layerProfiles : header.headProfiles,
                                         state_, stream_.get());
     if (!engine) return engine.status();
     engines_.push_back(*std::move(engine));
-    fewRows_.push_back(options.plainKernels ? nullptr : FewRowsSegment::create(shape, dtype_));
+    kernels_.push_back(options.plainKernels ? nullptr
+                                            : KernelSegment::create(shape, dtype_, cublas_.get(), rows));
   }
   widePrefill_ = attention_->planWidePrefill != nullptr && gpu.computeMajor == 9 && gpu.computeMinor == 0;
   // Programmatic dependent launch came with compute capability 9.0.
   state_.overlap = !options.plainKernels && gpu.computeMajor >= 9;
 
   for (const Segment& segment : parts.segments) {
-    Layer layer{engines_[segment.shape].get(), fewRows_[segment.shape].get(), 0};
+    Layer layer{engines_[segment.shape].get(), kernels_[segment.shape].get(), 0};
     for (const Node& node : parts.shapes[segment.shape].nodes) {
       const auto* op = std::get_if<AttentionOp>(&node.op);
       if (op == nullptr) continue;
@@ -226,12 +240,11 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
 
 Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const auto elementBytes = sizeOf(dtype_);
-  // Padding may make a step of few sequences longer than the longest one asked for.
-  rowCapacity_ = std::max(options.maxStepTokens, bucketFor(std::min(options.maxSlots, kBuckets.back())));
   const int32_t sequenceCapacity =
       std::max(options.maxSlots, bucketFor(std::min(options.maxSlots, kBuckets.back())));
-  const auto rows = static_cast<uint64_t>(rowCapacity_);
-  const auto headRows = static_cast<uint64_t>(engines_.back()->maxRows());
+  // cuBLASLt computes rows of padding, too.
+  const auto rows = static_cast<uint64_t>(KernelSegment::paddedRows(rowCapacity_));
+  const auto headRows = static_cast<uint64_t>(KernelSegment::paddedRows(engines_.back()->maxRows()));
   const auto slots = static_cast<uint64_t>(options.maxSlots);
   const auto vocab = static_cast<uint64_t>(graph.vocabSize);
   const uint64_t rowBytes = static_cast<uint64_t>(width_) * elementBytes;
@@ -240,6 +253,11 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
 
   int64_t activations = 0;
   for (const auto& engine : engines_) activations = std::max(activations, engine->activationBytes());
+  // Segments run one after the other, on an engine or on kernels: the memory between their layers is one.
+  for (const auto& segment : kernels_) {
+    if (segment != nullptr)
+      activations = std::max(activations, static_cast<int64_t>(segment->scratchBytes()));
+  }
   const TableLayout largest(rowCapacity_, sequenceCapacity, rowCapacity_ + sequenceCapacity);
   // A capture lists a page for each sequence of its bucket, which may be more than there are slots.
   const auto pagesListed = static_cast<uint64_t>(std::max(maxPagesListed_, sequenceCapacity));
@@ -250,10 +268,6 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes = slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) +
                                       vocab * sizeof(uint32_t) + sizeof(kernels::SlotBias));
-  uint64_t fewRowsBytes = 0;
-  for (const auto& segment : fewRows_) {
-    if (segment != nullptr) fewRowsBytes = std::max(fewRowsBytes, segment->scratchBytes());
-  }
   const uint64_t historyBytes = static_cast<uint64_t>(graph.maxPositions) * sizeof(int32_t);
   for (Status status :
        {allocateInto(activations_, static_cast<uint64_t>(activations), "The activations"),
@@ -267,13 +281,17 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
         allocateInto(ints_, planBytes, "The attention plans"),
         allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
         allocateInto(results_, resultBytes, "The results"), allocateInto(slots_, slotBytes, "The slots"),
-        allocateInto(history_, historyBytes, "A slot's tokens"),
-        allocateInto(fewRowsScratch_, fewRowsBytes, "The activations of few rows")}) {
+        allocateInto(history_, historyBytes, "A slot's tokens")}) {
     if (!status) return status;
   }
+  info_.workspaceBytes = cublas_ == nullptr ? 0 : cublas_->workspaceBytes();
+  for (const DeviceBuffer* buffer : {&activations_, &x_[0], &x_[1], &gathered_, &logits_, &normed_, &masks_,
+                                     &tables_, &ints_, &floats_, &results_, &slots_, &history_}) {
+    info_.workspaceBytes += buffer->bytes();
+  }
   for (const auto& engine : engines_) engine->setActivationMemory(activations_.as<>(), activations);
-  for (const auto& segment : fewRows_) {
-    if (segment != nullptr) segment->setScratch(fewRowsScratch_.as<>());
+  for (const auto& segment : kernels_) {
+    if (segment != nullptr) segment->setScratch(activations_.as<>());
   }
   auto history = PinnedBuffer::allocate(historyBytes, "A slot's tokens");
   if (!history) return history.status();
@@ -378,6 +396,19 @@ Status Runner::warmUp(StepBuffers& buffers) {
   const int64_t longest = int64_t{info_.maxSlots} * info_.maxPositions;
   const auto most = static_cast<int32_t>(std::min<int64_t>(info_.maxStepTokens, longest));
   if (Status status = warmUp(buffers, most, 0); !status) return status;
+  // One segment of each shape.
+  for (size_t i = 0; i < kernels_.size(); ++i) {
+    if (kernels_[i] == nullptr) continue;
+    const auto layer = std::find_if(layers_.begin(), layers_.end(),
+                                    [&](const Layer& each) { return each.kernels == kernels_[i].get(); });
+    const bool isHead = layer + 1 == layers_.end();
+    const auto& weights = weights_.segments()[static_cast<size_t>(layer - layers_.begin())];
+    if (Status status = kernels_[i]->warmUp(isHead ? gathered_.as<>() : x_[0].as<>(),
+                                            isHead ? logits_.as<>() : x_[1].as<>(), weights, stream_.get());
+        !status) {
+      return status;
+    }
+  }
   for (const RowProfile& profile : engines_.front()->profiles()) {
     if (profile.max >= most) break;
     if (Status status = warmUp(buffers, profile.max, 0); !status) return status;
@@ -430,7 +461,7 @@ Status Runner::capture(int32_t bucket, StepBuffers& buffers, bool& invalidated) 
   if (Status status = sendTables(buffers, ints); !status) return status;
   if (Status status = planAttention(layout, buffers, bucket, true); !status) return status;
   for (size_t i = 0; i < engines_.size(); ++i) {
-    if (fewRows_[i] != nullptr && bucket <= fewRows_[i]->maxRows()) continue;
+    if (kernels_[i] != nullptr && kernels_[i]->runs(bucket)) continue;
     if (Status status = engines_[i]->dedicate(bucket, stream_.get()); !status) return status;
   }
   // TensorRT settles a new shape at its first enqueue, which must not be captured.

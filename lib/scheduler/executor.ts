@@ -214,6 +214,8 @@ export interface ExecutorInfo {
   weightBytes: number
   /** Bytes of activations, tables and buffers of a step; 0 or absent: it is not told. */
   workspaceBytes?: number | undefined
+  /** The library that runs linear layers beside the engine ("cuBLASLt 13.1.0"); '' or absent: none. */
+  linearLibrary?: string | undefined
 }
 
 /**

@@ -1,8 +1,5 @@
 // The linear kernels of few rows against a plain computation in double precision, and their speed against the
 // bytes they read. Needs a GPU.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -11,57 +8,29 @@
 #include <vector>
 
 #include "check.h"
-#include "tensorrt/cuda.h"
+#include "support/device_array.h"
 #include "tensorrt/kernels/few_rows.h"
 
 namespace {
 
 using namespace nt;
 using kernels::FewRowsArgs;
-using kernels::FewRowsGate;
-
-void cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-double valueOf(__half x) {
-  return static_cast<double>(__half2float(x));
-}
-double valueOf(__nv_bfloat16 x) {
-  return static_cast<double>(__bfloat162float(x));
-}
-template <class T>
-T toType(double x) {
-  if constexpr (std::is_same_v<T, __half>) return __float2half_rn(static_cast<float>(x));
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(static_cast<float>(x));
-}
-
-template <class T>
-struct Array {
-  Array(size_t count, double scale, std::mt19937& random) : host(count) {
-    std::normal_distribution<double> normal(0, scale);
-    for (T& x : host) x = toType<T>(normal(random));
-    auto memory = DeviceBuffer::allocate(count * sizeof(T), "test");
-    if (!memory) throw std::runtime_error(memory.status().message());
-    device = *std::move(memory);
-    cuda(cudaMemcpy(device.as<void>(), host.data(), count * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  void* at() const { return device.as<void>(); }
-
-  std::vector<T> host;
-  DeviceBuffer device;
-};
+using kernels::LinearGate;
+using test::Array;
+using test::cuda;
+using test::toType;
+using test::valueOf;
 
 struct Case {
   int32_t rows, n, k;
-  FewRowsGate gate;
+  LinearGate gate;
   bool norm, bias, residual;
 };
 
 // Hugging Face's order of operations with its roundings.
 template <class T>
 void check(const Case& c, std::mt19937& random) {
-  const bool gated = c.gate != FewRowsGate::kNone;
+  const bool gated = c.gate != LinearGate::kNone;
   const auto n = static_cast<size_t>(c.n);
   const auto k = static_cast<size_t>(c.k);
   const auto rows = static_cast<size_t>(c.rows);
@@ -113,7 +82,7 @@ void check(const Case& c, std::mt19937& random) {
       if (gated) {
         const double f = round(want);
         const double active =
-            c.gate == FewRowsGate::kSilu
+            c.gate == LinearGate::kSilu
                 ? f / (1 + std::exp(-f))
                 : 0.5 * f * (1 + std::tanh(0.7978845608028654 * (f + 0.044715 * f * f * f)));
         want = round(active) * round(dot(j + n));
@@ -137,11 +106,11 @@ void checkAll() {
   for (const int32_t rows : {1, 2, 3, 5, 8}) {
     for (const auto& [n, k] :
          {std::pair{1, 32}, {100, 96}, {333, 352}, {4096, 256}, {264, 11008}, {1000, 4096}}) {
-      check<T>({rows, n, k, FewRowsGate::kNone, false, false, false}, random);
-      check<T>({rows, n, k, FewRowsGate::kNone, true, true, false}, random);
-      check<T>({rows, n, k, FewRowsGate::kNone, false, false, true}, random);
-      check<T>({rows, n, k, FewRowsGate::kSilu, true, false, false}, random);
-      check<T>({rows, n, k, FewRowsGate::kGeluTanh, true, true, false}, random);
+      check<T>({rows, n, k, LinearGate::kNone, false, false, false}, random);
+      check<T>({rows, n, k, LinearGate::kNone, true, true, false}, random);
+      check<T>({rows, n, k, LinearGate::kNone, false, false, true}, random);
+      check<T>({rows, n, k, LinearGate::kSilu, true, false, false}, random);
+      check<T>({rows, n, k, LinearGate::kGeluTanh, true, true, false}, random);
     }
   }
 }
@@ -183,7 +152,7 @@ void measure(const char* name, int32_t width, int32_t heads, int32_t hidden, int
         for (const Layer& layer : layers) {
           const auto linear = [&](const DeviceBuffer& in, const DeviceBuffer& weight, const void* norm,
                                   const void* residual, const DeviceBuffer& out, int32_t n, int32_t k,
-                                  FewRowsGate gate) {
+                                  LinearGate gate) {
             FewRowsArgs args;
             args.x = in.as<>();
             args.weight = weight.as<>();
@@ -197,10 +166,10 @@ void measure(const char* name, int32_t width, int32_t heads, int32_t hidden, int
             args.gate = gate;
             cuda(kernels::fewRowsLinear(DType::kBF16, args, overlap, stream));
           };
-          linear(x, layer.qkv, layer.norm.as<>(), nullptr, a, qkv, width, FewRowsGate::kNone);
-          linear(a, layer.out, nullptr, x.as<>(), h, width, heads, FewRowsGate::kNone);
-          linear(h, layer.gate, layer.norm.as<>(), nullptr, b, hidden, width, FewRowsGate::kSilu);
-          linear(b, layer.down, nullptr, h.as<>(), x, width, hidden, FewRowsGate::kNone);
+          linear(x, layer.qkv, layer.norm.as<>(), nullptr, a, qkv, width, LinearGate::kNone);
+          linear(a, layer.out, nullptr, x.as<>(), h, width, heads, LinearGate::kNone);
+          linear(h, layer.gate, layer.norm.as<>(), nullptr, b, hidden, width, LinearGate::kSilu);
+          linear(b, layer.down, nullptr, h.as<>(), x, width, hidden, LinearGate::kNone);
         }
       };
       if (!kernels::fewRowsFits(DType::kBF16, rows, hidden)) continue;

@@ -10,6 +10,7 @@
 
 #include "tensorrt/kernels/element.cuh"
 #include "tensorrt/kernels/few_rows.h"
+#include "tensorrt/kernels/gate.cuh"
 
 namespace nt::kernels {
 
@@ -61,26 +62,6 @@ __device__ inline void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   }
-}
-
-template <class T>
-__device__ inline float rounded(float x) {
-  T value;
-  store(&value, x);
-  return load(&value);
-}
-
-template <class T, FewRowsGate Gate>
-__device__ inline float activate(float gate, float up) {
-  const float f = rounded<T>(gate);
-  float active;
-  if constexpr (Gate == FewRowsGate::kSilu) {
-    active = f / (1.0F + __expf(-f));
-  } else {
-    constexpr float kSqrt2OverPi = 0.7978845608028654F;
-    active = 0.5F * f * (1.0F + tanhf(kSqrt2OverPi * (f + 0.044715F * f * f * f)));
-  }
-  return rounded<T>(active) * rounded<T>(up);
 }
 
 // Elements between the rows of x in shared memory: an odd number of half bank rows, so that the two rows that
@@ -154,14 +135,14 @@ __device__ inline void takeInput(const FewRowsArgs& args, T* shared, float (*sum
   syncBlock();
 }
 
-template <class T, FewRowsGate Gate>
+template <class T, LinearGate Gate>
 __global__ void __launch_bounds__(kThreads) fewRowsKernel(FewRowsArgs args) {
   extern __shared__ __align__(16) char memory[];
   __shared__ float partial[2][kWarps][kTileFloats];
   __shared__ float sums[kWarps][kFewRowsMax];
   T* x = reinterpret_cast<T*>(memory);
 
-  constexpr bool kGated = Gate != FewRowsGate::kNone;
+  constexpr bool kGated = Gate != LinearGate::kNone;
   constexpr int kColumns = kGated ? 8 : kTileRows;
   const int warp = threadIdx.x / 32;
   const int group = threadIdx.x % 32 / 4;
@@ -277,7 +258,7 @@ int sharedBytes(int rows, int k) {
   return rows * sharedStride(k) * 2;
 }
 
-template <class T, FewRowsGate Gate>
+template <class T, LinearGate Gate>
 cudaError_t launch(const FewRowsArgs& args, bool overlap, cudaStream_t stream) noexcept {
   int device = 0;
   int processors = 0;
@@ -305,14 +286,14 @@ cudaError_t launch(const FewRowsArgs& args, bool overlap, cudaStream_t stream) n
 template <class T>
 cudaError_t dispatch(const FewRowsArgs& args, bool overlap, cudaStream_t stream) noexcept {
   switch (args.gate) {
-    case FewRowsGate::kSilu:
-      return launch<T, FewRowsGate::kSilu>(args, overlap, stream);
-    case FewRowsGate::kGeluTanh:
-      return launch<T, FewRowsGate::kGeluTanh>(args, overlap, stream);
-    case FewRowsGate::kNone:
+    case LinearGate::kSilu:
+      return launch<T, LinearGate::kSilu>(args, overlap, stream);
+    case LinearGate::kGeluTanh:
+      return launch<T, LinearGate::kGeluTanh>(args, overlap, stream);
+    case LinearGate::kNone:
       break;
   }
-  return launch<T, FewRowsGate::kNone>(args, overlap, stream);
+  return launch<T, LinearGate::kNone>(args, overlap, stream);
 }
 
 }  // namespace

@@ -8,10 +8,9 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "tensorrt/kernels/linear_gate.h"
 
 namespace nt::kernels {
-
-enum class FewRowsGate : uint8_t { kNone, kSilu, kGeluTanh };
 
 inline constexpr int32_t kFewRowsMax = 8;
 
@@ -28,7 +27,7 @@ struct FewRowsArgs {
   int32_t n = 0;
   int32_t k = 0;  // a multiple of 32
   float eps = 0;  // of the norm
-  FewRowsGate gate = FewRowsGate::kNone;
+  LinearGate gate = LinearGate::kNone;
 };
 
 // Whether a call can be made on the thread's device: 16-bit types, k a multiple of 32, the rows of x in one

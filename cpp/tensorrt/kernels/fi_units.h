@@ -32,9 +32,4 @@ struct FreshPrefill {
   static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
 };
 
-template <DType Type, uint32_t HeadDim>
-struct RopeAppend {
-  static cudaError_t run(const RopeAppendArgs&, cudaStream_t) noexcept;
-};
-
 }  // namespace nt::kernels::fi

@@ -44,31 +44,6 @@ __global__ void gatherKernel(const Word* in, const int32_t* rows, int64_t words,
   for (int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
-// One block a row.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    rmsNormKernel(const T* in, const T* weight, float eps, int32_t width, T* out) {
-  __shared__ float sums[kThreads / kWarp];
-  in += static_cast<int64_t>(blockIdx.x) * width;
-  out += static_cast<int64_t>(blockIdx.x) * width;
-  float sum = 0;
-  for (int32_t i = threadIdx.x; i < width; i += kThreads) {
-    const float x = load(in + i);
-    sum += x * x;
-  }
-  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, step);
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
-  __syncthreads();
-  sum = 0;
-  for (const float part : sums) sum += part;
-  const float root = sqrtf(sum / static_cast<float>(width) + eps);
-  for (int32_t i = threadIdx.x; i < width; i += kThreads) {
-    T unit;
-    store(&unit, load(in + i) / root);
-    store(out + i, load(&unit) * load(weight + i));
-  }
-}
-
 template <class From, class To>
 __global__ void convertKernel(const From* in, To* out, int64_t count) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -114,17 +89,6 @@ cudaError_t gatherRows(const void* in, const int32_t* rows, int32_t count, int64
   } else {
     launch(uint16_t{});  // every element type has a multiple of two bytes
   }
-  return cudaGetLastError();
-}
-
-cudaError_t rmsNorm(DType type, const void* in, const void* weight, float eps, int32_t rows, int32_t width,
-                    void* out, cudaStream_t stream) noexcept {
-  if (rows == 0) return cudaSuccess;
-  withType(type, [&](auto element) {
-    using T = decltype(element);
-    rmsNormKernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-        static_cast<const T*>(in), static_cast<const T*>(weight), eps, width, static_cast<T*>(out));
-  });
   return cudaGetLastError();
 }
 

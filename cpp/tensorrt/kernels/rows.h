@@ -29,10 +29,6 @@ cudaError_t embed(DType type, const EmbedArgs& args, cudaStream_t stream) noexce
 cudaError_t gatherRows(const void* in, const int32_t* rows, int32_t count, int64_t bytes, void* out,
                        cudaStream_t stream) noexcept;
 
-// out[i] = rmsNorm(in[i]) * weight, `rows` of them, rounded where the engines' networks round.
-cudaError_t rmsNorm(DType type, const void* in, const void* weight, float eps, int32_t rows, int32_t width,
-                    void* out, cudaStream_t stream) noexcept;
-
 // out[i] = in[i] rounded to nearest, `count` elements.
 cudaError_t convert(DType from, const void* in, DType to, void* out, int64_t count,
                     cudaStream_t stream) noexcept;

@@ -1,0 +1,221 @@
+#include "tensorrt/cublas_linear.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <cstdlib>
+#include <type_traits>
+#include <vector>
+
+namespace nt {
+
+namespace {
+
+// What the library's recommended workspace on Hopper is.
+constexpr uint64_t kWorkspaceBytes = uint64_t{32} << 20;
+constexpr std::array kFileNames = {"libcublasLt.so.13", "libcublasLt.so.12"};
+constexpr const char* kToolkit = "/usr/local/cuda/lib64";
+
+// The part of cuBLASLt's C interface that is used here; its values have been the same since CUDA 11.
+constexpr int32_t kReal32F = 0;
+constexpr int32_t kReal16F = 2;
+constexpr int32_t kReal16BF = 14;
+constexpr int32_t kCompute32F = 68;
+constexpr int32_t kOpTranspose = 1;
+constexpr int32_t kDescTransA = 3;
+constexpr int32_t kDescEpilogue = 7;
+constexpr int32_t kDescBiasPointer = 8;
+constexpr int32_t kEpilogueBias = 4;
+constexpr int32_t kPreferenceWorkspace = 1;
+
+struct Algorithm {
+  uint64_t data[8];
+};
+struct Heuristic {
+  Algorithm algorithm;
+  size_t workspaceBytes;
+  int32_t status;
+  float waves;
+  int32_t reserved[4];
+};
+
+}  // namespace
+
+struct CublasLinear::Api {
+  size_t (*getVersion)();
+  int32_t (*create)(void**);
+  int32_t (*destroy)(void*);
+  int32_t (*descCreate)(void**, int32_t compute, int32_t scale);
+  int32_t (*descDestroy)(void*);
+  int32_t (*descSet)(void*, int32_t attribute, const void* value, size_t bytes);
+  int32_t (*layoutCreate)(void**, int32_t type, uint64_t rows, uint64_t columns, int64_t stride);
+  int32_t (*layoutDestroy)(void*);
+  int32_t (*preferenceCreate)(void**);
+  int32_t (*preferenceDestroy)(void*);
+  int32_t (*preferenceSet)(void*, int32_t attribute, const void* value, size_t bytes);
+  int32_t (*heuristic)(void* handle, void* desc, void* a, void* b, void* c, void* d, void* preference,
+                       int32_t wanted, Heuristic* results, int32_t* found);
+  int32_t (*matmul)(void* handle, void* desc, const void* alpha, const void* a, void* aLayout, const void* b,
+                    void* bLayout, const void* beta, const void* c, void* cLayout, void* d, void* dLayout,
+                    const Algorithm* algorithm, void* workspace, size_t workspaceBytes, cudaStream_t stream);
+
+  // Opened once for the process, and for good.
+  static Expected<const Api*> open();
+
+ private:
+  static Expected<const Api*> find();
+  bool resolve(void* library);
+};
+
+bool CublasLinear::Api::resolve(void* library) {
+  const auto get = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+    return function != nullptr;
+  };
+  return get(getVersion, "cublasLtGetVersion") && get(create, "cublasLtCreate") &&
+         get(destroy, "cublasLtDestroy") && get(descCreate, "cublasLtMatmulDescCreate") &&
+         get(descDestroy, "cublasLtMatmulDescDestroy") && get(descSet, "cublasLtMatmulDescSetAttribute") &&
+         get(layoutCreate, "cublasLtMatrixLayoutCreate") &&
+         get(layoutDestroy, "cublasLtMatrixLayoutDestroy") &&
+         get(preferenceCreate, "cublasLtMatmulPreferenceCreate") &&
+         get(preferenceDestroy, "cublasLtMatmulPreferenceDestroy") &&
+         get(preferenceSet, "cublasLtMatmulPreferenceSetAttribute") &&
+         get(heuristic, "cublasLtMatmulAlgoGetHeuristic") && get(matmul, "cublasLtMatmul");
+}
+
+Expected<const CublasLinear::Api*> CublasLinear::Api::find() {
+  const char* variable = std::getenv("NODE_TENSORRT_CUBLAS");
+  const std::string named = variable == nullptr ? "" : variable;
+  if (named == "off") return Status("ERR_IO", "NODE_TENSORRT_CUBLAS is off");
+  const std::vector<std::string> folders = named.empty()
+                                               ? std::vector<std::string>{"", std::string(kToolkit) + "/"}
+                                               : std::vector<std::string>{named + "/"};
+  std::string why;
+  for (const std::string& folder : folders) {
+    for (const char* file : kFileNames) {
+      void* library = dlopen((folder + file).c_str(), RTLD_LAZY | RTLD_LOCAL);
+      if (library == nullptr) {
+        const char* said = dlerror();
+        if (why.empty() && said != nullptr) why = said;
+        continue;
+      }
+      auto api = std::make_unique<Api>();
+      if (api->resolve(library)) return static_cast<const Api*>(api.release());
+      why = folder + file + " lacks functions of cuBLASLt";
+      dlclose(library);
+    }
+  }
+  return Status("ERR_IO", "cuBLASLt was not found: " + why,
+                "Install the CUDA toolkit's cuBLAS, or set NODE_TENSORRT_CUBLAS to the folder that holds it");
+}
+
+Expected<const CublasLinear::Api*> CublasLinear::Api::open() {
+  static const auto* result = new Expected<const Api*>(find());
+  return *result;
+}
+
+// Layouts are of column-major matrices: y^T [n, rows] = weight [n, k] * x^T [k, rows], so the weight is the
+// transposed operand.
+struct CublasLinear::Plan {
+  explicit Plan(const Api* functions) : api(functions) {}
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    if (desc != nullptr) api->descDestroy(desc);
+    for (void* layout : {weight, x, y}) {
+      if (layout != nullptr) api->layoutDestroy(layout);
+    }
+  }
+
+  const Api* api;
+  void* desc = nullptr;
+  void* weight = nullptr;
+  void* x = nullptr;
+  void* y = nullptr;
+  Algorithm algorithm{};
+};
+
+Expected<std::unique_ptr<CublasLinear>> CublasLinear::create(DType dtype) {
+  if (dtype == DType::kF32)
+    return Status("ERR_MODEL_UNSUPPORTED", "cuBLASLt runs layers of 16-bit types here");
+  const Expected<const Api*> api = Api::open();
+  if (!api) return api.status();
+  std::unique_ptr<CublasLinear> result(new CublasLinear);
+  result->api_ = *api;
+  result->type_ = dtype == DType::kF16 ? kReal16F : kReal16BF;
+  // 130101 is 13.1.1, as 12.8.3 is 120803.
+  const size_t version = result->api_->getVersion();
+  result->version_ = std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+                     std::to_string(version % 100);
+  if (const int32_t status = result->api_->create(&result->handle_); status != 0)
+    return Status("ERR_CUDA", "cublasLtCreate: status " + std::to_string(status));
+  auto workspace = DeviceBuffer::allocate(kWorkspaceBytes, "cuBLASLt's workspace");
+  if (!workspace) return workspace.status();
+  result->workspace_ = *std::move(workspace);
+  return result;
+}
+
+CublasLinear::~CublasLinear() {
+  plans_.clear();
+  if (handle_ != nullptr) api_->destroy(handle_);
+}
+
+Expected<CublasLinear::Plan*> CublasLinear::planOf(const LinearArgs& args) {
+  const Key key{args.rows, args.n, args.k, args.bias != nullptr, args.residual != nullptr};
+  if (const auto known = plans_.find(key); known != plans_.end()) return known->second.get();
+  auto plan = std::make_unique<Plan>(api_);
+  const auto rows = static_cast<uint64_t>(args.rows);
+  const auto n = static_cast<uint64_t>(args.n);
+  const auto k = static_cast<uint64_t>(args.k);
+  int32_t status = api_->descCreate(&plan->desc, kCompute32F, kReal32F);
+  if (status == 0) status = api_->descSet(plan->desc, kDescTransA, &kOpTranspose, sizeof kOpTranspose);
+  if (status == 0 && args.bias != nullptr)
+    status = api_->descSet(plan->desc, kDescEpilogue, &kEpilogueBias, sizeof kEpilogueBias);
+  if (status == 0) status = api_->layoutCreate(&plan->weight, type_, k, n, args.k);
+  if (status == 0) status = api_->layoutCreate(&plan->x, type_, k, rows, args.k);
+  if (status == 0) status = api_->layoutCreate(&plan->y, type_, n, rows, args.n);
+  void* preference = nullptr;
+  if (status == 0) status = api_->preferenceCreate(&preference);
+  if (status == 0) {
+    status = api_->preferenceSet(preference, kPreferenceWorkspace, &kWorkspaceBytes, sizeof kWorkspaceBytes);
+  }
+  Heuristic best{};
+  int32_t found = 0;
+  if (status == 0) {
+    status = api_->heuristic(handle_, plan->desc, plan->weight, plan->x, plan->y, plan->y, preference, 1,
+                             &best, &found);
+  }
+  if (preference != nullptr) api_->preferenceDestroy(preference);
+  if (status == 0 && found > 0) status = best.status;
+  if (status != 0 || found == 0) {
+    return Status("ERR_CUDA", "cuBLASLt has no kernel for " + std::to_string(args.rows) + " x " +
+                                  std::to_string(args.n) + " x " + std::to_string(args.k) + ": status " +
+                                  std::to_string(status));
+  }
+  plan->algorithm = best.algorithm;
+  return plans_.emplace(key, std::move(plan)).first->second.get();
+}
+
+Status CublasLinear::prepare(const LinearArgs& shape) {
+  return planOf(shape).status();
+}
+
+Status CublasLinear::enqueue(const LinearArgs& args, cudaStream_t stream) {
+  const Expected<Plan*> found = planOf(args);
+  if (!found) return found.status();
+  const Plan& plan = **found;
+  int32_t status = 0;
+  if (args.bias != nullptr) status = api_->descSet(plan.desc, kDescBiasPointer, &args.bias, sizeof args.bias);
+  const float one = 1;
+  const float addend = args.residual == nullptr ? 0 : 1;
+  const void* c = args.residual == nullptr ? args.y : args.residual;
+  if (status == 0) {
+    status =
+        api_->matmul(handle_, plan.desc, &one, args.weight, plan.weight, args.x, plan.x, &addend, c, plan.y,
+                     args.y, plan.y, &plan.algorithm, workspace_.as<>(), kWorkspaceBytes, stream);
+  }
+  if (status != 0) return {"ERR_CUDA", "cublasLtMatmul: status " + std::to_string(status)};
+  return {};
+}
+
+}  // namespace nt
