@@ -6,7 +6,6 @@
 
 #include "attention_problem.h"
 #include "check.h"
-#include "tensorrt/kernels/fi_units.h"
 #include "tensorrt/plugin/paged_attention.h"
 
 namespace {
@@ -95,13 +94,6 @@ void checkQueries(const Problem<T>& problem, const std::vector<T>& got, size_t s
 }
 
 template <class T>
-cudaError_t rotateByFlashInfer(const RopeAppendArgs& args, uint32_t size, cudaStream_t stream) {
-  constexpr DType kType = Traits<T>::kType;
-  return size == 64 ? kernels::fi::RopeAppend<kType, 64>::run(args, stream)
-                    : kernels::fi::RopeAppend<kType, 128>::run(args, stream);
-}
-
-template <class T>
 void checkRotation(Heads heads, std::vector<Sequence> sequences, int32_t padding, std::mt19937& random) {
   Problem<T> problem(heads, std::move(sequences), padding, random);
   const AttentionKernels* kernels = kernels::findAttentionKernels(Traits<T>::kType, heads.size);
@@ -120,12 +112,6 @@ void checkRotation(Heads heads, std::vector<Sequence> sequences, int32_t padding
   const auto pool = toHost<T>(problem.poolDevice.template as<>(), problem.pool.size());
   checkQueries(problem, queries, packed, sentinel);
   checkPool(problem, pool);
-  cuda(rotateByFlashInfer<T>(args, heads.size, nullptr));
-  const auto theirs = toHost<T>(rotated.as<>(), sentinel.size());
-  size_t different = 0;
-  for (size_t i = 0; i < theirs.size(); ++i) different += sameBits(&theirs[i], &queries[i], 1) ? 0 : 1;
-  if (different > 0)
-    std::printf("# %zu of %zu rotated values are not FlashInfer's\n", different, theirs.size());
   CHECK(sameBits(problem.qkv.data(), toHost<T>(problem.qkvDevice.template as<>(), problem.qkv.size()).data(),
                  problem.qkv.size()));
 
@@ -412,7 +398,7 @@ class Speed {
     cuda(cudaStreamCreate(stream_.put()));
   }
 
-  enum class Rotation { kNone, kFlashInfer, kPacked, kInPlace };
+  enum class Rotation { kNone, kPacked, kInPlace };
 
   // Microseconds a layer; `path` may be none.
   double measure(Rotation rotation, const AttentionPath* path) {
@@ -512,11 +498,7 @@ class Speed {
     args.qOut = inPlace ? static_cast<void*>(qkv) : rotated_.as<char>() + set * outBytes_;
     args.qOutStride = inPlace ? args.rowStride : 0;
     args.kOut = inPlace ? qkv + keys : nullptr;
-    if (rotation == Rotation::kFlashInfer) {
-      cuda(rotateByFlashInfer<T>(args, heads_.size, stream_.get()));
-    } else if (rotation != Rotation::kNone) {
-      cuda(kernels_->ropeAppend(args, stream_.get()));
-    }
+    if (rotation != Rotation::kNone) cuda(kernels_->ropeAppend(args, stream_.get()));
     if (path == nullptr) return;
     kernels::AttentionArgs attention;
     attention.q = args.qOut;
@@ -553,9 +535,8 @@ class Speed {
 void printSpeed(const char* name, Heads heads) {
   using Rotation = Speed::Rotation;
   std::printf(
-      "# %s, microseconds a layer: rotation and append by FlashInfer | ours (GB/s) | ours in place || "
-      "attention "
-      "as it was | now || both as they were | now\n",
+      "# %s, microseconds a layer: rotation and append (GB/s) | in place || attention over pages | over the step's rows || "
+      "both, over pages | over the step's rows\n",
       name);
   const auto single = heads.heads / heads.kvHeads <= 2 ? AttentionPath::kDecode : AttentionPath::kPrefill;
   const auto wide = AttentionPath::kWidePrefill;
@@ -563,20 +544,18 @@ void printSpeed(const char* name, Heads heads) {
   for (const int32_t rows : {1, 64, 256}) {
     Speed speed(heads, std::vector<Sequence>(static_cast<size_t>(rows), {500, 1}));
     const double ours = speed.measure(Rotation::kPacked, nullptr);
-    std::printf("# %5d tokens: %7.2f | %7.2f (%5.0f) |         || %8.2f |          || %8.2f | %8.2f\n", rows,
-                speed.measure(Rotation::kFlashInfer, nullptr), ours, speed.bytes() / ours / 1e3,
-                speed.measure(Rotation::kNone, &single), speed.measure(Rotation::kFlashInfer, &single),
+    std::printf("# %5d tokens: %7.2f (%5.0f) |         || %8.2f |          || %8.2f\n", rows, ours,
+                speed.bytes() / ours / 1e3, speed.measure(Rotation::kNone, &single),
                 speed.measure(Rotation::kPacked, &single));
   }
   for (const int32_t rows : {128, 256, 512, 1024, 2048, 8192}) {
     const int32_t length = std::min(rows, 2048);
     Speed speed(heads, std::vector<Sequence>(static_cast<size_t>(rows / length), {0, length}));
     const double ours = speed.measure(Rotation::kPacked, nullptr);
-    std::printf("# %5d prompt: %7.2f | %7.2f (%5.0f) | %7.2f || %8.2f | %8.2f || %8.2f | %8.2f\n", rows,
-                speed.measure(Rotation::kFlashInfer, nullptr), ours, speed.bytes() / ours / 1e3,
-                speed.measure(Rotation::kInPlace, nullptr), speed.measure(Rotation::kNone, &wide),
-                speed.measure(Rotation::kNone, &fresh), speed.measure(Rotation::kFlashInfer, &wide),
-                speed.measure(Rotation::kInPlace, &fresh));
+    std::printf("# %5d prompt: %7.2f (%5.0f) | %7.2f || %8.2f | %8.2f || %8.2f | %8.2f\n", rows, ours,
+                speed.bytes() / ours / 1e3, speed.measure(Rotation::kInPlace, nullptr),
+                speed.measure(Rotation::kNone, &wide), speed.measure(Rotation::kNone, &fresh),
+                speed.measure(Rotation::kPacked, &wide), speed.measure(Rotation::kInPlace, &fresh));
   }
 }
 
