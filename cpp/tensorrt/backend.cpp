@@ -309,22 +309,24 @@ class TensorRtBackend final : public Backend {
     for (size_t s = 0; s < step.sequences.size(); ++s) {
       const StepSequence& sequence = step.sequences[s];
       const Slot& slot = slots_[static_cast<size_t>(sequence.slot)];
+      const bool prompt = (sequence.flags & kPromptLogprobs) != 0 && slot.promptLogprobs >= 0;
+      const bool hiddenRows = (sequence.flags & kHiddenRows) != 0;
       StepEntry entry;
       entry.sequence = static_cast<int32_t>(s);
-      if ((sequence.flags & kPromptLogprobs) != 0 && slot.promptLogprobs >= 0) {
-        for (int32_t i = 0; i < sequence.tokens; ++i) {
-          const int32_t position = sequence.cached + i + 1;
-          if (static_cast<size_t>(position) >= slot.prompt.size()) break;
-          entry.row = sequence.firstRow + i;
-          entry.slot = sequence.slot;
-          entry.target = slot.prompt[static_cast<size_t>(position)];
-          entry.position = position;
-          entry.top = slot.promptLogprobs;
-          entries.push_back(entry);
-        }
+      for (int32_t i = 0; (prompt || hiddenRows) && i < sequence.tokens; ++i) {
+        const int32_t position = sequence.cached + i + 1;
+        const bool targeted = prompt && static_cast<size_t>(position) < slot.prompt.size();
+        entry.hidden = hiddenRows && i + 1 < sequence.tokens;
+        if (!targeted && !entry.hidden) continue;
+        entry.row = sequence.firstRow + i;
+        entry.slot = targeted ? sequence.slot : -1;
+        entry.target = targeted ? slot.prompt[static_cast<size_t>(position)] : -1;
+        entry.position = position;
+        entry.top = targeted ? slot.promptLogprobs : -1;
+        entries.push_back(entry);
       }
       const bool logits = (sequence.flags & kLogits) != 0;
-      const bool hidden = (sequence.flags & kHidden) != 0;
+      const bool hidden = hiddenRows || (sequence.flags & kHidden) != 0;
       if (!sequence.sample() && !logits && !hidden) continue;
       entry.row = sequence.firstRow + sequence.tokens - 1;
       entry.slot = sequence.sample() ? sequence.slot : -1;

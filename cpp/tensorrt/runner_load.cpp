@@ -137,6 +137,7 @@ Status Runner::load(const TensorRtOptions& options) {
   // Hidden states are the norm's, computed again beside an engine that gives logits alone.
   if (head.size() == 2 && norm != nullptr && std::holds_alternative<LinearOp>(head.back().op)) {
     info_.hiddenSize = width_;
+    info_.hiddenRows = true;
     normEps_ = norm->eps;
   }
   kvHeads_ = graph->kvHeads;

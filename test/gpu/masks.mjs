@@ -12,7 +12,7 @@ import { createCpuExecutor, createExecutor, loadCpu, loadLLM, PAGE_SIZE, precisi
 
 const SLOTS = 128
 const PAGES_EACH = 4
-const { SAMPLE, LOGITS, HIDDEN } = StepFlag
+const { SAMPLE, LOGITS, HIDDEN, HIDDEN_ROWS } = StepFlag
 const { ids, greedy } = prompts.find(({ name }) => name === 'chat-two-turns')
 /** Distance of an embedding of length 1 from the CPU's. */
 const EMBEDDING_LIMITS = { fp32: 1e-4, fp16: 1e-2, bf16: 2e-2 }
@@ -187,9 +187,9 @@ for (const precision of precisions) {
         for (const size of [1, 5, 40, 128]) {
           const slots = pageRange(size)
           for (const each of [steps, reference]) for (const slot of slots) each.open(slot, ids.slice(0, 8))
-          await compare(slots.map((slot) => ({ slot, tokens: ids.slice(slot % 3, (slot % 3) + 5), pages: pagesOf(slot), flags: HIDDEN })))
+          await compare(slots.map((slot) => ({ slot, tokens: ids.slice(slot % 3, (slot % 3) + 5), pages: pagesOf(slot), flags: slot % 2 === 0 ? HIDDEN : HIDDEN_ROWS })))
           // One row each: a captured step.
-          const flags = [HIDDEN, SAMPLE, HIDDEN | SAMPLE, HIDDEN | LOGITS]
+          const flags = [HIDDEN, SAMPLE, HIDDEN_ROWS | SAMPLE, HIDDEN | LOGITS]
           await compare(slots.map((slot) => ({ slot, tokens: [ids[10 + (slot % 7)]], cached: 5, pages: pagesOf(slot), flags: flags[slot % 4] })))
           for (const each of [steps, reference]) for (const slot of slots) each.close(slot)
         }
