@@ -15,6 +15,7 @@ namespace {
 constexpr uint64_t kWorkspaceBytes = uint64_t{32} << 20;
 constexpr std::array kFileNames = {"libcublasLt.so.13", "libcublasLt.so.12"};
 constexpr const char* kToolkit = "/usr/local/cuda/lib64";
+constexpr const char* kOff = "off";
 
 // The part of cuBLASLt's C interface that is used here; its values have been the same since CUDA 11.
 constexpr int32_t kReal32F = 0;
@@ -38,6 +39,16 @@ struct Heuristic {
   float waves;
   int32_t reserved[4];
 };
+
+std::string variable() {
+  const char* value = std::getenv("NODE_TENSORRT_CUBLAS");
+  return value == nullptr ? "" : value;
+}
+
+Status failure(const char* call, int32_t status) {
+  return {"ERR_CUDA", std::string(call) + ": status " + std::to_string(status),
+          "NODE_TENSORRT_CUBLAS=off leaves all linear layers to TensorRT"};
+}
 
 }  // namespace
 
@@ -84,29 +95,31 @@ bool CublasLinear::Api::resolve(void* library) {
 }
 
 Expected<const CublasLinear::Api*> CublasLinear::Api::find() {
-  const char* variable = std::getenv("NODE_TENSORRT_CUBLAS");
-  const std::string named = variable == nullptr ? "" : variable;
-  if (named == "off") return Status("ERR_IO", "NODE_TENSORRT_CUBLAS is off");
+  const std::string named = variable();
+  if (named == kOff) return Status("ERR_IO", "NODE_TENSORRT_CUBLAS is off");
   const std::vector<std::string> folders = named.empty()
                                                ? std::vector<std::string>{"", std::string(kToolkit) + "/"}
                                                : std::vector<std::string>{named + "/"};
   std::string why;
+  const auto add = [&](const std::string& reason) { why += (why.empty() ? "" : "; ") + reason; };
   for (const std::string& folder : folders) {
     for (const char* file : kFileNames) {
-      void* library = dlopen((folder + file).c_str(), RTLD_LAZY | RTLD_LOCAL);
+      const std::string path = folder + file;
+      void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
       if (library == nullptr) {
         const char* said = dlerror();
-        if (why.empty() && said != nullptr) why = said;
+        add(said == nullptr ? path : said);
         continue;
       }
       auto api = std::make_unique<Api>();
       if (api->resolve(library)) return static_cast<const Api*>(api.release());
-      why = folder + file + " lacks functions of cuBLASLt";
+      add(path + " lacks functions of cuBLASLt");
       dlclose(library);
     }
   }
   return Status("ERR_IO", "cuBLASLt was not found: " + why,
-                "Install the CUDA toolkit's cuBLAS, or set NODE_TENSORRT_CUBLAS to the folder that holds it");
+                "Install the CUDA toolkit's cuBLAS, or set NODE_TENSORRT_CUBLAS to the folder that holds it, "
+                "or to 'off'");
 }
 
 Expected<const CublasLinear::Api*> CublasLinear::Api::open() {
@@ -135,6 +148,11 @@ struct CublasLinear::Plan {
   Algorithm algorithm{};
 };
 
+bool CublasLinear::isNamed() {
+  const std::string named = variable();
+  return !named.empty() && named != kOff;
+}
+
 Expected<std::unique_ptr<CublasLinear>> CublasLinear::create(DType dtype) {
   if (dtype == DType::kF32)
     return Status("ERR_MODEL_UNSUPPORTED", "cuBLASLt runs layers of 16-bit types here");
@@ -148,7 +166,7 @@ Expected<std::unique_ptr<CublasLinear>> CublasLinear::create(DType dtype) {
   result->version_ = std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
                      std::to_string(version % 100);
   if (const int32_t status = result->api_->create(&result->handle_); status != 0)
-    return Status("ERR_CUDA", "cublasLtCreate: status " + std::to_string(status));
+    return failure("cublasLtCreate", status);
   auto workspace = DeviceBuffer::allocate(kWorkspaceBytes, "cuBLASLt's workspace");
   if (!workspace) return workspace.status();
   result->workspace_ = *std::move(workspace);
@@ -214,8 +232,7 @@ Status CublasLinear::enqueue(const LinearArgs& args, cudaStream_t stream) {
         api_->matmul(handle_, plan.desc, &one, args.weight, plan.weight, args.x, plan.x, &addend, c, plan.y,
                      args.y, plan.y, &plan.algorithm, workspace_.as<>(), kWorkspaceBytes, stream);
   }
-  if (status != 0) return {"ERR_CUDA", "cublasLtMatmul: status " + std::to_string(status)};
-  return {};
+  return status == 0 ? Status() : failure("cublasLtMatmul", status);
 }
 
 }  // namespace nt

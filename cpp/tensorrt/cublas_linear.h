@@ -34,6 +34,8 @@ class CublasLinear {
   // By NODE_TENSORRT_CUBLAS, where that is set: a folder that holds the library, or "off"; else the system's
   // search path, then /usr/local/cuda. `dtype` is a 16-bit type.
   static Expected<std::unique_ptr<CublasLinear>> create(DType dtype);
+  // Whether NODE_TENSORRT_CUBLAS names a folder: who sets it counts on what is there.
+  static bool isNamed();
   ~CublasLinear();
 
   // "13.1.0"

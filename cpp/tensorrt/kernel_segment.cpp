@@ -224,22 +224,16 @@ cudaError_t KernelSegment::runFew(const Linear& linear, const Pointers& at, int3
   return kernels::fewRowsLinear(dtype_, args, overlap, stream);
 }
 
-// What stands before and behind the product has kernels of its own: x is the norm's result where there is a
-// norm, y what the activation takes where there is one.
-LinearArgs KernelSegment::cublasArgs(const Linear& linear, const Pointers& at, int32_t rows) const {
-  const bool gated = linear.gate != kernels::LinearGate::kNone;
+LinearArgs KernelSegment::cublasShape(const Linear& linear, int32_t rows) {
   LinearArgs args;
-  args.x = linear.norm < 0 ? at.x : scratch_ + normedOffset_;
-  args.weight = at.weight;
-  args.bias = at.bias;
-  args.residual = at.residual;
-  args.y = gated ? scratch_ + gatedOffset_ : at.y;
   args.rows = paddedRows(rows);
-  args.n = gated ? 2 * linear.n : linear.n;
+  args.n = linear.gate == kernels::LinearGate::kNone ? linear.n : 2 * linear.n;
   args.k = linear.k;
   return args;
 }
 
+// What stands before and behind the product has kernels of its own: x is the norm's result where there is a
+// norm, y what the activation takes where there is one.
 Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
                                 cudaStream_t stream) const {
   if (linear.norm >= 0) {
@@ -247,23 +241,29 @@ Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_
                                                scratch_ + normedOffset_, overlap, stream);
     if (Status status = toStatus(error, "A norm"); !status) return status;
   }
-  const LinearArgs args = cublasArgs(linear, at, rows);
+  const bool gated = linear.gate != kernels::LinearGate::kNone;
+  LinearArgs args = cublasShape(linear, rows);
+  args.x = linear.norm < 0 ? at.x : scratch_ + normedOffset_;
+  args.weight = at.weight;
+  args.bias = at.bias;
+  args.residual = at.residual;
+  args.y = gated ? scratch_ + gatedOffset_ : at.y;
   if (Status status = cublas_->enqueue(args, stream); !status) return status;
-  if (linear.gate == kernels::LinearGate::kNone) return {};
+  if (!gated) return {};
   return toStatus(
       kernels::gatedActivation(dtype_, linear.gate, args.y, rows, linear.n, at.y, overlap, stream),
       "A gated activation");
 }
 
 bool KernelSegment::prepare(int32_t rows) const {
-  // Only which of the pointers are there counts.
+  // Of the addresses only counts which are there.
   static const char there = 0;
   return std::all_of(steps_.begin(), steps_.end(), [&](const Step& step) {
     if (step.isAttention) return true;
-    Pointers at;
-    at.bias = step.linear.bias < 0 ? nullptr : &there;
-    at.residual = step.linear.residual < 0 ? nullptr : &there;
-    return cublas_->prepare(cublasArgs(step.linear, at, rows)).isOk();
+    LinearArgs shape = cublasShape(step.linear, rows);
+    shape.bias = step.linear.bias < 0 ? nullptr : &there;
+    shape.residual = step.linear.residual < 0 ? nullptr : &there;
+    return cublas_->prepare(shape).isOk();
   });
 }
 

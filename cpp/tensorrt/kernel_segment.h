@@ -35,6 +35,8 @@ class KernelSegment {
 
   // Whether a step of so many rows runs here.
   bool runs(int32_t rows) const noexcept { return rows <= fewRows_ || cublasRows_.holds(rows); }
+  // Whether cuBLASLt runs any step.
+  bool usesCublas() const noexcept { return cublasRows_.last >= cublasRows_.first; }
   // Of device memory, aligned to 256; may be shared by whatever never runs at the same time.
   uint64_t scratchBytes() const noexcept { return scratchBytes_; }
   void setScratch(void* scratch) noexcept { scratch_ = static_cast<char*>(scratch); }
@@ -85,7 +87,8 @@ class KernelSegment {
   bool prepare(int32_t rows) const;
   Status runCublas(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
                    cudaStream_t stream) const;
-  LinearArgs cublasArgs(const Linear& linear, const Pointers& at, int32_t rows) const;
+  // Without addresses.
+  static LinearArgs cublasShape(const Linear& linear, int32_t rows);
 
   DType dtype_ = DType::kBF16;
   int32_t fewRows_ = 0;  // most rows of few_rows.h; 0 = none

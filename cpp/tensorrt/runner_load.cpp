@@ -194,11 +194,11 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
   Expected<std::unique_ptr<nvinfer1::IRuntime>> runtime = (*library)->createRuntime();
   if (!runtime) return runtime.status();
   runtime_ = *std::move(runtime);
-  if (!options.plainKernels) {
+  if (!options.plainKernels && dtype_ != DType::kF32) {
     // Without it the engines run every step of more rows than few: slower, as right.
     auto cublas = CublasLinear::create(dtype_);
+    if (!cublas && CublasLinear::isNamed()) return cublas.status();
     if (cublas) cublas_ = *std::move(cublas);
-    if (cublas_ != nullptr) info_.linearLibrary = "cuBLASLt " + cublas_->version();
   }
   for (size_t i = 0; i < parts.shapes.size(); ++i) {
     const SegmentShape& shape = parts.shapes[i];
@@ -217,6 +217,12 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
     engines_.push_back(*std::move(engine));
     kernels_.push_back(options.plainKernels ? nullptr
                                             : KernelSegment::create(shape, dtype_, cublas_.get(), rows));
+  }
+  const auto usesCublas = [](const auto& segment) { return segment != nullptr && segment->usesCublas(); };
+  if (std::any_of(kernels_.begin(), kernels_.end(), usesCublas)) {
+    info_.linearLibrary = "cuBLASLt " + cublas_->version();
+  } else {
+    cublas_.reset();  // widths that it does not take, or no kernel for this GPU
   }
   widePrefill_ = attention_->planWidePrefill != nullptr && gpu.computeMajor == 9 && gpu.computeMinor == 0;
   // Programmatic dependent launch came with compute capability 9.0.
