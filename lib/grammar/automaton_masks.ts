@@ -4,19 +4,23 @@ import { DEAD, type Pushdown, type PushdownState, UNKNOWN } from './pushdown'
 import { type TokenTrie, type TokenTries, PLAIN } from './token_trie'
 
 interface KeptMask {
+  readonly automaton: Pushdown
   readonly words: Int32Array
   readonly status: MatcherStatus
 }
 
 /** Nodes below one for which it is worth to ask whether all of them are taken. */
 const LEAST_BELOW = 4
-/** Of masks, and of automata, that a thread keeps; about. */
+/** Of masks that a thread keeps, and of one beside its bits; about. */
 const MASK_BYTES = 48 * 1024 * 1024
-const AUTOMATA_BYTES = 128 * 1024 * 1024
+const MASK_HEAD_BYTES = 250
+/** Of tables of automata that a thread keeps; what a single mask adds comes on top. */
+export const AUTOMATA_BYTES = 128 * 1024 * 1024
 
 export class AutomatonMasks {
   private readonly masks = new Map<PushdownState, KeptMask>()
   private readonly automata = new Set<Pushdown>()
+  private readonly maskBytes: number
   private readonly maxMasks: number
   private readonly path: Int32Array
   /** Masks of all tokens of the plain tries. */
@@ -26,7 +30,8 @@ export class AutomatonMasks {
     private readonly tries: TokenTries,
     private readonly words: number,
   ) {
-    this.maxMasks = Math.max(16, Math.floor(MASK_BYTES / (4 * words)))
+    this.maskBytes = 4 * words + MASK_HEAD_BYTES
+    this.maxMasks = Math.max(16, Math.floor(MASK_BYTES / this.maskBytes))
     this.path = new Int32Array(1 + [...tries.plain, tries.rest].reduce((most, { maxDepth }) => Math.max(most, maxDepth), 0))
     this.plain = tries.plain.map(({ tokens }) => {
       const mask = new Int32Array(words)
@@ -41,12 +46,13 @@ export class AutomatonMasks {
 
   remove(automaton: Pushdown): void {
     this.automata.delete(automaton)
+    this.forgetMasks(automaton)
   }
 
-  /** Of the automata's tables and the masks, about. */
+  /** Of the automata and the masks, about. */
   get memoryBytes(): number {
-    let sum = 4 * this.words * this.masks.size
-    for (const { memoryBytes } of this.automata) sum += memoryBytes
+    let sum = this.maskBytes * this.masks.size
+    for (const { memoryBytes, networkBytes } of this.automata) sum += memoryBytes + networkBytes
     return sum
   }
 
@@ -68,13 +74,25 @@ export class AutomatonMasks {
     return mask
   }
 
-  /** Keeps memory within bounds: tables are made anew from what is followed now, and that is little. Before a batch of tokens. */
+  /**
+   * Keeps tables within bounds: the largest are made anew from what is followed now, and that is little. To be called before each piece
+   * of work, as one may add much.
+   */
   limit(): void {
     let sum = 0
     for (const { memoryBytes } of this.automata) sum += memoryBytes
-    if (sum <= AUTOMATA_BYTES) return
-    for (const automaton of this.automata) automaton.clear()
-    this.masks.clear()
+    for (let left = this.automata.size; sum > AUTOMATA_BYTES && left > 0; left--) {
+      let largest: Pushdown | undefined
+      for (const automaton of this.automata) if (largest === undefined || automaton.memoryBytes > largest.memoryBytes) largest = automaton
+      sum -= largest!.memoryBytes
+      largest!.clear()
+      this.forgetMasks(largest!)
+      sum += largest!.memoryBytes
+    }
+  }
+
+  private forgetMasks(automaton: Pushdown): void {
+    for (const [state, mask] of this.masks) if (mask.automaton === automaton) this.masks.delete(state)
   }
 
   private make(automaton: Pushdown, state: PushdownState): KeptMask {
@@ -93,7 +111,7 @@ export class AutomatonMasks {
       }
     }
     const status = state.complete ? (any ? MatcherStatus.MAY_END : MatcherStatus.ENDS) : any ? MatcherStatus.CONTINUES : MatcherStatus.STUCK
-    return { words, status }
+    return { automaton, words, status }
   }
 
   /** Adds the tokens of a trie that lead on from a state. @returns whether there are any */

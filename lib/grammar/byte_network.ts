@@ -3,20 +3,29 @@
  * the grammar library prints what it has parsed, so that its reader alone says what a grammar means.
  */
 
-export interface NetworkNode {
+/** Nodes by number. Edges of a kind lie behind each other, those of node `i` from entry `i` of their `...At` to entry `i + 1`. */
+export interface ByteNetwork {
+  readonly size: number
+  readonly start: number
+  readonly rangeAt: Int32Array
   /** Triples: bytes from, to, and where they lead. */
-  readonly ranges: number[]
+  readonly ranges: Int32Array
+  readonly emptyAt: Int32Array
   /** Where nothing leads. */
-  readonly empty: number[]
+  readonly empty: Int32Array
+  readonly callAt: Int32Array
   /** Pairs: where a called rule starts, and where it returns to. */
-  readonly calls: number[]
-  /** The rule ends here. */
-  final: boolean
+  readonly calls: Int32Array
+  /** 1: the rule ends at this node. */
+  readonly final: Uint8Array
 }
 
-export interface ByteNetwork {
-  readonly nodes: readonly NetworkNode[]
-  readonly start: number
+/** While it is read. */
+interface NetworkNode {
+  readonly ranges: number[]
+  readonly empty: number[]
+  readonly calls: number[]
+  final: boolean
 }
 
 /** Beyond it, a grammar has repetitions that are better counted than written out. */
@@ -34,7 +43,7 @@ const encoder = new TextEncoder()
 class Unsupported extends Error {}
 
 class NetworkReader {
-  readonly nodes: NetworkNode[] = []
+  private readonly nodes: NetworkNode[] = []
   private readonly rules = new Map<string, { start: number; end: number; called: boolean; defined: boolean }>()
   private at = 0
 
@@ -51,7 +60,7 @@ class NetworkReader {
     const root = roots[0]
     if (root === undefined || roots.length > 1) throw new Unsupported()
     this.shorten()
-    return { nodes: this.nodes, start: root.start }
+    return pack(this.nodes, root.start)
   }
 
   /**
@@ -62,14 +71,16 @@ class NetworkReader {
     const { nodes } = this
     const passed = new Int32Array(nodes.length).fill(-1)
     const past = (from: number): number => {
+      const path: number[] = []
       let at = from
-      for (let hops = 0; passed[at]! < 0 && hops < nodes.length; hops++) {
+      for (; passed[at]! < 0 && path.length < nodes.length; at = nodes[at]!.empty[0]!) {
         const { ranges, empty, calls, final } = nodes[at]!
         if (final || ranges.length > 0 || calls.length > 0 || empty.length !== 1) break
-        at = empty[0]!
+        path.push(at)
       }
       if (passed[at]! >= 0) at = passed[at]!
-      return (passed[from] = at)
+      for (const node of path) passed[node] = at
+      return at
     }
     for (const { ranges, empty, calls } of nodes) {
       for (let i = 2; i < ranges.length; i += 3) ranges[i] = past(ranges[i]!)
@@ -287,6 +298,21 @@ class NetworkReader {
     if (first <= last) step(first, last, lowest, highest)
     if (cut) step(last + 1, last + 1, lowest, highTail)
   }
+}
+
+function pack(nodes: readonly NetworkNode[], start: number): ByteNetwork {
+  const behind = (kind: 'ranges' | 'empty' | 'calls'): [at: Int32Array, edges: Int32Array] => {
+    const at = new Int32Array(nodes.length + 1)
+    for (const [i, node] of nodes.entries()) at[i + 1] = at[i]! + node[kind].length
+    const edges = new Int32Array(at[nodes.length]!)
+    for (const [i, node] of nodes.entries()) edges.set(node[kind], at[i])
+    return [at, edges]
+  }
+  const [rangeAt, ranges] = behind('ranges')
+  const [emptyAt, empty] = behind('empty')
+  const [callAt, calls] = behind('calls')
+  const final = Uint8Array.from(nodes, (node) => (node.final ? 1 : 0))
+  return { size: nodes.length, start, rangeAt, ranges, emptyAt, empty, callAt, calls, final }
 }
 
 function inverse(ranges: readonly (readonly [number, number])[]): [number, number][] {

@@ -21,7 +21,7 @@ export interface GrammarEngineOptions {
   threads?: number | undefined
   /** Compiled grammars to keep. Default 128. */
   cacheSize?: number | undefined
-  /** Bytes of the library's memory beyond which a thread takes no new grammars, and ends with its last output. Default 512 MiB. */
+  /** Bytes of memory, the library's and that of automata, beyond which a thread takes no new grammars, and ends with its last output. Default 512 MiB. */
   threadBytes?: number | undefined
 }
 
@@ -267,6 +267,8 @@ export class GrammarEngine implements MatcherOwner {
     entry.byLibrary = true
     entry.stage = 'compiling'
     this.toCompile.push(entry)
+    // It may have been the last that was followed there.
+    this.retire(thread)
     this.pump()
   }
 

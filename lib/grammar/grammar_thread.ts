@@ -23,7 +23,7 @@ export interface ThreadEvents {
 }
 
 export class GrammarThread {
-  /** Of the library, which grows and never shrinks. */
+  /** Of the library, which grows and never shrinks, and of automata, when the last grammar was compiled. */
   memoryBytes = 0
   /** The grammar that is parsed or compiled. */
   private job: number | undefined

@@ -192,7 +192,6 @@ class GrammarWorker {
 
   /** Masks that are known already go out first: who needs them must not wait for those that have to be made. */
   private accept(entries: Int32Array): void {
-    this.tools!.masks.limit()
     const known: number[] = []
     const slow: { id: number; matcher: Matcher }[] = []
     for (let i = 0; i < entries.length; i += 2) {

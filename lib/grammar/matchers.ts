@@ -41,6 +41,7 @@ export class AutomatonMatcher implements Matcher {
     const { automaton } = this
     const bytes = this.tokenBytes(token)
     if (bytes.length === 0) return false
+    this.masks.limit()
     automaton.begin()
     let { id } = automaton.current(this.state)
     for (const byte of bytes) {
@@ -52,6 +53,10 @@ export class AutomatonMatcher implements Matcher {
   }
 
   fill(): MatcherStatus {
+    if (!this.quick) {
+      this.masks.limit()
+      this.automaton.begin()
+    }
     this.state = this.automaton.current(this.state)
     if (this.state !== this.filled) {
       const { words, status } = this.masks.of(this.automaton, this.state)

@@ -31,9 +31,13 @@ export const DEAD = -2
 const STATE_BYTES = 420
 const ITEM_BYTES = 32
 const FRAME_BYTES = 120
+/** States that there is room for at first. */
+const FIRST_STATES = 16
 /** Places that one state may have, and that may be gone through from one {@link Pushdown.begin} to the next: about a second's work. */
 const MAX_PLACES = 65_536
 const MAX_WORK = 1_000_000
+/** Of tables: more than are kept, and what a single piece of work may add. */
+const MAX_BYTES = 256 * 1024 * 1024
 
 /** The grammar is too ambiguous to be followed so, or calls itself to the left. */
 export class PushdownOverflow extends Error {}
@@ -53,6 +57,8 @@ export class Pushdown {
   generation = 0
   /** Of its tables, about. */
   memoryBytes = 0
+  /** Of the network, which is there while the automaton is. */
+  readonly networkBytes: number
   private readonly examples: number[] = []
   private states: PushdownState[] = []
   private byItems = new Map<string, PushdownState>()
@@ -67,10 +73,10 @@ export class Pushdown {
   private complete = false
 
   constructor(private readonly network: ByteNetwork) {
+    const { ranges } = network
     const cuts = new Uint8Array(257)
-    for (const { ranges } of network.nodes) {
-      for (let i = 0; i < ranges.length; i += 3) cuts[ranges[i]!] = cuts[ranges[i + 1]! + 1] = 1
-    }
+    for (let i = 0; i < ranges.length; i += 3) cuts[ranges[i]!] = cuts[ranges[i + 1]! + 1] = 1
+    this.networkBytes = Object.values(network).reduce((sum, part) => sum + (ArrayBuffer.isView(part) ? part.byteLength : 0), 0)
     cuts[0] = 1
     for (let byte = 0; byte < 256; byte++) {
       if (cuts[byte] === 1) this.examples.push(byte)
@@ -90,7 +96,7 @@ export class Pushdown {
     this.afterAlike = []
     this.byItems.clear()
     this.frames.clear()
-    this.next = new Int32Array(64 * this.classCount).fill(UNKNOWN)
+    this.next = new Int32Array(FIRST_STATES * this.classCount).fill(UNKNOWN)
     this.root = { id: 0, node: -1, parent: undefined }
     this.memoryBytes = this.next.byteLength
   }
@@ -114,7 +120,8 @@ export class Pushdown {
   current(state: PushdownState): PushdownState {
     if (state.generation === this.generation) return state
     this.reset()
-    state.frames.forEach((frame, i) => this.visit(state.nodes[i]!, this.frameAgain(frame)))
+    const known = new Map<Frame, Frame>()
+    state.frames.forEach((frame, i) => this.visit(state.nodes[i]!, this.frameAgain(frame, known)))
     this.complete = state.complete
     return this.finish()
   }
@@ -128,11 +135,11 @@ export class Pushdown {
     const known = this.next[from * this.classCount + byteClass]!
     if (known !== UNKNOWN) return known
     const { nodes, frames } = this.states[from]!
+    const { rangeAt, ranges } = this.network
     const byte = this.examples[byteClass]!
     this.reset()
     for (let i = 0; i < nodes.length; i++) {
-      const { ranges } = this.network.nodes[nodes[i]!]!
-      for (let at = 0; at < ranges.length; at += 3) {
+      for (let at = rangeAt[nodes[i]!]!, end = rangeAt[nodes[i]! + 1]!; at < end; at += 3) {
         if (byte >= ranges[at]! && byte <= ranges[at + 1]!) this.visit(ranges[at + 2]!, frames[i]!)
       }
     }
@@ -223,7 +230,7 @@ export class Pushdown {
   }
 
   private visit(node: number, frame: Frame): void {
-    const key = frame.id * this.network.nodes.length + node
+    const key = frame.id * this.network.size + node
     if (this.seen.has(key)) return
     this.seen.add(key)
     this.pendingNodes.push(node)
@@ -232,22 +239,21 @@ export class Pushdown {
 
   /** Goes on from all visited places as far as no byte is needed, and finds the state that has these places. */
   private finish(): PushdownState {
-    const { nodes } = this.network
+    const { size, rangeAt, emptyAt, empty, callAt, calls, final } = this.network
     while (this.pendingNodes.length > 0) {
       const at = this.pendingNodes.pop()!
       const frame = this.pendingFrames.pop()!
-      const { ranges, empty, calls, final } = nodes[at]!
-      if (ranges.length > 0) this.kept.push({ key: frame.id * nodes.length + at, node: at, frame })
-      for (const to of empty) this.visit(to, frame)
-      for (let i = 0; i < calls.length; i += 2) {
+      if (rangeAt[at]! < rangeAt[at + 1]!) this.kept.push({ key: frame.id * size + at, node: at, frame })
+      for (let i = emptyAt[at]!, end = emptyAt[at + 1]!; i < end; i++) this.visit(empty[i]!, frame)
+      for (let i = callAt[at]!, end = callAt[at + 1]!; i < end; i += 2) {
         const back = calls[i + 1]!
         this.visit(calls[i]!, this.endsRule(back) ? frame : this.frame(back, frame))
       }
-      if (final) {
+      if (final[at] === 1) {
         if (frame.parent === undefined) this.complete = true
         else this.visit(frame.node, frame.parent)
       }
-      if (++this.work > MAX_WORK || this.seen.size > MAX_PLACES) throw new PushdownOverflow()
+      if (++this.work > MAX_WORK || this.seen.size > MAX_PLACES || this.memoryBytes > MAX_BYTES) throw new PushdownOverflow()
     }
     const { kept, complete } = this
     kept.sort((a, b) => a.key - b.key)
@@ -274,12 +280,12 @@ export class Pushdown {
   }
 
   private endsRule(node: number): boolean {
-    const { ranges, empty, calls, final } = this.network.nodes[node]!
-    return final && ranges.length === 0 && empty.length === 0 && calls.length === 0
+    const { rangeAt, emptyAt, callAt, final } = this.network
+    return final[node] === 1 && rangeAt[node] === rangeAt[node + 1] && emptyAt[node] === emptyAt[node + 1] && callAt[node] === callAt[node + 1]
   }
 
   private frame(node: number, parent: Frame): Frame {
-    const key = parent.id * this.network.nodes.length + node
+    const key = parent.id * this.network.size + node
     let frame = this.frames.get(key)
     if (frame === undefined) {
       frame = { id: this.frames.size + 1, node, parent }
@@ -289,10 +295,13 @@ export class Pushdown {
     return frame
   }
 
-  /** Of an older table. */
-  private frameAgain(frame: Frame): Frame {
-    const path: number[] = []
-    for (let at = frame; at.parent !== undefined; at = at.parent) path.push(at.node)
-    return path.reduceRight<Frame>((parent, node) => this.frame(node, parent), this.root)
+  /** Of an older table. @param known those that were found already: places share most of their stacks */
+  private frameAgain(frame: Frame, known: Map<Frame, Frame>): Frame {
+    const path: Frame[] = []
+    let at = frame
+    for (; at.parent !== undefined && !known.has(at); at = at.parent) path.push(at)
+    let again = known.get(at) ?? this.root
+    for (let i = path.length - 1; i >= 0; i--) known.set(path[i]!, (again = this.frame(path[i]!.node, again)))
+    return again
   }
 }
