@@ -340,7 +340,6 @@ TEST(warmUpSharesTheRowsOut) {
   for (size_t i = 0; i < 4; ++i) CHECK_EQ(block[layout.kvIndices + i], 0);
 }
 
-// NT_STAND_IN_FOLDER holds a library that is on no search path.
 TEST(warmUpBehindCachedTokens) {
   const TableLayout layout(21, 2, 1);
   std::vector<int32_t> block(layout.kvIndices + 6, -77);
@@ -354,6 +353,7 @@ TEST(warmUpBehindCachedTokens) {
   CHECK_EQ(block[layout.lastPageLen + 1], 2);
 }
 
+// NT_STAND_IN_FOLDER holds a library that is on no search path.
 TEST(aLibraryIsFoundByItsBareName) {
   const char* name = NT_STAND_IN_NAME;
   CHECK(dlopen(name, RTLD_LAZY) == nullptr);
