@@ -15,6 +15,8 @@ const NO_MASKS: readonly SlotMask[] = Object.freeze([])
 export class StepPlanner {
   private readonly decodes: Sequence[] = []
   private readonly prefills: Sequence[] = []
+  /** Decoding by itself is put off, see {@link collect}. */
+  private decodesWait = false
 
   constructor(
     private readonly residency: Residency,
@@ -42,6 +44,10 @@ export class StepPlanner {
       record.add(seq, Math.min(seq.known - seq.computed, left), limits.pageSize)
     }
     if (!relieved) this.admit(record, decodeRows, budget, open, now)
+    if (this.decodesWait && record.rows === decodeRows) {
+      record.reset(record.stepId)
+      return 0
+    }
     return decodeRows
   }
 
@@ -69,7 +75,8 @@ export class StepPlanner {
    * Sorts the running sequences into those with one token to run and those with more, and finds pages for the former.
    *
    * Where all that could decode is constrained, and so is some of what is sampled just now, that comes first: a step with the rest
-   * would run behind it, and from then on the two would take turns, each with half of the rows.
+   * would run behind it, and from then on the two would take turns, each with half of the rows. A step that is run for a prompt anyway
+   * takes the rest along: else newcomers could hold it up as long as they come.
    * @returns whether sequences were preempted for that: then nothing must be admitted
    */
   private collect(now: number): boolean {
@@ -100,9 +107,14 @@ export class StepPlanner {
       }
     }
     running.length = kept
-    if (constrainedInFlight && !free) decodes.length = pagesNeeded = 0
+    this.decodesWait = constrainedInFlight && !free
     if (this.preemptForPriority) prefills.sort((a, b) => a.rank - b.rank)
     if (pagesNeeded <= pages.blocks.available) return false
+    if (this.decodesWait) {
+      // What is in flight may free what they need: nobody is preempted for those who wait.
+      decodes.length = 0
+      return false
+    }
     this.relieve(pagesNeeded, now)
     return true
   }

@@ -239,6 +239,22 @@ describe('constrained sequences', () => {
     expect(d.of(second!).tokens).toEqual(soloText(prompt(4), 6, [], oddThenEven))
   })
 
+  it('go on while others under grammars come, one a step, and come together when no more do', () => {
+    const d = new Driver({ maxStepTokens: 48, maxSlots: 24, numPages: 512 })
+    const [first] = d.add(constrained('first', new Constraint(), { maxTokens: 30 }))
+    d.step()
+    for (let i = 0; i < 20; i++) {
+      d.add(request(`newcomer ${i}`, prompt(48, i), { maxTokens: 30, constrain: () => new Constraint(), ...EXACT }))
+      d.step()
+    }
+    // A step that has the prompt of a newcomer takes along who can go on: at least every other step has the first one.
+    expect(d.of(first!).tokens.length).toBeGreaterThanOrEqual(10)
+    const arrived = d.planned.length
+    d.runToEnd()
+    // Taking turns, the last one's tokens would take twice as many.
+    expect(d.planned.length - arrived).toBeLessThan(38)
+  })
+
   it('end with a stop token that the mask forces, whatever minTokens says', () => {
     const d = new Driver()
     const [seq] = d.add(
