@@ -1,47 +1,30 @@
 // Stands in for libnvinfer where only its version matters; its registry takes any plugin.
+#include "fake_gpu/unsupported.h"
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+#ifndef LEAN
 namespace {
 
-// IPluginRegistry: registerCreator(IPluginCreatorInterface&, const char*) is the twelfth virtual function.
-struct Registry {
-  virtual bool f0() { return true; }
-  virtual bool f1() { return true; }
-  virtual bool f2() { return true; }
-  virtual bool f3() { return true; }
-  virtual bool f4() { return true; }
-  virtual bool f5() { return true; }
-  virtual bool f6() { return true; }
-  virtual bool f7() { return true; }
-  virtual bool f8() { return true; }
-  virtual bool f9() { return true; }
-  virtual bool f10() { return true; }
-  virtual bool f11() { return true; }
-  virtual bool f12() { return true; }
-  virtual bool f13() { return true; }
-  virtual bool f14() { return true; }
-  virtual bool f15() { return true; }
-  virtual bool f16() { return true; }
-  virtual bool f17() { return true; }
-  virtual bool f18() { return true; }
-  virtual bool f19() { return true; }
-
- protected:
-  ~Registry() = default;
+class Registry final : public nt::fake::BarePluginRegistry {
+ public:
+  bool registerCreator(nvinfer1::IPluginCreatorInterface&, nvinfer1::AsciiChar const*) noexcept override {
+    return true;
+  }
+  void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override {}
 };
 
-struct ThisRegistry final : Registry {
-} registry;
-
 }  // namespace
+#endif
 
-EXPORT int getInferLibVersion() {
+EXPORT int32_t getInferLibVersion() noexcept {
   return VERSION;
 }
-EXPORT void* getPluginRegistry() {
+EXPORT nvinfer1::IPluginRegistry* getPluginRegistry() noexcept {
 #ifdef LEAN
   return nullptr;  // nobody is to ask
 #else
+  static Registry registry;
   return &registry;
 #endif
 }
