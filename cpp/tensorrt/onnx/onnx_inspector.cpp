@@ -27,6 +27,21 @@ Expected<std::vector<char>> bytesOf(const OnnxSource& model) {
   return bytes;
 }
 
+struct Parsing {
+  static Expected<Parsing> start(nvinfer1::IBuilder& builder, const ParserLibrary& library) {
+    Parsing parsing;
+    parsing.network.reset(builder.createNetworkV2(0));
+    if (parsing.network == nullptr) return Status("ERR_BUILD_FAILED", "TensorRT could not start a network");
+    Expected<std::unique_ptr<nvonnxparser::IParser>> created = library.createParser(*parsing.network);
+    if (!created) return created.status();
+    parsing.parser = *std::move(created);
+    return parsing;
+  }
+
+  std::unique_ptr<nvinfer1::INetworkDefinition> network;
+  std::unique_ptr<nvonnxparser::IParser> parser;  // goes first
+};
+
 }  // namespace
 
 Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
@@ -47,11 +62,9 @@ Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
   Expected<std::unique_ptr<nvinfer1::IBuilder>> builder = (*library)->createBuilder();
   if (!builder) return builder.status();
   (*builder)->setErrorRecorder(&recorder);
-  const std::unique_ptr<nvinfer1::INetworkDefinition> network((*builder)->createNetworkV2(0));
-  if (network == nullptr) return withLog({"ERR_BUILD_FAILED", "TensorRT could not start a network"}, log);
-  Expected<std::unique_ptr<nvonnxparser::IParser>> created = (*parserLibrary)->createParser(*network);
-  if (!created) return created.status();
-  nvonnxparser::IParser& parser = **created;
+  Expected<Parsing> parsing = Parsing::start(**builder, **parserLibrary);
+  if (!parsing) return withLog(parsing.status(), log);
+  nvonnxparser::IParser& parser = *parsing->parser;
 
   OnnxReport report;
   report.libraryVersion = (*library)->version();
@@ -71,6 +84,15 @@ Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
       report.unsupportedNodes.insert(report.unsupportedNodes.end(), nodes, nodes + length);
   }
   std::sort(report.unsupportedNodes.begin(), report.unsupportedNodes.end());
+  if (report.problems.empty() && report.unsupportedNodes.empty()) {
+    // So TensorRT 10.6 answers for sizes that depend on data, which it parses and builds.
+    Expected<Parsing> whole = Parsing::start(**builder, **parserLibrary);
+    if (!whole) return withLog(whole.status(), log);
+    if (Status status = parseModel(*whole->parser, options.model); !status)
+      return withLog(std::move(status), log);
+    report.supported = true;
+    return report;
+  }
   if (report.unsupportedNodes.empty() &&
       std::all_of(report.problems.begin(), report.problems.end(),
                   [](const OnnxProblem& problem) { return problem.code == "ERR_ONNX_INVALID"; })) {

@@ -27,6 +27,12 @@ std::string textOf(const char* text) {
   return text == nullptr ? "" : text;
 }
 
+// TensorRT 10.6 calls a node of an operator that it does not know invalid, once it has found no plugin of
+// that name.
+bool lacksOperator(const OnnxProblem& problem) {
+  return problem.function == "checkFallbackPluginImporter";
+}
+
 }  // namespace
 
 std::vector<OnnxProblem> problemsOf(const nvonnxparser::IParser& parser) {
@@ -37,6 +43,7 @@ std::vector<OnnxProblem> problemsOf(const nvonnxparser::IParser& parser) {
     problems.push_back({codeOf(error->code()), textOf(error->desc()), error->node(),
                         textOf(error->nodeName()), textOf(error->nodeOperator()), textOf(error->func()),
                         error->line()});
+    if (lacksOperator(problems.back())) problems.back().code = "ERR_ONNX_UNSUPPORTED";
   }
   return problems;
 }
