@@ -1,7 +1,6 @@
 /** A server over a model: routes, a listener, and an end that loses nothing. */
 import { createServer as createHttpServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import type { Duplex } from 'node:stream'
 import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https'
 import { getRequestListener } from '@hono/node-server'
 import { TensorRTError } from '../errors'
@@ -10,6 +9,7 @@ import { ArgumentReader, followSignal } from '../runtime'
 import { createApp, NODE_PAIR } from './app'
 import { ApiError } from './errors'
 import { drainingError } from './generation/work'
+import { Connections } from './http/connections'
 import type { Exchange } from './http/exchange'
 import { answerMalformed } from './http/malformed'
 import { checkServerOptions, type ServerOptions } from './options'
@@ -169,15 +169,13 @@ class LLMServer implements Server {
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(headersTimeoutMs, 5000),
     }
-    const answering = new WeakMap<Duplex, number>()
+    const connections = new Connections()
     const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
-      const { socket } = incoming
-      answering.set(socket, (answering.get(socket) ?? 0) + 1)
-      outgoing.once('close', () => answering.set(socket, answering.get(socket)! - 1))
+      connections.begin(incoming.socket, outgoing)
       void listener(incoming, outgoing)
     }
     const http = tls === undefined ? createHttpServer(settings, onRequest) : createHttpsServer({ ...settings, ...tls }, onRequest)
-    answerMalformed(http, (socket) => (answering.get(socket) ?? 0) > 0)
+    answerMalformed(http, (socket) => connections.isAnswering(socket))
     if (maxConnections !== undefined) http.maxConnections = maxConnections
     return http
   }

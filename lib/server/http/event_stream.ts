@@ -28,6 +28,8 @@ interface Sink {
   write(text: string, bytes: number): boolean
   end(): void
   destroy(): void
+  /** The reader has another answer to take before this one. */
+  readonly waits: boolean
 }
 
 /**
@@ -79,7 +81,7 @@ export class EventStream {
     if (this.sink.write(all, bytes)) return undefined
     if (this.draining === undefined) {
       this.draining = new Promise((resolve) => (this.drained = resolve))
-      this.stall = setTimeout(() => this.sink.destroy(), this.options.stallTimeoutMs)
+      this.watchStall()
     }
     return this.draining
   }
@@ -115,6 +117,13 @@ export class EventStream {
     this.silent = true
   }
 
+  private watchStall(): void {
+    this.stall = setTimeout(() => {
+      if (this.sink.waits) this.watchStall()
+      else this.sink.destroy()
+    }, this.options.stallTimeoutMs)
+  }
+
   private onDrain(): void {
     clearTimeout(this.stall)
     this.draining = undefined
@@ -137,6 +146,10 @@ class NodeSink implements Sink {
     onDrain: () => void,
   ) {
     outgoing.on('drain', onDrain)
+  }
+
+  get waits(): boolean {
+    return this.outgoing.socket === null && !this.outgoing.destroyed
   }
 
   start(headers: Record<string, string>): Response {
@@ -180,6 +193,7 @@ class NodeSink implements Sink {
 const WEB_BUFFER_BYTES = 16 * 1024
 
 class WebSink implements Sink {
+  readonly waits = false
   private controller!: ReadableStreamDefaultController<Uint8Array>
   private readonly encoder = new TextEncoder()
 

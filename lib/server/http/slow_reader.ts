@@ -8,6 +8,8 @@ const LEAST_BYTES = 1024
 export function watchReader(outgoing: ServerResponse, periodMs: number): void {
   let left = outgoing.writableLength
   const timer = setInterval(() => {
+    // Behind another answer on its connection, which the reader has to take first.
+    if (outgoing.socket === null) return
     const now = outgoing.writableLength
     if (left - now < LEAST_BYTES) outgoing.destroy()
     left = now
