@@ -24,7 +24,7 @@ export class Connections {
 
 /** The end of a connection is told to the answer that has the socket, by Node, and to no other. */
 function closeWaiting(answers: ReadonlySet<ServerResponse>): void {
-  for (const outgoing of [...answers]) {
+  for (const outgoing of answers) {
     if (outgoing.socket !== null) continue
     outgoing.destroy()
     outgoing.emit('close')
