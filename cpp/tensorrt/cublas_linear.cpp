@@ -4,7 +4,11 @@
 
 #include <array>
 #include <cstdlib>
+#include <map>
+#include <mutex>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace nt {
@@ -55,7 +59,6 @@ Status failure(const char* call, int32_t status) {
 struct CublasLinear::Api {
   size_t (*getVersion)();
   int32_t (*create)(void**);
-  int32_t (*destroy)(void*);
   int32_t (*descCreate)(void**, int32_t compute, int32_t scale);
   int32_t (*descDestroy)(void*);
   int32_t (*descSet)(void*, int32_t attribute, const void* value, size_t bytes);
@@ -84,9 +87,8 @@ bool CublasLinear::Api::resolve(void* library) {
     return function != nullptr;
   };
   return get(getVersion, "cublasLtGetVersion") && get(create, "cublasLtCreate") &&
-         get(destroy, "cublasLtDestroy") && get(descCreate, "cublasLtMatmulDescCreate") &&
-         get(descDestroy, "cublasLtMatmulDescDestroy") && get(descSet, "cublasLtMatmulDescSetAttribute") &&
-         get(layoutCreate, "cublasLtMatrixLayoutCreate") &&
+         get(descCreate, "cublasLtMatmulDescCreate") && get(descDestroy, "cublasLtMatmulDescDestroy") &&
+         get(descSet, "cublasLtMatmulDescSetAttribute") && get(layoutCreate, "cublasLtMatrixLayoutCreate") &&
          get(layoutDestroy, "cublasLtMatrixLayoutDestroy") &&
          get(preferenceCreate, "cublasLtMatmulPreferenceCreate") &&
          get(preferenceDestroy, "cublasLtMatmulPreferenceDestroy") &&
@@ -148,6 +150,40 @@ struct CublasLinear::Plan {
   Algorithm algorithm{};
 };
 
+// What does not belong to a load lives as long as the process: the library keeps memory for each handle that
+// was made, and a model that is loaded again asks for the same shapes.
+struct CublasLinear::Shared {
+  // rows, n, k, with bias, with residual
+  using Key = std::tuple<int32_t, int32_t, int32_t, bool, bool>;
+
+  // Of the thread's device.
+  static Expected<Shared*> of(const Api* api, int32_t type);
+  Expected<Plan*> planOf(const LinearArgs& args);
+
+  std::mutex mutex;  // guards the rest
+  const Api* api = nullptr;
+  void* handle = nullptr;
+  int32_t type = 0;
+  std::map<Key, std::unique_ptr<Plan>> plans;
+};
+
+Expected<CublasLinear::Shared*> CublasLinear::Shared::of(const Api* api, int32_t type) {
+  static std::mutex making;
+  static auto* made = new std::map<std::pair<int, int32_t>, std::unique_ptr<Shared>>;
+  int device = 0;
+  if (Status status = toStatus(cudaGetDevice(&device), "cudaGetDevice"); !status) return status;
+  const std::lock_guard lock(making);
+  std::unique_ptr<Shared>& shared = (*made)[{device, type}];
+  if (shared != nullptr) return shared.get();
+  auto fresh = std::make_unique<Shared>();
+  if (const int32_t status = api->create(&fresh->handle); status != 0)
+    return failure("cublasLtCreate", status);
+  fresh->api = api;
+  fresh->type = type;
+  shared = std::move(fresh);
+  return shared.get();
+}
+
 bool CublasLinear::isNamed() {
   const std::string named = variable();
   return !named.empty() && named != kOff;
@@ -159,51 +195,45 @@ Expected<std::unique_ptr<CublasLinear>> CublasLinear::create(DType dtype) {
   const Expected<const Api*> api = Api::open();
   if (!api) return api.status();
   std::unique_ptr<CublasLinear> result(new CublasLinear);
-  result->api_ = *api;
-  result->type_ = dtype == DType::kF16 ? kReal16F : kReal16BF;
+  Expected<Shared*> shared = Shared::of(*api, dtype == DType::kF16 ? kReal16F : kReal16BF);
+  if (!shared) return shared.status();
+  result->shared_ = *shared;
   // 130101 is 13.1.1, as 12.8.3 is 120803.
-  const size_t version = result->api_->getVersion();
+  const size_t version = (*api)->getVersion();
   result->version_ = std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
                      std::to_string(version % 100);
-  if (const int32_t status = result->api_->create(&result->handle_); status != 0)
-    return failure("cublasLtCreate", status);
   auto workspace = DeviceBuffer::allocate(kWorkspaceBytes, "cuBLASLt's workspace");
   if (!workspace) return workspace.status();
   result->workspace_ = *std::move(workspace);
   return result;
 }
 
-CublasLinear::~CublasLinear() {
-  plans_.clear();
-  if (handle_ != nullptr) api_->destroy(handle_);
-}
-
-Expected<CublasLinear::Plan*> CublasLinear::planOf(const LinearArgs& args) {
+Expected<CublasLinear::Plan*> CublasLinear::Shared::planOf(const LinearArgs& args) {
   const Key key{args.rows, args.n, args.k, args.bias != nullptr, args.residual != nullptr};
-  if (const auto known = plans_.find(key); known != plans_.end()) return known->second.get();
-  auto plan = std::make_unique<Plan>(api_);
+  if (const auto known = plans.find(key); known != plans.end()) return known->second.get();
+  auto plan = std::make_unique<Plan>(api);
   const auto rows = static_cast<uint64_t>(args.rows);
   const auto n = static_cast<uint64_t>(args.n);
   const auto k = static_cast<uint64_t>(args.k);
-  int32_t status = api_->descCreate(&plan->desc, kCompute32F, kReal32F);
-  if (status == 0) status = api_->descSet(plan->desc, kDescTransA, &kOpTranspose, sizeof kOpTranspose);
+  int32_t status = api->descCreate(&plan->desc, kCompute32F, kReal32F);
+  if (status == 0) status = api->descSet(plan->desc, kDescTransA, &kOpTranspose, sizeof kOpTranspose);
   if (status == 0 && args.bias != nullptr)
-    status = api_->descSet(plan->desc, kDescEpilogue, &kEpilogueBias, sizeof kEpilogueBias);
-  if (status == 0) status = api_->layoutCreate(&plan->weight, type_, k, n, args.k);
-  if (status == 0) status = api_->layoutCreate(&plan->x, type_, k, rows, args.k);
-  if (status == 0) status = api_->layoutCreate(&plan->y, type_, n, rows, args.n);
+    status = api->descSet(plan->desc, kDescEpilogue, &kEpilogueBias, sizeof kEpilogueBias);
+  if (status == 0) status = api->layoutCreate(&plan->weight, type, k, n, args.k);
+  if (status == 0) status = api->layoutCreate(&plan->x, type, k, rows, args.k);
+  if (status == 0) status = api->layoutCreate(&plan->y, type, n, rows, args.n);
   void* preference = nullptr;
-  if (status == 0) status = api_->preferenceCreate(&preference);
+  if (status == 0) status = api->preferenceCreate(&preference);
   if (status == 0) {
-    status = api_->preferenceSet(preference, kPreferenceWorkspace, &kWorkspaceBytes, sizeof kWorkspaceBytes);
+    status = api->preferenceSet(preference, kPreferenceWorkspace, &kWorkspaceBytes, sizeof kWorkspaceBytes);
   }
   Heuristic best{};
   int32_t found = 0;
   if (status == 0) {
-    status = api_->heuristic(handle_, plan->desc, plan->weight, plan->x, plan->y, plan->y, preference, 1,
-                             &best, &found);
+    status = api->heuristic(handle, plan->desc, plan->weight, plan->x, plan->y, plan->y, preference, 1, &best,
+                            &found);
   }
-  if (preference != nullptr) api_->preferenceDestroy(preference);
+  if (preference != nullptr) api->preferenceDestroy(preference);
   if (status == 0 && found > 0) status = best.status;
   if (status != 0 || found == 0) {
     return Status("ERR_CUDA", "cuBLASLt has no kernel for " + std::to_string(args.rows) + " x " +
@@ -211,26 +241,30 @@ Expected<CublasLinear::Plan*> CublasLinear::planOf(const LinearArgs& args) {
                                   std::to_string(status));
   }
   plan->algorithm = best.algorithm;
-  return plans_.emplace(key, std::move(plan)).first->second.get();
+  return plans.emplace(key, std::move(plan)).first->second.get();
 }
 
 Status CublasLinear::prepare(const LinearArgs& shape) {
-  return planOf(shape).status();
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->planOf(shape).status();
 }
 
 Status CublasLinear::enqueue(const LinearArgs& args, cudaStream_t stream) {
-  const Expected<Plan*> found = planOf(args);
+  // A plan's bias is set for each call.
+  const std::lock_guard lock(shared_->mutex);
+  const Expected<Plan*> found = shared_->planOf(args);
   if (!found) return found.status();
   const Plan& plan = **found;
+  const Api& api = *shared_->api;
   int32_t status = 0;
-  if (args.bias != nullptr) status = api_->descSet(plan.desc, kDescBiasPointer, &args.bias, sizeof args.bias);
+  if (args.bias != nullptr) status = api.descSet(plan.desc, kDescBiasPointer, &args.bias, sizeof args.bias);
   const float one = 1;
   const float addend = args.residual == nullptr ? 0 : 1;
   const void* c = args.residual == nullptr ? args.y : args.residual;
   if (status == 0) {
     status =
-        api_->matmul(handle_, plan.desc, &one, args.weight, plan.weight, args.x, plan.x, &addend, c, plan.y,
-                     args.y, plan.y, &plan.algorithm, workspace_.as<>(), kWorkspaceBytes, stream);
+        api.matmul(shared_->handle, plan.desc, &one, args.weight, plan.weight, args.x, plan.x, &addend, c,
+                   plan.y, args.y, plan.y, &plan.algorithm, workspace_.as<>(), kWorkspaceBytes, stream);
   }
   return status == 0 ? Status() : failure("cublasLtMatmul", status);
 }

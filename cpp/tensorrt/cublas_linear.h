@@ -4,10 +4,8 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
-#include <tuple>
 
 #include "core/dtype.h"
 #include "core/status.h"
@@ -36,7 +34,6 @@ class CublasLinear {
   static Expected<std::unique_ptr<CublasLinear>> create(DType dtype);
   // Whether NODE_TENSORRT_CUBLAS names a folder: who sets it counts on what is there.
   static bool isNamed();
-  ~CublasLinear();
 
   // "13.1.0"
   const std::string& version() const noexcept { return version_; }
@@ -51,18 +48,13 @@ class CublasLinear {
  private:
   struct Api;
   struct Plan;
-  // rows, n, k, with bias, with residual
-  using Key = std::tuple<int32_t, int32_t, int32_t, bool, bool>;
+  struct Shared;
 
   CublasLinear() = default;
-  Expected<Plan*> planOf(const LinearArgs& args);
 
-  const Api* api_ = nullptr;
-  void* handle_ = nullptr;
-  int32_t type_ = 0;
+  Shared* shared_ = nullptr;  // by all of its device and type in the process
   std::string version_;
   DeviceBuffer workspace_;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace nt
