@@ -452,8 +452,8 @@ TEST(aSegmentGoesWithoutCublas) {
   REQUIRE(without != nullptr);
   CHECK(!without->usesCublas());
   CHECK(without->runs(8) && !without->runs(9));
-  // 40 wide: nothing is left.
-  CHECK(KernelSegment::create(layerOf(2, 20, false), DType::kBF16, linear.get(), {1, 1024}) == nullptr);
+  // 120 wide: nothing is left.
+  CHECK(KernelSegment::create(layerOf(2, 60, false), DType::kBF16, linear.get(), {1, 1024}) == nullptr);
   standIn().kernelsFound = 1;
 
   // 12 wide: neither takes it.
