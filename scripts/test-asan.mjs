@@ -2,12 +2,15 @@
 // headers are there (scripts/sdk.sh), the module's runtime too, on the fake GPU of test/native/fake_gpu.
 //   npm run test:asan
 import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { fail, onPath, requireBuildTools, root, run, runTool, say, sdkFolder, sdkIsComplete } from './tools.mjs'
+import { fail, isFresh, onPath, requireBuildTools, root, run, runTool, say, sdkFolder, sdkIsComplete, typescriptHash } from './tools.mjs'
 
 requireBuildTools()
 run(process.execPath, [join(root, 'scripts', 'ensure.mjs'), '--dependencies'])
+// Some tests start processes that load the package.
+if (!existsSync(join(root, 'dist', 'index.js')) || !isFresh('typescript', typescriptHash())) run(process.execPath, [join(root, 'scripts', 'build-ts.mjs')])
 const out = join(root, 'build', 'asan')
 const withTensorRT = process.env.NT_SKIP_TENSORRT !== '1' && sdkIsComplete(sdkFolder())
 if (!withTensorRT) say('LEFT OUT: the TensorRT backend module, as its compiler is not there (npm test fetches it)')
