@@ -80,7 +80,8 @@ export function servingSummary(reports) {
   return reports.flatMap((report) => {
     const tables = loadTable(report)
     if (tables.length === 0) return []
-    return [`${report.title ?? report.name}, random weights, BF16, greedy, prefix cache off, ${report.device}, ${date(report)}:`, '', ...tables, '']
+    const note = report.note === undefined ? [] : [report.note, '']
+    return [`${report.title ?? report.name}, random weights, BF16, greedy, prefix cache off, ${report.device}, ${date(report)}:`, '', ...tables, '', ...note]
   })
 }
 
@@ -151,6 +152,7 @@ export function servingSections(report) {
     '',
     `${machine.filter(Boolean).join('; ')}. Random weights, BF16, greedy, prefix cache off where nothing else is said, up to 256 sequences at once.`,
     '',
+    ...(report.note === undefined ? [] : [report.note, '']),
     ...loadTable(report).flatMap((text) => [text, '']),
     ...(vllm === undefined ? [] : [`vLLM ran with ${Object.entries(vllm.settings ?? {}).map(([name, value]) => `${name} ${value}`).join(', ')}.`, '']),
     ...section('Random arrivals, lengths like ShareGPT conversations', ok('poisson'), ([poisson]) => poissonTable(poisson)),

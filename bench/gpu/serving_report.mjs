@@ -1,9 +1,9 @@
 /**
  * Makes the report of a model from what the programs wrote: serving-NAME.json, pictures of it, and serving.md of all reports in the folder.
  *
- *   node bench/gpu/serving_report.mjs NAME SERVING.json... [--vllm VLLM.json] [--transformers HF.json] [--title TEXT] [--out docs/benchmarks]
+ *   node bench/gpu/serving_report.mjs NAME SERVING.json... [--vllm VLLM.json] [--transformers HF.json] [--title TEXT] [--note TEXT] [--out docs/benchmarks]
  *
- * Of several serving reports, parts of one suite on one machine, a later one's row counts, unless it failed. `node scripts/readme-table.mjs`
+ * The note stands beside the table: what else ran on the machine, say. Of several serving reports, parts of one suite on one machine, a later one's row counts, unless it failed. `node scripts/readme-table.mjs`
  * then brings the README up to date.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -18,6 +18,7 @@ const { values: options, positionals } = parseArgs({
     vllm: { type: 'string', multiple: true },
     transformers: { type: 'string', multiple: true },
     title: { type: 'string' },
+    note: { type: 'string' },
     out: { type: 'string', default: join(resolve(import.meta.dirname, '..', '..'), 'docs', 'benchmarks') },
   },
 })
@@ -38,7 +39,7 @@ function merge(reports) {
 const parts = files.map(read)
 const { rows, engine: _, command: __, ...facts } = merge(parts)
 const peers = { vllm: merge((options.vllm ?? []).map(read)), transformers: merge((options.transformers ?? []).map(read)) }
-const report = { name, title: options.title, commands: parts.map(({ command }) => command).filter(Boolean), ...facts, rows, peers }
+const report = { name, title: options.title, note: options.note, commands: parts.map(({ command }) => command).filter(Boolean), ...facts, rows, peers }
 const base = join(options.out, `serving-${name}`)
 writeFileSync(`${base}.json`, `${JSON.stringify(report, null, 1)}\n`)
 
