@@ -1,9 +1,6 @@
 // Sequences, their cache and a step's rows for the tests of attention: random, on host and device.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,21 +9,10 @@
 #include <stdexcept>
 #include <vector>
 
-#include "tensorrt/cuda.h"
+#include "support/device_array.h"
 #include "tensorrt/kernels/attention.h"
 
 namespace nt::test {
-
-inline void cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-inline double valueOf(__half x) {
-  return static_cast<double>(__half2float(x));
-}
-inline double valueOf(__nv_bfloat16 x) {
-  return static_cast<double>(__bfloat162float(x));
-}
 
 template <class T>
 struct Traits;

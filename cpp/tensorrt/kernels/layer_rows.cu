@@ -22,12 +22,22 @@ __device__ inline void awaitPredecessor() {
 #endif
 }
 
+// What a row is divided by; `sum` is the thread's part of its squares.
+__device__ inline float rootOf(float sum, int32_t width, float eps) {
+  __shared__ float sums[kThreads / kWarp];
+  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, step);
+  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  sum = 0;
+  for (const float part : sums) sum += part;
+  return sqrtf(sum / static_cast<float>(width) + eps);
+}
+
 // One block a row, which its threads hold in registers: `Pieces` each.
 template <class T, int Pieces>
 __global__ void __launch_bounds__(kThreads)
     rmsNormKernel(const T* in, const T* weight, float eps, int32_t width, T* out) {
   constexpr int kLength = Piece<T>::kLength;
-  __shared__ float sums[kThreads / kWarp];
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * width;
   Piece<T> row[Pieces];
   float sum = 0;
@@ -43,12 +53,7 @@ __global__ void __launch_bounds__(kThreads)
       sum += x * x;
     }
   }
-  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, step);
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
-  __syncthreads();
-  sum = 0;
-  for (const float part : sums) sum += part;
-  const float root = sqrtf(sum / static_cast<float>(width) + eps);
+  const float root = rootOf(sum, width, eps);
 #pragma unroll
   for (int p = 0; p < Pieces; ++p) {
     const int32_t at = (p * kThreads + static_cast<int32_t>(threadIdx.x)) * kLength;
@@ -66,7 +71,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     anyRmsNormKernel(const T* in, const T* weight, float eps, int32_t width, T* out) {
-  __shared__ float sums[kThreads / kWarp];
   in += static_cast<int64_t>(blockIdx.x) * width;
   out += static_cast<int64_t>(blockIdx.x) * width;
   float sum = 0;
@@ -75,12 +79,7 @@ __global__ void __launch_bounds__(kThreads)
     const float x = load(in + i);
     sum += x * x;
   }
-  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, step);
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
-  __syncthreads();
-  sum = 0;
-  for (const float part : sums) sum += part;
-  const float root = sqrtf(sum / static_cast<float>(width) + eps);
+  const float root = rootOf(sum, width, eps);
   for (int32_t i = threadIdx.x; i < width; i += kThreads) {
     store(out + i, rounded<T>(load(in + i) / root) * load(weight + i));
   }
