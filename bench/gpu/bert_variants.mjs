@@ -30,7 +30,7 @@ describeProgram({
     '  --layers N           default: 12',
     '  --python FILE        with onnx, onnxruntime and numpy. Default: python3',
   ],
-  pieces: Object.fromEntries(Object.entries(VARIANTS).map(([name, { about, build }]) => [name, { checks: [`${name}: `], seconds: build.optimizationLevel === 5 ? 60 : 30, about }])),
+  pieces: Object.fromEntries(Object.entries(VARIANTS).map(([name, { about, build }]) => [name, { checks: [`${name}: `], seconds: build.optimizationLevel === 5 ? 180 : 90, about }])),
   joins: true,
 })
 const { Engine, Runtime } = lib

@@ -22,7 +22,7 @@ describeProgram({
     "  --spin US            spinUs of the sessions. Default: the session's own",
   ],
   pieces: {
-    engine: { checks: 'engine', seconds: 45, about: 'builds bert-serve where it is missing; 10 s with a timing cache' },
+    engine: { checks: 'engine', seconds: 120, about: 'builds bert-serve where it is missing; 10 s with a timing cache' },
     'latency-1': { checks: [`latency at batch 1: ${ONE}`], seconds: 15, about: '1 context' },
     'latency-4': { checks: [`latency at batch 1: ${FOUR}`], seconds: 32, about: '4 contexts' },
     'rate-1': { checks: [`highest rate: ${ONE}`], seconds: 25, about: '1 context' },
