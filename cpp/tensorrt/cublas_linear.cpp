@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -59,6 +60,7 @@ Status failure(const char* call, int32_t status) {
 struct CublasLinear::Api {
   size_t (*getVersion)();
   int32_t (*create)(void**);
+  int32_t (*destroy)(void*);
   int32_t (*descCreate)(void**, int32_t compute, int32_t scale);
   int32_t (*descDestroy)(void*);
   int32_t (*descSet)(void*, int32_t attribute, const void* value, size_t bytes);
@@ -87,8 +89,9 @@ bool CublasLinear::Api::resolve(void* library) {
     return function != nullptr;
   };
   return get(getVersion, "cublasLtGetVersion") && get(create, "cublasLtCreate") &&
-         get(descCreate, "cublasLtMatmulDescCreate") && get(descDestroy, "cublasLtMatmulDescDestroy") &&
-         get(descSet, "cublasLtMatmulDescSetAttribute") && get(layoutCreate, "cublasLtMatrixLayoutCreate") &&
+         get(destroy, "cublasLtDestroy") && get(descCreate, "cublasLtMatmulDescCreate") &&
+         get(descDestroy, "cublasLtMatmulDescDestroy") && get(descSet, "cublasLtMatmulDescSetAttribute") &&
+         get(layoutCreate, "cublasLtMatrixLayoutCreate") &&
          get(layoutDestroy, "cublasLtMatrixLayoutDestroy") &&
          get(preferenceCreate, "cublasLtMatmulPreferenceCreate") &&
          get(preferenceDestroy, "cublasLtMatmulPreferenceDestroy") &&
@@ -157,7 +160,7 @@ struct CublasLinear::Shared {
   using Key = std::tuple<int32_t, int32_t, int32_t, bool, bool>;
 
   // Of the thread's device.
-  static Expected<Shared*> of(const Api* api, int32_t type);
+  static Expected<std::shared_ptr<Shared>> of(const Api* api, int32_t type);
   Expected<Plan*> planOf(const LinearArgs& args);
 
   std::mutex mutex;  // guards the rest
@@ -165,23 +168,34 @@ struct CublasLinear::Shared {
   void* handle = nullptr;
   int32_t type = 0;
   std::map<Key, std::unique_ptr<Plan>> plans;
+  // Since a product failed: the next load makes a handle of its own, as a device that was reset needs it.
+  std::atomic<bool> failed = false;
+
+  Shared() = default;
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+  // Where it failed, with its last user.
+  ~Shared() {
+    plans.clear();
+    if (handle != nullptr) api->destroy(handle);
+  }
 };
 
-Expected<CublasLinear::Shared*> CublasLinear::Shared::of(const Api* api, int32_t type) {
+Expected<std::shared_ptr<CublasLinear::Shared>> CublasLinear::Shared::of(const Api* api, int32_t type) {
   static std::mutex making;
-  static auto* made = new std::map<std::pair<int, int32_t>, std::unique_ptr<Shared>>;
+  static auto* made = new std::map<std::pair<int, int32_t>, std::shared_ptr<Shared>>;
   int device = 0;
   if (Status status = toStatus(cudaGetDevice(&device), "cudaGetDevice"); !status) return status;
   const std::lock_guard lock(making);
-  std::unique_ptr<Shared>& shared = (*made)[{device, type}];
-  if (shared != nullptr) return shared.get();
-  auto fresh = std::make_unique<Shared>();
+  std::shared_ptr<Shared>& shared = (*made)[{device, type}];
+  if (shared != nullptr && !shared->failed) return shared;
+  auto fresh = std::make_shared<Shared>();
+  fresh->api = api;
   if (const int32_t status = api->create(&fresh->handle); status != 0)
     return failure("cublasLtCreate", status);
-  fresh->api = api;
   fresh->type = type;
   shared = std::move(fresh);
-  return shared.get();
+  return shared;
 }
 
 bool CublasLinear::isNamed() {
@@ -195,9 +209,9 @@ Expected<std::unique_ptr<CublasLinear>> CublasLinear::create(DType dtype) {
   const Expected<const Api*> api = Api::open();
   if (!api) return api.status();
   std::unique_ptr<CublasLinear> result(new CublasLinear);
-  Expected<Shared*> shared = Shared::of(*api, dtype == DType::kF16 ? kReal16F : kReal16BF);
+  Expected<std::shared_ptr<Shared>> shared = Shared::of(*api, dtype == DType::kF16 ? kReal16F : kReal16BF);
   if (!shared) return shared.status();
-  result->shared_ = *shared;
+  result->shared_ = *std::move(shared);
   // 130101 is 13.1.1, as 12.8.3 is 120803.
   const size_t version = (*api)->getVersion();
   result->version_ = std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
@@ -266,7 +280,9 @@ Status CublasLinear::enqueue(const LinearArgs& args, cudaStream_t stream) {
         api.matmul(shared_->handle, plan.desc, &one, args.weight, plan.weight, args.x, plan.x, &addend, c,
                    plan.y, args.y, plan.y, &plan.algorithm, workspace_.as<>(), kWorkspaceBytes, stream);
   }
-  return status == 0 ? Status() : failure("cublasLtMatmul", status);
+  if (status == 0) return {};
+  shared_->failed = true;
+  return failure("cublasLtMatmul", status);
 }
 
 }  // namespace nt

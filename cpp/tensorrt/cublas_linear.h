@@ -52,7 +52,7 @@ class CublasLinear {
 
   CublasLinear() = default;
 
-  Shared* shared_ = nullptr;  // by all of its device and type in the process
+  std::shared_ptr<Shared> shared_;  // by all of its device and type in the process
   std::string version_;
   DeviceBuffer workspace_;
 };

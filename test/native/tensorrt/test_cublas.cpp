@@ -333,7 +333,7 @@ TEST(aLoadAgainMakesNothingNew) {
 TEST(aProductThatFailsSaysHowToDoWithout) {
   const Fixture fixture;
   std::mt19937 random(4);
-  const auto linear = library();
+  auto linear = library();
   const Tensor x(16 * 8, DType::kBF16, random);
   LinearArgs args{x.device.as<>(), x.device.as<>(), nullptr, nullptr, x.device.as<>(), 16, 8, 8};
   standIn().matmulStatus = 13;
@@ -341,6 +341,16 @@ TEST(aProductThatFailsSaysHowToDoWithout) {
   CHECK_EQ(status.code(), std::string("ERR_CUDA"));
   CHECK_CONTAINS(status.message(), "cublasLtMatmul: status 13");
   CHECK_CONTAINS(status.hint(), "NODE_TENSORRT_CUBLAS=off");
+  // Its handle is not for another load: the device may have been reset.
+  standIn().matmulStatus = 0;
+  const int32_t living = standIn().living;
+  const auto again = library();
+  CHECK_EQ(standIn().living, living + 1);
+  CHECK(linear->enqueue(args, nullptr).isOk());
+  linear.reset();
+  CHECK(standIn().living <= living);
+  CHECK(again->enqueue(args, nullptr).isOk());
+  CHECK(cudaStreamSynchronize(nullptr) == cudaSuccess);
 }
 
 TEST(rowsArePaddedToFewSizes) {
