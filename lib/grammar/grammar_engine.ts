@@ -4,7 +4,7 @@
  * A grammar is first parsed on a thread that has nothing else to do: the library ends at the first thing that it does not like,
  * and that takes its thread along. One that parses is compiled, if possible on a thread that follows no outputs, and stays
  * there; so do the outputs under it. A thread that crashes or falls silent is replaced, and its outputs go on elsewhere from
- * the tokens that they have. What was being compiled then is to blame.
+ * the tokens that they have. What was being compiled then is to blame, or the output that it was busy with.
  */
 import { availableParallelism } from 'node:os'
 import { TensorRTError } from '../errors'
@@ -36,7 +36,7 @@ interface Entry {
   readonly matchers: Set<OutputMatcher>
   /** Its automaton has turned out to be no way to follow outputs. */
   byLibrary: boolean
-  /** How often a thread was lost while it followed outputs under this. */
+  /** How often a thread was lost that was busy with an output under this, or with none that is known. */
   losses: number
 }
 
@@ -279,19 +279,21 @@ export class GrammarEngine implements MatcherOwner {
 
   // --- the end of things ---
 
-  private onEnd(thread: GrammarThread, { kind, message, job }: ThreadEnd): void {
+  private onEnd(thread: GrammarThread, { kind, message, job, matcher }: ThreadEnd): void {
     const lived = this.threads.get(thread) ?? new Set<Entry>()
     this.threads.delete(thread)
     this.dirty.delete(thread)
     if (thread === this.parser) this.parser = undefined
-    const blamed = job === undefined ? undefined : this.byId.get(job)
+    // Where it was busy with an output, what was to be compiled had not begun, and no other output has to do with it.
+    const blamed = job === undefined || matcher !== undefined ? undefined : this.byId.get(job)
     if (blamed !== undefined) lived.delete(blamed)
+    const suspect = matcher === undefined ? undefined : this.followed.get(matcher)?.entry
     for (const entry of lived) {
       entry.thread = undefined
-      for (const matcher of entry.matchers) matcher.due = 0
+      for (const one of entry.matchers) one.due = 0
       if (entry.matchers.size === 0) {
         this.forget(entry)
-      } else if (blamed === undefined && ++entry.losses >= MAX_LOSSES) {
+      } else if (blamed === undefined && (matcher === undefined || entry === suspect) && ++entry.losses >= MAX_LOSSES) {
         this.fail(entry, invalidGrammar(`Outputs under the grammar cannot be followed: ${message}`))
       } else {
         entry.stage = 'compiling'

@@ -11,8 +11,10 @@ export interface ThreadEnd {
    */
   kind: 'fault' | 'silence' | 'crash' | 'start'
   message: string
-  /** Of the grammar that was parsed or compiled then. */
+  /** Of the grammar that was parsed or compiled then, or was to be. */
   job: number | undefined
+  /** The matcher that it was busy with then, which may be closed by now. */
+  matcher: number | undefined
 }
 
 export interface ThreadEvents {
@@ -33,6 +35,7 @@ export class GrammarThread {
   private ended = false
   private ready = false
   private accepted: number[] = []
+  private readonly busyWith = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
   private readonly worker: Worker
   private readonly exited: Promise<void>
 
@@ -48,7 +51,7 @@ export class GrammarThread {
     const extension = extname(__filename)
     // Run from the sources, the worker is TypeScript too.
     const execArgv = extension === '.ts' ? ['--require', 'tsx/cjs'] : []
-    const workerData: GrammarThreadData = { vocabulary }
+    const workerData: GrammarThreadData = { vocabulary, busyWith: this.busyWith }
     this.worker = new Worker(join(__dirname, `grammar_worker${extension}`), { workerData, execArgv, name: 'node-tensorrt grammar' })
     this.exited = new Promise((resolve) => this.worker.once('exit', () => resolve()))
     this.worker.on('message', (message: GrammarAnswer) => this.onAnswer(message))
@@ -156,7 +159,8 @@ export class GrammarThread {
     if (this.ended) return
     this.ended = true
     this.settle()
+    const matcher = Atomics.load(this.busyWith, 0) || undefined
     void this.worker.terminate()
-    this.events.onEnd(this, { kind: this.ready ? kind : 'start', message, job: this.job })
+    this.events.onEnd(this, { kind: this.ready ? kind : 'start', message, job: this.job, matcher })
   }
 }

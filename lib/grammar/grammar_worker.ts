@@ -18,8 +18,13 @@ import { type CompiledGrammar, type GrammarCompiler, loadXGrammar, type ParsedGr
 const FLUSH_MS = 0.5
 
 const port = parentPort!
-const { vocabulary } = workerData as GrammarThreadData
+const { vocabulary, busyWith } = workerData as GrammarThreadData
 let lastWords = ''
+
+/** @param matcher 0: with none */
+function setBusy(matcher: number): void {
+  Atomics.store(busyWith, 0, matcher)
+}
 
 function answer(message: GrammarAnswer): void {
   port.postMessage(message)
@@ -139,6 +144,7 @@ class GrammarWorker {
   }
 
   handle(request: GrammarRequest): void {
+    setBusy(0)
     switch (request.kind) {
       case 'parse':
         this.make(request.id, () => parse(this.library, request.source).delete())
@@ -164,6 +170,7 @@ class GrammarWorker {
           this.matchers.delete(id)
         }
     }
+    setBusy(0)
   }
 
   private make(id: number, work: () => void): void {
@@ -180,6 +187,7 @@ class GrammarWorker {
   private open(grammar: FollowedGrammar, opened: readonly OpenMatcher[]): void {
     const entries = new Int32Array(2 * opened.length)
     for (const [i, { matcher: id, mask, tokens }] of opened.entries()) {
+      setBusy(id)
       entries[2 * i] = id
       entries[2 * i + 1] = statusOf(() => {
         const matcher = grammar.matcher(mask)
@@ -197,6 +205,7 @@ class GrammarWorker {
     for (let i = 0; i < entries.length; i += 2) {
       const id = entries[i]!
       const matcher = this.matchers.get(id)
+      setBusy(id)
       const status = statusOf(() => {
         if (matcher?.accept(entries[i + 1]!) !== true) return MatcherStatus.REFUSED
         return matcher.quick ? matcher.fill() : undefined
@@ -208,6 +217,7 @@ class GrammarWorker {
     let made: number[] = []
     let started = performance.now()
     for (const { id, matcher } of slow) {
+      setBusy(id)
       made.push(id, statusOf(() => matcher.fill()))
       if (performance.now() - started < FLUSH_MS) continue
       answer({ kind: 'masks', entries: Int32Array.from(made) })

@@ -13,6 +13,8 @@ export interface VocabularyData {
 export interface GrammarThreadData {
   /** null: the thread only checks whether grammars parse. */
   vocabulary: VocabularyData | null
+  /** One number in shared memory: the matcher that the thread is busy with, or 0. Who it belongs to is to blame for what happens then. */
+  busyWith: Int32Array
 }
 
 export interface OpenMatcher {

@@ -163,3 +163,40 @@ it('a thread that has grown too large makes way when its grammar goes to the lib
   expect(await follow('root ::= "a"', 'a')).toBe(MatcherStatus.ENDS)
   await engine.close()
 }, 30_000)
+
+it('outputs beside one that keeps their thread busy for too long go on, and only that one fails', async () => {
+  // All ways to take a text apart: what the library's parser does for a token grows with the square of the output.
+  const endless = 'root ::= root root | "a"'
+  const long = Buffer.from('a'.repeat(64))
+  const bytes = new Uint8Array(new SharedArrayBuffer(words.bytes.length + long.length))
+  bytes.set(words.bytes)
+  bytes.set(long, words.bytes.length)
+  const offsets = new Int32Array(new SharedArrayBuffer(4 * (words.size + 2)))
+  offsets.set(words.offsets)
+  offsets[words.size + 1] = bytes.length
+  const engine = new GrammarEngine(() => Promise.resolve({ bytes, offsets, size: words.size + 1 }), { threads: 1, timeoutMs: 3000 })
+  let over = false
+  const follow = (grammar: string, token: number, goesOn: () => boolean): Promise<string> =>
+    new Promise((resolve) => {
+      engine.open(checkGrammar({ grammar }), {
+        onFailure: (_, error) => resolve(error.code),
+        onReady: (matcher) => {
+          const next = (): void => {
+            if (!goesOn()) {
+              matcher.close()
+              return resolve('closed')
+            }
+            matcher.accept(token)
+            engine.flush()
+          }
+          if (token === 1) setTimeout(next, 20)
+          else next()
+        },
+      })
+    })
+  const beside = follow('root ::= [a-z]*', 1, () => !over)
+  expect(await follow(endless, words.size, () => true)).toBe('ERR_GRAMMAR_INVALID')
+  over = true
+  expect(await beside).toBe('closed')
+  await engine.close()
+}, 120_000)
