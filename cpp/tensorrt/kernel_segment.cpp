@@ -109,14 +109,7 @@ class KernelSegment::Compiler {
     step.isAttention = true;
     step.attention.input = node.inputs[0];
     step.attention.output = node.output;
-    PagedAttentionParams& params = step.attention.params;
-    params.layer = kLayerFromState;
-    params.heads = op.heads;
-    params.kvHeads = op.kvHeads;
-    params.headDim = op.headDim;
-    params.scale = op.scale;
-    params.rope = op.rope;
-    params.window = op.window;
+    step.attention.params = PagedAttentionParams::of(op);
     steps_.push_back(step);
     return true;
   }

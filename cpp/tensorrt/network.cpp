@@ -133,15 +133,7 @@ class Lowering {
       joined->setAxis(1);
       qkv = outputOf(joined);
     }
-    PagedAttentionParams params;
-    params.layer = kLayerFromState;
-    params.heads = op.heads;
-    params.kvHeads = op.kvHeads;
-    params.headDim = op.headDim;
-    params.scale = op.scale;
-    params.rope = op.rope;
-    params.window = op.window;
-    const std::unique_ptr<IPluginV3> plugin(createPagedAttention(params));
+    const std::unique_ptr<IPluginV3> plugin(createPagedAttention(PagedAttentionParams::of(op)));
     return plugin == nullptr || qkv == nullptr ? nullptr
                                                : outputOf(network_.addPluginV3(&qkv, 1, nullptr, 0, *plugin));
   }

@@ -2,31 +2,14 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import Ajv from 'ajv'
 import OpenAI from 'openai'
 import { describe, expect, it } from 'vitest'
 import { LLM } from '../../lib'
 import { createServer } from '../../lib/server'
+import { type Call, lampTools } from './lamp_tools'
 import { MODEL, NAME, startServer } from './support'
 
-const lamp = {
-  type: 'object',
-  properties: { room: { enum: ['kitchen', 'bedroom'] }, level: { type: 'integer', minimum: 0, maximum: 9 } },
-  required: ['room', 'level'],
-  additionalProperties: false,
-}
-const tools: OpenAI.ChatCompletionFunctionTool[] = [
-  { type: 'function', function: { name: 'set_lamp', parameters: lamp } },
-  { type: 'function', function: { name: 'ring', parameters: { type: 'object', properties: {}, additionalProperties: false } } },
-]
-const valid = new Ajv({ strict: false }).compile(lamp)
-const ask = { model: NAME, messages: [{ role: 'user' as const, content: 'It is dark.' }], tools, max_tokens: 200, temperature: 1 }
-type Call = OpenAI.ChatCompletionMessageFunctionToolCall
-
-const check = ({ function: { name, arguments: text } }: Call): void => {
-  if (name === 'set_lamp') expect(valid(JSON.parse(text)), text).toBe(true)
-  else expect([name, JSON.parse(text)]).toEqual(['ring', {}])
-}
+const { tools, ask, check } = lampTools()
 
 describe("a forced call in the model's own format", () => {
   /** The text that the model wrote, by its tokens. */

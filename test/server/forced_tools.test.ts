@@ -1,30 +1,11 @@
 /** Forced tool calls, by a model that has never seen a tool: the grammar alone makes them. */
-import Ajv from 'ajv'
-import type OpenAI from 'openai'
 import { describe, expect, it } from 'vitest'
 import { useServer } from './client_fixture'
-import { NAME } from './support'
+import { type Call, lampTools } from './lamp_tools'
 
 const served = useServer()
 
-const lamp = {
-  type: 'object',
-  properties: { room: { enum: ['kitchen', 'bedroom'] }, level: { type: 'integer', minimum: 0, maximum: 9 }, on: { type: 'boolean' } },
-  required: ['room', 'level', 'on'],
-  additionalProperties: false,
-}
-const tools: OpenAI.ChatCompletionFunctionTool[] = [
-  { type: 'function', function: { name: 'set_lamp', parameters: lamp } },
-  { type: 'function', function: { name: 'ring', parameters: { type: 'object', properties: {}, additionalProperties: false } } },
-]
-const valid = new Ajv({ strict: false }).compile(lamp)
-const ask = { model: NAME, messages: [{ role: 'user' as const, content: 'It is dark.' }], tools, max_tokens: 200, temperature: 1 }
-type Call = OpenAI.ChatCompletionMessageFunctionToolCall
-
-const check = (call: Call): void => {
-  if (call.function.name === 'set_lamp') expect(valid(JSON.parse(call.function.arguments)), call.function.arguments).toBe(true)
-  else expect([call.function.name, JSON.parse(call.function.arguments)]).toEqual(['ring', {}])
-}
+const { ask, check } = lampTools({ on: { type: 'boolean' } })
 
 describe('a forced call', () => {
   it('is of the function that is named, with arguments of its schema', async () => {

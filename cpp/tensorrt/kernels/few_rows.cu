@@ -11,6 +11,7 @@
 #include "tensorrt/kernels/element.cuh"
 #include "tensorrt/kernels/few_rows.h"
 #include "tensorrt/kernels/gate.cuh"
+#include "tensorrt/kernels/launch.cuh"
 
 namespace nt::kernels {
 
@@ -270,17 +271,8 @@ cudaError_t launch(const FewRowsArgs& args, bool overlap, cudaStream_t stream) n
     error = cudaFuncSetAttribute(fewRowsKernel<T, Gate>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   }
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(processors));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, fewRowsKernel<T, Gate>, args);
+  return launchKernel(fewRowsKernel<T, Gate>, dim3(static_cast<unsigned>(processors)), kThreads,
+                      static_cast<size_t>(bytes), overlap, stream, args);
 }
 
 template <class T>

@@ -1,5 +1,6 @@
 // Both read and write 16 bytes a thread at a time: they are bound by memory.
 #include "tensorrt/kernels/gate.cuh"
+#include "tensorrt/kernels/launch.cuh"
 #include "tensorrt/kernels/layer_rows.h"
 
 namespace nt::kernels {
@@ -104,21 +105,6 @@ __global__ void __launch_bounds__(kThreads) gateKernel(const T* in, int32_t widt
   *reinterpret_cast<Piece<T>*>(out + static_cast<int64_t>(blockIdx.y) * width + at) = result;
 }
 
-template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 blocks, bool overlap, cudaStream_t stream,
-                   Arguments... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
-}
-
 }  // namespace
 
 cudaError_t rmsNorm(DType type, const void* in, const void* weight, float eps, int32_t rows, int32_t width,
@@ -132,8 +118,9 @@ cudaError_t rmsNorm(DType type, const void* in, const void* weight, float eps, i
                         : aligned && width <= 2 * perPass ? rmsNormKernel<T, 2>
                         : aligned && width <= 4 * perPass ? rmsNormKernel<T, 4>
                                                           : anyRmsNormKernel<T>;
-    return launch(kernel, dim3(static_cast<unsigned>(rows)), overlap, stream, static_cast<const T*>(in),
-                  static_cast<const T*>(weight), eps, width, static_cast<T*>(out));
+    return launchKernel(kernel, dim3(static_cast<unsigned>(rows)), kThreads, 0, overlap, stream,
+                        static_cast<const T*>(in), static_cast<const T*>(weight), eps, width,
+                        static_cast<T*>(out));
   });
 }
 
@@ -147,7 +134,8 @@ cudaError_t gatedActivation(DType type, LinearGate gate, const void* in, int32_t
     const dim3 blocks(static_cast<unsigned>((width + perBlock - 1) / perBlock), static_cast<unsigned>(rows));
     const auto kernel =
         gate == LinearGate::kSilu ? gateKernel<T, LinearGate::kSilu> : gateKernel<T, LinearGate::kGeluTanh>;
-    return launch(kernel, blocks, overlap, stream, static_cast<const T*>(in), width, static_cast<T*>(out));
+    return launchKernel(kernel, blocks, kThreads, 0, overlap, stream, static_cast<const T*>(in), width,
+                        static_cast<T*>(out));
   });
 }
 

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "tensorrt/kernels/element.cuh"
+#include "tensorrt/kernels/launch.cuh"
 #include "tensorrt/kernels/rope_append.h"
 
 namespace nt::kernels {
@@ -166,16 +167,8 @@ cudaError_t ropeAppend(const RopeAppendArgs& given, cudaStream_t stream) noexcep
   constexpr uint32_t kHeads = kThreads / (HeadDim / 2 / kElements);
   const uint32_t most = (args.heads + 2 * args.kv.kvHeads + kHeads - 1) / kHeads;
   const uint32_t room = kBlocksPerProcessor * static_cast<uint32_t>(processors) / args.rows;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(args.rows, std::clamp(room, 1U, most));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = args.overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, ropeAppendKernel<T, HeadDim>, args);
+  return launchKernel(ropeAppendKernel<T, HeadDim>, dim3(args.rows, std::clamp(room, 1U, most)), kThreads, 0,
+                      args.overlap, stream, args);
 }
 
 template cudaError_t ropeAppend<DType::kBF16, 64>(const RopeAppendArgs&, cudaStream_t) noexcept;

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "core/graph.h"
 #include "tensorrt/plugin/step_state.h"
 
 namespace nt {
@@ -24,6 +25,11 @@ struct PagedAttentionParams {
   float scale = 0;
   int32_t rope = 0;    // index into StepState::cosSin
   int32_t window = 0;  // tokens; 0 = none
+
+  // Of a layer whose place in the pool is the step's to say.
+  static PagedAttentionParams of(const AttentionOp& op) noexcept {
+    return {kLayerFromState, op.heads, op.kvHeads, op.headDim, op.scale, op.rope, op.window};
+  }
 };
 
 // Of enqueue, beside CUDA's own error codes: TensorRT reports them through the logger as "status N".
