@@ -24,6 +24,7 @@ const vitestEnv = () => ({
 if (args.length > 0) process.exit(runTool('vitest', 'vitest', ['run', ...args], { allowFailure: true, env: vitestEnv() }))
 
 rmSync(join(out, 'vitest.json'), { force: true })
+rmSync(join(out, 'second-attempts.json'), { force: true })
 rmSync(join(out, 'ctest.xml'), { force: true })
 mkdirSync(out, { recursive: true })
 const failed = []
@@ -59,7 +60,9 @@ step('native tests', () => {
     run('cmake', ['--build', out, '--parallel', jobs], quiet)
   return build || run('ctest', ['--test-dir', out, '--output-on-failure', '--output-junit', join(out, 'ctest.xml')], quiet)
 })
-step('vitest', () => runTool('vitest', 'vitest', ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${join(out, 'vitest.json')}`], { ...quiet, env: vitestEnv() }))
+// A second attempt, where a machine stood still at the wrong moment: those that needed it are named in the end.
+const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${join(out, 'vitest.json')}`, `--reporter=${join(root, 'scripts', 'second-attempts.mjs')}`]
+step('vitest', () => runTool('vitest', 'vitest', ['run', '--retry=1', ...reporters], { ...quiet, env: vitestEnv() }))
 
 if (failed.length > 0) say(`failed: ${failed.join(', ')}`)
 process.exit(failed.length === 0 ? 0 : 1)
