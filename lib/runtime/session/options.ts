@@ -264,3 +264,17 @@ function checkShapes(value: unknown): Readonly<Record<string, readonly number[]>
   }
   return shapes
 }
+
+/** Tells `onWarning`, or the process. */
+export function warnOf({ onWarning }: CheckedSessionOptions, warning: SessionWarning): void {
+  if (onWarning === undefined) {
+    process.emitWarning(warning.message, { type: 'NodeTensorRTWarning', code: warning.code })
+    return
+  }
+  try {
+    onWarning(warning)
+  } catch (error) {
+    // A listener's error is the listener's: it must not end a session.
+    process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'NodeTensorRTWarning')
+  }
+}

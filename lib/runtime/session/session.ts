@@ -6,17 +6,21 @@
  */
 import { AbortError, TensorRTError } from '../../errors'
 import { followSignal } from '../abort_signals'
-import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
+import { ArgumentReader } from '../argument_reader'
+import { throwIfAborted } from '../handle'
 import { loadSession, type SessionLoadOptions } from './load_session'
 import { DynamicBatcher } from './dynamic_batcher'
+import { type BackendSource, deviceFailed, failedOver, nothingTookOver, RequestTransfer } from './failover'
 import { scatterRequest } from './gather'
-import type { CheckedSessionOptions, RunOptions, SessionCloseOptions, SessionWarning, TensorMap } from './options'
+import { type CheckedSessionOptions, type RunOptions, type SessionCloseOptions, type SessionWarning, type TensorMap, warnOf } from './options'
+import { RequestLimits } from './request_limits'
 import { RequestShapes } from './request_shapes'
-import { isDeath, type LaneCounters, type SessionBackend } from './session_backend'
+import { DEFAULT_RUN, readRunOptions } from './run_options'
+import { isDeath, type SessionBackend } from './session_backend'
 import { type BatchOutput, type SessionBatch, SessionRequest } from './session_request'
-import { SessionCounters, type SessionStats } from './session_stats'
+import { DeviceReadings, SessionCounters, type SessionStats } from './session_stats'
 import type { ModelSignature } from './signature'
-import { type WarmUpTarget, warmUpTargets, zeroRequest } from './warm_up'
+import { WarmUp } from './warm_up'
 
 /** What a session is. */
 export interface SessionInfo {
@@ -39,20 +43,7 @@ export interface TensorSignature {
   shape: readonly number[]
 }
 
-/** Makes what takes over when the backend dies. */
-export type BackendSource = () => Promise<SessionBackend>
-
 const MAX_TIMER_MS = 2 ** 31 - 1
-const RUN_OPTIONS = ['signal', 'priority', 'deadline', 'timeoutMs', 'outputs'] as const
-/** Runs of each prepared batch: the first ones are slow, the last ones tell its time. */
-const WARM_UP_RUNS = 3
-/** Requests that run before a session is ready. */
-const WARM_UP_REQUESTS = 20
-/** Requests after which the code that serves them is compiled, which the first session of a process sees to; fewer where they take long. */
-const COMPILED_AFTER = 500
-const COMPILE_MS = 200
-let servedToCompile = 0
-
 /** Runs requests through a model. Made by `engine.createSession()` and {@link Session.load}. */
 export class Session implements AsyncDisposable {
   #backend: SessionBackend
@@ -62,18 +53,12 @@ export class Session implements AsyncDisposable {
   /** Takes over when the backend dies; once. */
   #fallback: BackendSource | undefined
   readonly #counters = new SessionCounters()
-  /** As they were read last, and when the session was ready. */
-  #laneCounters: readonly LaneCounters[] = []
-  #allocations = 0
-  #laneCountersAtReady: readonly LaneCounters[] = []
-  #allocationsAtReady = 0
+  readonly #device = new DeviceReadings()
   readonly #batches = new Set<SessionBatch>()
   /** Requests that are not settled; of them those that run. */
   #pending = 0
   #running = 0
-  /** Requests that end at some moment, none before `#limitAt`. */
-  readonly #limited = new Set<SessionRequest>()
-  #limitAt = Infinity
+  readonly #limits = new RequestLimits()
   #timer: NodeJS.Timeout | undefined
   #timerAt = Infinity
   #pumpScheduled = false
@@ -85,14 +70,16 @@ export class Session implements AsyncDisposable {
   /** Ends the wait of a close() for what is pending. */
   #endDrain: (() => void) | undefined
   readonly #afterClose: (() => Promise<void> | void)[] = []
-  readonly #warming = new Map<SessionBatch, (error: unknown) => void>()
+  /** Until the session is ready. */
+  #warmUp: WarmUp | undefined
 
   private constructor(backend: SessionBackend, options: CheckedSessionOptions, fallback: BackendSource | undefined) {
     this.#backend = backend
     this.#options = options
     this.#fallback = fallback
     this.#shapes = this.#shapesFor(backend)
-    this.#batcher = this.#batcherFor(backend)
+    // Before the session is ready nobody else comes that could be waited for.
+    this.#batcher = this.#batcherFor(backend, 0)
     this.#counters.reset(backend.lanes, performance.now())
   }
 
@@ -112,7 +99,7 @@ export class Session implements AsyncDisposable {
     }
     try {
       session.#listen(backend)
-      await session.#warmUp()
+      await session.#getReady()
       return session
     } catch (error) {
       await session.close()
@@ -170,7 +157,8 @@ export class Session implements AsyncDisposable {
   /** What the session has done since it was ready. May be called at any time, also when it is closed. */
   stats(): SessionStats {
     const counters = this.#counters
-    this.#readDevice()
+    const device = this.#device
+    device.read(this.#backend)
     return {
       backend: this.#backend.kind,
       queued: this.#batcher.size,
@@ -188,8 +176,8 @@ export class Session implements AsyncDisposable {
       queueTime: counters.queueTime.stats(),
       runTime: counters.runTime.stats(),
       submitTime: counters.submitTime.stats(),
-      deviceAllocations: this.#allocations - this.#allocationsAtReady,
-      lanes: counters.laneStats(this.#laneCounters, this.#laneCountersAtReady, performance.now()),
+      deviceAllocations: device.allocations,
+      lanes: counters.laneStats(device, performance.now()),
     }
   }
 
@@ -230,7 +218,7 @@ export class Session implements AsyncDisposable {
     }
     this.#rejectAll(disposed)
     this.#fallback = undefined
-    this.#readDevice()
+    this.#device.read(this.#backend)
     await this.#backend.close()
     for (const callback of this.#afterClose) await callback()
   }
@@ -263,44 +251,14 @@ export class Session implements AsyncDisposable {
   #accept(inputs: TensorMap, options: RunOptions | undefined, resolve: (outputs: TensorMap) => void, reject: (error: Error) => void): void {
     if (this.#ended !== undefined) throw this.#ended
     const now = performance.now()
-    let signal: AbortSignal | undefined
-    let priority = 0
-    let deadline = Infinity
-    let timeoutAt = Infinity
-    let wanted: number[] | null = null
-    if (options !== undefined) {
-      const reader = new ArgumentReader(options, RUN_OPTIONS, 'run()')
-      signal = reader.signal('signal')
-      if (signal?.aborted === true) throw new AbortError(signal.reason)
-      priority = reader.integer('priority', -1000, 1000) ?? 0
-      deadline = readDeadline(reader.get('deadline'), now)
-      timeoutAt = now + (reader.positive('timeoutMs') ?? Infinity)
-      wanted = this.#readOutputs(reader.get('outputs'))
-    }
+    const { signal, priority, deadline, timeoutAt, wanted } = options === undefined ? DEFAULT_RUN : readRunOptions(options, this.#shapes.signature, now)
     const classified = this.#shapes.classify(inputs)
     const request = new SessionRequest(classified, now, priority, deadline, timeoutAt, wanted, resolve, reject)
     this.#batcher.add(request, now)
     this.#pending++
-    const limit = Math.min(deadline, timeoutAt)
-    if (limit !== Infinity) {
-      this.#limited.add(request)
-      this.#limitAt = Math.min(this.#limitAt, limit)
-    }
+    this.#limits.add(request)
     if (signal !== undefined) request.unfollow = followSignal(signal, () => this.#abort(request, signal))
     this.#schedulePump()
-  }
-
-  #readOutputs(value: unknown): number[] | null {
-    if (value === undefined) return null
-    if (!Array.isArray(value)) throw invalidArgument('outputs', 'an array of names', value)
-    const { outputs } = this.#shapes.signature
-    return value.map((name: unknown) => {
-      const index = outputs.findIndex((output) => output.name === name)
-      if (index >= 0) return index
-      throw new TensorRTError('ERR_INVALID_ARGUMENT', `The model has no output ${describeValue(name)}`, {
-        hint: `it gives ${outputs.map(({ name }) => name).join(', ')}`,
-      })
-    })
   }
 
   /** Requests that come in one turn of the event loop can share a batch. Where none does, there is nothing to wait for. */
@@ -344,11 +302,7 @@ export class Session implements AsyncDisposable {
 
   #onDone(batch: SessionBatch, error: unknown, outputs: readonly BatchOutput[], submitMs: number): void {
     if (error === null) error = this.#rowsMissing(batch, outputs)
-    const warmed = this.#warming.get(batch)
-    if (warmed !== undefined) {
-      warmed(error)
-      return
-    }
+    if (this.#warmUp?.done(batch, error) === true) return
     // Given up, as another one reported the backend's death.
     if (!this.#batches.delete(batch)) return
     const now = performance.now()
@@ -416,10 +370,7 @@ export class Session implements AsyncDisposable {
 
   #onDeath(error: unknown): void {
     if (this.#switching || this.#closing !== undefined) return
-    const dead = new TensorRTError('ERR_BACKEND_DEAD', `The device failed: ${(error as Error).message}`, {
-      hint: 'create the session again, in a new process if the device does not recover',
-      cause: error,
-    })
+    const dead = deviceFailed(error)
     const fallback = this.#fallback
     this.#fallback = undefined
     if (fallback === undefined) {
@@ -455,41 +406,28 @@ export class Session implements AsyncDisposable {
     } catch (cause) {
       void to?.close()
       this.#switching = false
-      this.#ended = new TensorRTError('ERR_BACKEND_DEAD', `${dead.message}; and nothing could take over: ${(cause as Error).message}`, {
-        cause: new AggregateError([dead.cause, cause], 'neither the device nor its replacement runs'),
-      })
+      this.#ended = nothingTookOver(dead, cause)
       this.#rejectAll(this.#ended)
       return
     }
     void from.close()
-    this.#warn({
-      code: 'SESSION_FAILED_OVER',
-      message: `The GPU failed, ${to.device} has taken over with onnxruntime: ${dead.message}`,
-      cause: dead,
-    })
+    this.#warn(failedOver(to.device, dead))
     this.#pump()
   }
 
   #takeOver(to: SessionBackend, shapes: RequestShapes): void {
     const waiting = this.#batcher.clear()
-    const names = this.#shapes.signature.inputs.map(({ name }) => name)
-    const outputs = this.#shapes.signature.outputs.map(({ name }) => shapes.signature.outputs.findIndex((output) => output.name === name))
+    const transfer = new RequestTransfer(this.#shapes.signature, shapes)
     this.#backend = to
     this.#shapes = shapes
     this.#batcher = this.#batcherFor(to)
     this.#switching = false
     this.#listen(to)
     this.#counters.useLanes(to.lanes, performance.now())
-    this.#markReady()
+    this.#device.start(to)
     for (const request of waiting) {
       try {
-        const { shape, lengths, tensors } = shapes.classify(Object.fromEntries(names.map((name, i) => [name, request.tensors[i]!])))
-        request.shape = shape
-        request.lengths = lengths
-        request.tensors = tensors
-        // The same names, maybe in another order.
-        request.wanted = request.wanted?.map((output) => outputs[output]!) ?? null
-        request.alone = false
+        transfer.move(request)
         this.#batcher.restore(request)
         this.#counters.failedOver++
       } catch (error) {
@@ -522,7 +460,7 @@ export class Session implements AsyncDisposable {
   #settle(request: SessionRequest): void {
     request.settled = true
     request.unfollow?.()
-    if (request.deadline !== Infinity || request.timeoutAt !== Infinity) this.#limited.delete(request)
+    this.#limits.delete(request)
     if (--this.#pending > 0) return
     this.#disarm()
     this.#endDrain?.()
@@ -534,23 +472,10 @@ export class Session implements AsyncDisposable {
     this.#disarm()
   }
 
-  /** Ends the requests whose time is over. */
-  #checkLimits(now: number): void {
-    if (this.#limitAt > now) return
-    this.#limitAt = Infinity
-    for (const request of this.#limited) {
-      const { deadline, timeoutAt } = request
-      const limit = Math.min(deadline, timeoutAt)
-      if (limit > now) this.#limitAt = Math.min(this.#limitAt, limit)
-      else if (deadline <= timeoutAt) this.#fail(request, new TensorRTError('ERR_DEADLINE_EXCEEDED', 'The deadline has passed before the outputs were there'))
-      else this.#fail(request, new TensorRTError('ERR_TIMEOUT', `The request took longer than ${Math.round(timeoutAt - request.arrival)} ms`))
-    }
-  }
-
   /** Sets the one timer for what is due next. */
   #arm(now: number): void {
     if (this.#pending === 0) return
-    const at = this.#switching ? this.#limitAt : Math.min(this.#batcher.nextWake(), this.#limitAt)
+    const at = this.#switching ? this.#limits.nextAt : Math.min(this.#batcher.nextWake(), this.#limits.nextAt)
     if (at === Infinity || (this.#timer !== undefined && this.#timerAt <= at)) return
     this.#disarm()
     this.#timerAt = at
@@ -567,7 +492,7 @@ export class Session implements AsyncDisposable {
   readonly #onTimer = (): void => {
     this.#timer = undefined
     this.#timerAt = Infinity
-    this.#checkLimits(performance.now())
+    for (const { request, error } of this.#limits.takeExpired(performance.now())) this.#fail(request, error)
     this.#pump()
   }
 
@@ -575,85 +500,18 @@ export class Session implements AsyncDisposable {
     warnOf(this.#options, warning)
   }
 
-  /** A backend that is closed or dead may say nothing any more: what it said last stays. */
-  #readDevice(): void {
-    try {
-      this.#laneCounters = this.#backend.counters()
-      this.#allocations = this.#backend.deviceAllocations()
-    } catch {
-      // Kept as they are.
+  async #getReady(): Promise<void> {
+    const { warmUp, signal } = this.#options
+    if (warmUp) {
+      this.#warmUp = new WarmUp(this.#backend, this.#shapes, this.#options)
+      await this.#warmUp.run((inputs) => this.run(inputs))
+      this.#warmUp = undefined
     }
-  }
-
-  #markReady(): void {
-    this.#readDevice()
-    this.#laneCountersAtReady = this.#laneCounters
-    this.#allocationsAtReady = this.#allocations
-  }
-
-  async #warmUp(): Promise<void> {
-    const { signal } = this.#options
+    throwIfAborted(signal)
+    // Another one by now, if the first has died on the way.
     const backend = this.#backend
-    if (this.#options.warmUp) {
-      const targets = warmUpTargets(this.#shapes, this.#options)
-      for (const target of targets) {
-        if (signal?.aborted === true) throw new AbortError(signal.reason)
-        await backend.prepare(target.shape, target.size)
-        await Promise.all(Array.from({ length: backend.lanes }, (_, lane) => this.#warmLane(lane, target)))
-      }
-      if (targets[0] !== undefined) await this.#warmCode(targets[0])
-    }
-    if (signal?.aborted === true) throw new AbortError(signal.reason)
+    this.#batcher = this.#batcherFor(backend)
     this.#counters.reset(backend.lanes, performance.now())
-    this.#markReady()
+    this.#device.start(backend)
   }
-
-  async #warmLane(lane: number, target: WarmUpTarget): Promise<void> {
-    const { shape, size } = target
-    for (let run = 0; run < WARM_UP_RUNS * this.#backend.depth; run++) {
-      const startedAt = performance.now()
-      const batch: SessionBatch = { lane, requests: [zeroRequest(this.#shapes, target)], shape, rows: size, size, startedAt }
-      await new Promise<void>((resolve, reject) => {
-        this.#warming.set(batch, (error) => (error === null ? resolve() : reject(error as Error)))
-        this.#backend.submit(batch)
-      }).finally(() => this.#warming.delete(batch))
-      if (run > 0) shape.cost.observe(size, performance.now() - startedAt)
-    }
-  }
-
-  /** The way of a request through this class, which is slow before it is compiled. */
-  async #warmCode(target: WarmUpTarget): Promise<void> {
-    const { tensors } = zeroRequest(this.#shapes, target)
-    const inputs = Object.fromEntries(this.#shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
-    // Nobody else comes that could be waited for.
-    this.#batcher = this.#batcherFor(this.#backend, 0)
-    const until = performance.now() + COMPILE_MS
-    for (let i = 0; i < WARM_UP_REQUESTS || (servedToCompile < COMPILED_AFTER && performance.now() < until); i++) {
-      await this.run(inputs)
-      servedToCompile++
-    }
-    this.#batcher = this.#batcherFor(this.#backend)
-  }
-}
-
-/** Tells `onWarning`, or the process. */
-export function warnOf({ onWarning }: CheckedSessionOptions, warning: SessionWarning): void {
-  if (onWarning === undefined) {
-    process.emitWarning(warning.message, { type: 'NodeTensorRTWarning', code: warning.code })
-    return
-  }
-  try {
-    onWarning(warning)
-  } catch (error) {
-    // A listener's error is the listener's: it must not end a session.
-    process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'NodeTensorRTWarning')
-  }
-}
-
-/** @returns milliseconds of `performance.now()` */
-function readDeadline(value: unknown, now: number): number {
-  if (value === undefined) return Infinity
-  const at = value instanceof Date ? value.getTime() : value
-  if (typeof at !== 'number' || !Number.isFinite(at)) throw invalidArgument('deadline', 'a Date or milliseconds since the epoch', value)
-  return now + (at - Date.now())
 }

@@ -1,5 +1,5 @@
 /** What a session counts. Everything is plain numbers, for a metrics exporter to read. */
-import type { LaneCounters } from './session_backend'
+import type { LaneCounters, SessionBackend } from './session_backend'
 
 /** Times of one kind, over all requests or batches since the session was ready. */
 export interface DurationStats {
@@ -163,20 +163,54 @@ export class SessionCounters {
     this.submitTime.add(submitMs)
   }
 
-  laneStats(counters: readonly LaneCounters[], atReady: readonly LaneCounters[], now: number): LaneStats[] {
-    return this.lanes.map(({ batches, busyMs, busySince, running }, i) => {
+  laneStats(device: DeviceReadings, now: number): LaneStats[] {
+    return this.lanes.map(({ batches, busyMs, busySince, running }, lane) => {
       const busy = busyMs + (running > 0 ? now - busySince : 0)
-      const since = (name: keyof LaneCounters): number => (counters[i]?.[name] ?? 0) - (atReady[i]?.[name] ?? 0)
       return {
         utilisation: now > this.readyAt ? Math.min(1, busy / (now - this.readyAt)) : 0,
         batches,
-        enqueueMs: since('enqueueUs') / 1000,
-        enqueues: since('enqueues'),
-        graphLaunches: since('graphLaunches'),
-        contextSwitches: since('contextSwitches'),
-        voluntarySwitches: since('voluntarySwitches'),
-        involuntarySwitches: since('involuntarySwitches'),
+        enqueueMs: device.of(lane, 'enqueueUs') / 1000,
+        enqueues: device.of(lane, 'enqueues'),
+        graphLaunches: device.of(lane, 'graphLaunches'),
+        contextSwitches: device.of(lane, 'contextSwitches'),
+        voluntarySwitches: device.of(lane, 'voluntarySwitches'),
+        involuntarySwitches: device.of(lane, 'involuntarySwitches'),
       }
     })
+  }
+}
+
+interface Reading {
+  lanes: readonly LaneCounters[]
+  allocations: number
+}
+
+/** What a backend counts itself, since `start`. */
+export class DeviceReadings {
+  private first: Reading = { lanes: [], allocations: 0 }
+  private last = this.first
+
+  /** Counts from here on. */
+  start(backend: SessionBackend): void {
+    this.read(backend)
+    this.first = this.last
+  }
+
+  /** A backend that is closed or dead may say nothing any more: what it said last stays. */
+  read(backend: SessionBackend): void {
+    try {
+      this.last = { lanes: backend.counters(), allocations: backend.deviceAllocations() }
+    } catch {
+      // Kept as it is.
+    }
+  }
+
+  /** Calls of cudaMalloc and its kin. */
+  get allocations(): number {
+    return this.last.allocations - this.first.allocations
+  }
+
+  of(lane: number, name: keyof LaneCounters): number {
+    return (this.last.lanes[lane]?.[name] ?? 0) - (this.first.lanes[lane]?.[name] ?? 0)
   }
 }

@@ -1,11 +1,82 @@
 /** What is run before a session is ready. */
 import { TensorRTError } from '../../errors'
+import { throwIfAborted } from '../handle'
 import { Tensor } from '../tensor'
-import type { CheckedSessionOptions } from './options'
+import type { CheckedSessionOptions, TensorMap } from './options'
 import { BATCH, type RequestShapes, type ShapeClass } from './request_shapes'
-import { SessionRequest } from './session_request'
+import type { SessionBackend } from './session_backend'
+import { type SessionBatch, SessionRequest } from './session_request'
 
-export interface WarmUpTarget {
+/** Runs of each prepared batch: the first ones are slow, the last ones tell its time. */
+const RUNS = 3
+/** Requests that run before a session is ready. */
+const REQUESTS = 20
+/** Requests after which the code that serves them is compiled, which the first session of a process sees to; fewer where they take long. */
+const COMPILED_AFTER = 500
+const COMPILE_MS = 200
+let servedToCompile = 0
+
+/** Runs every declared shape on every lane, and requests through the session, so that the first one that matters is as fast as the next. */
+export class WarmUp {
+  /** Batches that run, with what ends the wait for them. */
+  private readonly running = new Map<SessionBatch, (error: unknown) => void>()
+
+  constructor(
+    private readonly backend: SessionBackend,
+    private readonly shapes: RequestShapes,
+    private readonly options: CheckedSessionOptions,
+  ) {}
+
+  /**
+   * @param request sends a request the way that all of them go
+   * @throws (as a rejection) ERR_INVALID_TENSOR, ERR_INVALID_ARGUMENT, what runs of the backend throw, AbortError
+   */
+  async run(request: (inputs: TensorMap) => Promise<unknown>): Promise<void> {
+    const { backend } = this
+    const targets = warmUpTargets(this.shapes, this.options)
+    for (const target of targets) {
+      throwIfAborted(this.options.signal)
+      await backend.prepare(target.shape, target.size)
+      await Promise.all(Array.from({ length: backend.lanes }, (_, lane) => this.runOnLane(lane, target)))
+    }
+    if (targets[0] !== undefined) await this.compile(targets[0], request)
+  }
+
+  /** To be told of each batch that ended. @returns whether it was one of the warm-up's */
+  done(batch: SessionBatch, error: unknown): boolean {
+    const end = this.running.get(batch)
+    end?.(error)
+    return end !== undefined
+  }
+
+  private async runOnLane(lane: number, target: WarmUpTarget): Promise<void> {
+    const { shape, size } = target
+    for (let run = 0; run < RUNS * this.backend.depth; run++) {
+      throwIfAborted(this.options.signal)
+      const startedAt = performance.now()
+      const batch: SessionBatch = { lane, requests: [zeroRequest(this.shapes, target)], shape, rows: size, size, startedAt }
+      await new Promise<void>((resolve, reject) => {
+        this.running.set(batch, (error) => (error === null ? resolve() : reject(error as Error)))
+        this.backend.submit(batch)
+      }).finally(() => this.running.delete(batch))
+      if (run > 0) shape.cost.observe(size, performance.now() - startedAt)
+    }
+  }
+
+  /** The way of a request through the session, which is slow before it is compiled. */
+  private async compile(target: WarmUpTarget, request: (inputs: TensorMap) => Promise<unknown>): Promise<void> {
+    const { tensors } = zeroRequest(this.shapes, target)
+    const inputs = Object.fromEntries(this.shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
+    const until = performance.now() + COMPILE_MS
+    for (let i = 0; i < REQUESTS || (servedToCompile < COMPILED_AFTER && performance.now() < until); i++) {
+      throwIfAborted(this.options.signal)
+      await request(inputs)
+      servedToCompile++
+    }
+  }
+}
+
+interface WarmUpTarget {
   shape: ShapeClass
   size: number
 }
@@ -15,7 +86,7 @@ export interface WarmUpTarget {
  *
  * @throws ERR_INVALID_TENSOR for a declared shape that no profile takes, ERR_INVALID_ARGUMENT
  */
-export function warmUpTargets(shapes: RequestShapes, options: CheckedSessionOptions): WarmUpTarget[] {
+function warmUpTargets(shapes: RequestShapes, options: CheckedSessionOptions): WarmUpTarget[] {
   const targets = new Map<ShapeClass, Set<number>>()
   const add = (inputs: readonly (readonly number[])[], sizes: readonly number[] | undefined): void => {
     const shape = shapes.classOfShapes(inputs)
@@ -83,7 +154,7 @@ function namedShapes(shapes: RequestShapes, named: Readonly<Record<string, reado
 }
 
 /** A request of zeros that fills a batch. */
-export function zeroRequest(shapes: RequestShapes, { shape, size }: WarmUpTarget): SessionRequest {
+function zeroRequest(shapes: RequestShapes, { shape, size }: WarmUpTarget): SessionRequest {
   const tensors = shapes.signature.inputs.map(({ dtype }, input) => Tensor.zeros(dtype, shape.inputs[input]!.map((dim) => (dim === BATCH ? size : dim))))
   const ignore = (): void => {}
   return new SessionRequest({ shape, rows: size, tensors, lengths: null }, 0, 0, Infinity, Infinity, null, ignore, ignore)

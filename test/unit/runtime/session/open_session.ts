@@ -2,7 +2,8 @@
 import { expect } from 'vitest'
 import { Tensor } from '../../../../lib/runtime'
 import { checkSessionOptions, type SessionOptions, type TensorMap } from '../../../../lib/runtime/session/options'
-import { type BackendSource, Session } from '../../../../lib/runtime/session/session'
+import type { BackendSource } from '../../../../lib/runtime/session/failover'
+import { Session } from '../../../../lib/runtime/session/session'
 import { TensorRTBackend } from '../../../../lib/runtime/session/tensorrt_session'
 import { affineModel, GpuDouble, type ModelDouble, range } from './gpu_double'
 
