@@ -18,7 +18,6 @@ export function deviceFailed(cause: unknown): TensorRTError {
 
 export function nothingTookOver(dead: TensorRTError, cause: unknown): TensorRTError {
   return new TensorRTError('ERR_BACKEND_DEAD', `${dead.message}; and nothing could take over: ${(cause as Error).message}`, {
-    hint: dead.hint,
     cause: new AggregateError([dead.cause, cause], 'neither the device nor its replacement runs'),
   })
 }

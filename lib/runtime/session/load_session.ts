@@ -99,8 +99,8 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
     throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${failover ? 'failover' : 'backend'}" needs "onnx", the file that onnxruntime is to run`)
   }
   throwIfAborted(checked.signal)
-  const fallback = onnx === undefined ? undefined : (): Promise<OnnxRuntimeBackend> => OnnxRuntimeBackend.create({ onnx, threads, signal: checked.signal })
-  if (backend === 'onnxruntime') return Session.open(await fallback!(), checked)
+  const fallback: OnnxRuntimeSource | undefined = onnx === undefined ? undefined : (signal) => OnnxRuntimeBackend.create({ onnx, threads, signal })
+  if (backend === 'onnxruntime') return Session.open(await fallback!(checked.signal), checked)
   let engine: Engine
   try {
     engine = await loadEngine(source, isOnnx, options, checked)
@@ -108,7 +108,7 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
     const isUnusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
     if (backend === 'tensorrt' || !isUnusable || fallback === undefined) throw cause
     warnOf(checked, { code: 'ONNXRUNTIME_FALLBACK', message: `onnxruntime runs the model on the CPU, as no GPU can. ${cause.message}`, cause })
-    return Session.open(await withoutGpu(fallback, cause), checked)
+    return Session.open(await withoutGpu(() => fallback(checked.signal), cause), checked)
   }
   try {
     engine.requireWeights()
@@ -155,11 +155,14 @@ async function withoutGpu(fallback: () => Promise<OnnxRuntimeBackend>, reason: T
   }
 }
 
+type OnnxRuntimeSource = (signal: AbortSignal | undefined) => Promise<OnnxRuntimeBackend>
+
 /** onnxruntime in place of the engine, if its file has the same inputs and outputs. */
-function standIn(engine: Engine, fallback: () => Promise<OnnxRuntimeBackend>): BackendSource {
+function standIn(engine: Engine, fallback: OnnxRuntimeSource): BackendSource {
   const expected = engineSignature(JSON.parse(engine.native.info), undefined)
   return async () => {
-    const backend = await fallback()
+    // Long after the creation, whose signal may have aborted since.
+    const backend = await fallback(undefined)
     const mismatch = signatureMismatch(expected, backend.signature)
     if (mismatch === undefined) return backend
     await backend.close()
