@@ -295,9 +295,11 @@ export class LLM {
     const prompt = this.#encoder.encode(source, this.#limits)
     const continuation = continues(source)
     if (prompt instanceof Int32Array) return new EncodedPrompt(prompt, continuation)
+    // First, so that the abort rejects with its reason; what is cancelled has none.
+    const ids = orAbort(prompt.ids, signal, () => {})
     const unfollow = signal === undefined ? undefined : followSignal(signal, prompt.cancel)
     try {
-      return new EncodedPrompt(await orAbort(prompt.ids, signal, () => {}), continuation)
+      return new EncodedPrompt(await ids, continuation)
     } finally {
       unfollow?.()
     }
