@@ -6,6 +6,7 @@ import '../matchers'
 import { AbortError, type Generation } from '../../../lib'
 import { Detokenizer } from '../../../lib/text'
 import { storyTokenizer } from '../text/fixtures'
+import { PATIENTLY } from '../../support/patience'
 import { collect, expectIdle, failure, gated, serve, tokens } from './hash_llm'
 
 describe('a generation', () => {
@@ -13,7 +14,7 @@ describe('a generation', () => {
     const llm = serve()
     llm.generate({ tokens, maxTokens: 5 })
     expect(llm.stats().requests.added).toBe(1)
-    await vi.waitFor(() => expect(llm.stats().sequences.finished).toBe(1))
+    await vi.waitFor(() => expect(llm.stats().sequences.finished).toBe(1), PATIENTLY)
     expect(llm.stats().tokens.generated).toBe(5)
   })
 
