@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Choice, type ChoiceOptions } from '../../../lib/llm/choice'
 import { StopSet } from '../../../lib/text'
 import { storyTokenizer } from '../text/fixtures'
+import fc from '../../support/fast_check'
 
 const tokenizer = storyTokenizer()
 const END = 5

@@ -1,10 +1,10 @@
 /** Whatever callers and executor do, every generation settles, nothing is lost, and nobody's output depends on the others. */
-import fc from 'fast-check'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, expect, it, vi } from 'vitest'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { AbortError, LLM, TensorRTError } from '../../../lib'
 import { GatedExecutor } from '../../support/gated_executor'
+import fc from '../../support/fast_check'
 
 const sizes = { vocabSize: 31, maxPositions: 64, pageSize: 4, numPages: 24, maxSlots: 5, maxStepTokens: 12 }
 const solo = LLM.fromExecutor(new HashExecutor({ ...sizes, numPages: 512 }), { prefixCache: false })

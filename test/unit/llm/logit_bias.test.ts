@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
 import { TensorRTError } from '../../../lib/errors'
 import { checkLogitBias } from '../../../lib/llm/logit_bias'
+import fc from '../../support/fast_check'
 
 const VOCAB = 100
 

@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
 import { type GenerationRequest, Scheduler } from '../../../lib/scheduler'
@@ -13,6 +12,7 @@ import {
   request,
   soloText,
 } from './drive'
+import fc from '../../support/fast_check'
 
 interface Scenario {
   seed: number

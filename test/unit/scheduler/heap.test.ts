@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { IndexedHeap } from '../../../lib/scheduler/heap'
+import fc from '../../support/fast_check'
 
 interface Item {
   key: number

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Constraint, Driver, oddThenEven, randomPrompt, randomSource, request, soloText } from './drive'
+import fc from '../../support/fast_check'
 
 interface Scenario {
   seed: number

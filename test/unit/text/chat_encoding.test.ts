@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
 import { ChatTemplate, encodeChat, type ChatMessage, type Tokenizer } from '../../../lib/text'
 import { readJson, storyTokenizer, storyTokenizerConfig, storyTokenizerWith } from './fixtures'
+import fc from '../../support/fast_check'
 
 const goldens = readJson('test', 'fixtures', 'tiny-storyteller-goldens', 'tokenizer-goldens.json')
 const tokenizer = storyTokenizer()

@@ -1,8 +1,8 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Detokenizer, Tokenizer, type DetokenizerOptions } from '../../../lib/text'
 import { Utf8Stream } from '../../../lib/text/utf8_stream'
 import { llama2Tokenizer, llama2TokenizerJson, readJson, storyTokenizer, unigramTokenizer } from './fixtures'
+import fc from '../../support/fast_check'
 
 const goldens = readJson('test', 'fixtures', 'tiny-storyteller-goldens', 'tokenizer-goldens.json')
 

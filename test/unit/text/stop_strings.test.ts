@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MAX_STOP_LENGTH, MAX_STOP_STRINGS, StopMatcher, StopSet } from '../../../lib/text'
+import fc from '../../support/fast_check'
 
 /** The first position at which some stop string ends, and the longest that ends there. */
 function naive(text: string, stops: readonly string[]): { stop: string; end: number } | undefined {

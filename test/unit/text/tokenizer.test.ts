@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Tokenizer } from '../../../lib/text'
 import { HfTokenizerClass } from '../../../lib/text/hf_libraries'
@@ -13,6 +12,7 @@ import {
   storyTokenizerWith,
   unigramTokenizer,
 } from './fixtures'
+import fc from '../../support/fast_check'
 
 const goldens = readJson('test', 'fixtures', 'tiny-storyteller-goldens', 'tokenizer-goldens.json')
 const tokenizer = storyTokenizer()

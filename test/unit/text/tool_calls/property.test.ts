@@ -1,8 +1,8 @@
 /** Whatever a model writes, and however it arrives: the same comes out, nothing is lost, and what is a call is read right. */
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { createReasoningParser, TOOL_CALL_FORMATS, type ToolCallFormatName } from '../../../../lib/text'
 import { parse } from './parse'
+import fc from '../../../support/fast_check'
 
 const formats = fc.constantFrom<ToolCallFormatName[]>(...TOOL_CALL_FORMATS, 'json')
 const scraps = fc.constantFrom(
