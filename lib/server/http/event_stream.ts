@@ -117,9 +117,11 @@ export class EventStream {
     this.silent = true
   }
 
-  private watchStall(): void {
+  /** The period in which the answer before this one ends does not count: what is left of it may be an instant. */
+  private watchStall(waited = this.sink.waits): void {
     this.stall = setTimeout(() => {
-      if (this.sink.waits) this.watchStall()
+      const waits = this.sink.waits
+      if (waits || waited) this.watchStall(waits)
       else this.sink.destroy()
     }, this.options.stallTimeoutMs)
   }

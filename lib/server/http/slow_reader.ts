@@ -6,12 +6,16 @@ const LEAST_BYTES = 1024
 
 /** @param periodMs how often progress is looked at */
 export function watchReader(outgoing: ServerResponse, periodMs: number): void {
-  let left = outgoing.writableLength
+  // At the beginning of the period; undefined while the reader has another answer on the connection to take first, and in the
+  // period in which that one ends: what is left of it may be an instant.
+  let left = outgoing.socket === null ? undefined : outgoing.writableLength
   const timer = setInterval(() => {
-    // Behind another answer on its connection, which the reader has to take first.
-    if (outgoing.socket === null) return
+    if (outgoing.socket === null) {
+      left = undefined
+      return
+    }
     const now = outgoing.writableLength
-    if (left - now < LEAST_BYTES) outgoing.destroy()
+    if (left !== undefined && left - now < LEAST_BYTES) outgoing.destroy()
     left = now
   }, periodMs)
   outgoing.once('close', () => clearInterval(timer))
