@@ -1,10 +1,10 @@
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { apiBase } from '../../../lib/cli/bench_serve_client'
 import { type Arrivals, drawInterval, drawLength, parseLengths, planServeLoad, SHAREGPT, wordsOf } from '../../../lib/cli/bench_serve_plan'
 import { SseReader } from '../../../lib/cli/sse_reader'
 import { label, svgChart, ticks } from '../../../lib/cli/svg_chart'
 import { seededRandom } from '../../../lib/llm'
+import fc from '../../support/fast_check'
 
 const read = (parts: readonly string[]): string[] => {
   const events: string[] = []

@@ -1,7 +1,7 @@
 /** Conversions between numbers and the narrow floating-point formats, against what the formats are by definition. */
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { BFLOAT16, decodeFloat, decodeFloats, encodeFloat, encodeFloats, FLOAT16, FLOAT8_E4M3 } from '../../../lib/runtime/float_formats'
+import fc from '../../support/fast_check'
 
 const FORMATS = { float16: FLOAT16, bfloat16: BFLOAT16, float8: FLOAT8_E4M3 } as const
 type Name = keyof typeof FORMATS

@@ -1,7 +1,7 @@
 /** The page accounting of a KV cache, against a model that keeps the tokens themselves. */
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { KvPages, type KvSequence } from '../../../lib/runtime/kv_pages'
+import fc from '../../support/fast_check'
 import '../matchers'
 
 const PAGE = 4

@@ -1,10 +1,10 @@
 /** Engine folders: what is in them is what was built, and it runs here, or the error says which is not so. */
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import { beforeEach, describe, expect, it } from 'vitest'
 import type { TensorRTFacts } from '../../../lib/native'
 import { checkProfiles, defaultProfiles, locateWeights, readEngineFolder, readPlan, requireFit } from '../../../lib/runtime'
+import fc from '../../support/fast_check'
 import '../matchers'
 import { failure, fittingFacts, temporaryFolder, writeDemoEngine } from './fixtures'
 
@@ -19,11 +19,12 @@ beforeEach(async () => {
   ;({ path, weights } = await writeDemoEngine(parent))
 })
 
-/** Flips one bit in the middle of a file, whose length and dates stay. */
+/** Flips one bit in the middle of a file, whose length stays. Its date is another, however coarse the clock of the file system. */
 function damage(file: string): void {
   const bytes = readFileSync(file)
   bytes[bytes.length >> 1]! ^= 1
   writeFileSync(file, bytes)
+  utimesSync(file, new Date(), new Date(Date.now() + 60_000))
 }
 
 function editManifest(edit: (manifest: Record<string, never>) => void): void {
@@ -122,6 +123,7 @@ describe('weights by reference', () => {
     const engine = await readEngineFolder(path)
     copyFileSync(file(), `${file()}.copy`)
     renameSync(`${file()}.copy`, file())
+    utimesSync(file(), new Date(), new Date(Date.now() + 30_000))
     expect(await locateWeights(engine)).toHaveLength(1)
     damage(file())
     expect(await failure(locateWeights(engine))).toHaveCode('ERR_WEIGHTS_INVALID', /has SHA-256 [0-9a-f]{64}, the engine was built with [0-9a-f]{64}/)

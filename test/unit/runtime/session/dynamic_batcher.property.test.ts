@@ -1,9 +1,9 @@
 /** Whatever comes when: no request is lost or runs twice, no limit is exceeded, and nobody waits longer than promised. */
-import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { BatchCost } from '../../../../lib/runtime/session/batch_cost'
 import { type Batch, DynamicBatcher } from '../../../../lib/runtime/session/dynamic_batcher'
 import { BatchRequest, type BatchShape } from '../../../../lib/runtime/session/request_queue'
+import fc from '../../../support/fast_check'
 
 interface Arrival {
   afterMs: number

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Tensor } from '../../../../lib/runtime'
 import { checkSessionOptions, defaultSpinUs, type SessionWarning, type TensorMap } from '../../../../lib/runtime/session/options'
 import { Session } from '../../../../lib/runtime/session/session'
@@ -86,11 +86,18 @@ describe('batching', () => {
 
   it('waits for others, but not too long', async () => {
     const { session } = await open(dynamic, { batching: { maxBatch: 8, maxDelayMs: 40, runSizes: 'exact' } })
-    const started = performance.now()
-    const first = session.run(row(1, 1, 1, 1))
-    await new Promise((resolve) => setTimeout(resolve, 5))
-    await Promise.all([first, session.run(row(2, 2, 2, 2))])
-    expect(performance.now() - started).toBeGreaterThan(35)
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    try {
+      const first = session.run(row(1, 1, 1, 1))
+      await vi.advanceTimersByTimeAsync(39)
+      const second = session.run(row(2, 2, 2, 2))
+      await vi.advanceTimersByTimeAsync(0)
+      expect(session.stats()).toMatchObject({ queued: 2, running: 0 })
+      await vi.advanceTimersByTimeAsync(1)
+      await Promise.all([first, second])
+    } finally {
+      vi.useRealTimers()
+    }
     expect(session.stats()).toMatchObject({ batches: 1, batchSizes: { 2: 1 } })
   })
 
