@@ -8,5 +8,7 @@ export default defineConfig({
     pool: 'forks',
     testTimeout: 60_000,
     hookTimeout: 120_000,
+    // What is waited for comes at once, but on a machine that is slow, and busy with something else.
+    expect: { poll: { timeout: 45_000, interval: 5 } },
   },
 })

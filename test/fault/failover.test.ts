@@ -12,6 +12,7 @@ import {
   type LLMWarning,
   TensorRTError,
 } from '../../lib'
+import { PATIENTLY } from '../support/patience'
 import { type Death, DyingExecutor } from './dying_executor'
 import { codes, cpu, expectWhole, plan, type Sizes, solos, STREAMS, stream, substance, tokenizer } from './storyteller'
 
@@ -184,13 +185,14 @@ describe('without failover', () => {
     expect(seen).toEqual(solo[0]!.tokens.slice(0, 20))
   })
 
-  it('a close that hangs in the driver holds up nobody for long', { timeout: 15_000 }, async () => {
+  it('a close that hangs in the driver holds up nobody for long', async () => {
     const { llm, first } = await serve(3)
     first.hangs = true
     await expect(llm.generate(requests[0]!).result()).rejects.toHaveCode('ERR_BACKEND_DEAD')
     const started = performance.now()
     await llm.close()
-    expect(performance.now() - started).toBeLessThan(8000)
+    // Five seconds, by a timer; without it, for ever.
+    expect(performance.now() - started).toBeLessThan(40_000)
   })
 })
 
@@ -240,7 +242,7 @@ describe('while the other is on its way', () => {
     const late = await cpu()
     const close = vi.spyOn(late, 'close')
     next.open(Promise.resolve(late))
-    await vi.waitFor(() => expect(close).toHaveBeenCalledTimes(1))
+    await vi.waitFor(() => expect(close).toHaveBeenCalledTimes(1), PATIENTLY)
     expect(llm.stats().failovers).toBe(0)
   })
 

@@ -8,6 +8,7 @@ import '../unit/matchers'
 import { LLM, type LLMOptions, type LLMWarning, TensorRTError } from '../../lib'
 import type { ModelFolder } from '../../lib/llm/model_folder'
 import { CpuBackend } from '../../lib/native'
+import { PATIENTLY } from '../support/patience'
 import { DyingExecutor } from './dying_executor'
 
 const folder = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
@@ -98,7 +99,7 @@ describe('a GPU that dies', () => {
   it.each(alone)('it is loaded again with %j, and serves', async (options) => {
     const { llm, warnings } = await load({ ...options, restart: { initialDelayMs: 0 } })
     await expect(llm.generate(request).result()).rejects.toHaveCode('ERR_BACKEND_DEAD')
-    await vi.waitFor(() => expect(llm.health().state).toBe('ready'), 10_000)
+    await vi.waitFor(() => expect(llm.health().state).toBe('ready'), PATIENTLY)
     expect(first.closed).toBe(0)
     // The new one dies at its step 10, as the first did: it has run one to show that it works.
     expect((await llm.generate({ ...request, maxTokens: 5 }).result()).tokens).toHaveLength(5)
@@ -110,9 +111,9 @@ describe('a GPU that dies', () => {
     const { llm } = await load({ failover: 'standby', restart: { initialDelayMs: 0 } })
     const { tokens } = await llm.generate({ ...request, maxTokens: 12 }).result()
     expect(tokens).toHaveLength(12)
-    await vi.waitFor(() => expect(llm.health()).toMatchObject({ state: 'ready', restarts: 1 }), 10_000)
+    await vi.waitFor(() => expect(llm.health()).toMatchObject({ state: 'ready', restarts: 1 }), PATIENTLY)
     // Since the GPU was made for the second time.
-    await vi.waitFor(() => expect(made).toHaveBeenCalledTimes(1))
+    await vi.waitFor(() => expect(made).toHaveBeenCalledTimes(1), PATIENTLY)
     const standby = (await made.mock.results[0]!.value) as CpuBackend
     const starts = vi.spyOn(standby, 'start')
     await llm.generate({ ...request, maxTokens: 12 }).result()

@@ -7,6 +7,7 @@ import { type Executor, type FromExecutorOptions, LLM, type LLMWarning } from '.
 import { fallbackReason } from '../../lib/server/registry'
 import { createServer, createTelemetry } from '../../lib/server'
 import { eventsOf, type ErrorAnswer, type Json } from '../server/support'
+import { PATIENTLY } from '../support/patience'
 import { DyingExecutor } from './dying_executor'
 import { cpu, expectWhole, tokenizer } from './storyteller'
 
@@ -47,7 +48,7 @@ async function world(options: Omit<FromExecutorOptions, 'restart'>) {
     post,
     get,
     failures,
-    state: (expected: string) => vi.waitFor(() => expect(llm.health().state).toBe(expected), 20_000),
+    state: (expected: string) => vi.waitFor(() => expect(llm.health().state).toBe(expected), PATIENTLY),
     /** The stand-in of the GPU is there again. */
     bringBack: async () => bringBack(Promise.resolve(new DyingExecutor(await cpu(), Infinity))),
     metric: async (name: string): Promise<number> => {
@@ -61,7 +62,7 @@ async function world(options: Omit<FromExecutorOptions, 'restart'>) {
       await vi.waitFor(() => {
         lines = readFileSync(log, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line) as Line)
         expect(lines.map(({ request_id: id }) => id)).toEqual(expect.arrayContaining([...ids]))
-      }, 10_000)
+      }, PATIENTLY)
       return Object.fromEntries(lines.map((line) => [line.request_id, line]))
     },
     close: async () => {

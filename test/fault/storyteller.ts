@@ -7,6 +7,7 @@ import { seededRandom } from '../../lib/cli/load_generator'
 import { graphFromConfig } from '../../lib/models'
 import { CpuBackend } from '../../lib/native'
 import { Tokenizer } from '../../lib/text'
+import { PATIENTLY } from '../support/patience'
 
 const folder = resolve(__dirname, '..', '..', 'models', 'tiny-storyteller')
 const json = (file: string): never => JSON.parse(readFileSync(join(folder, file), 'utf8')) as never
@@ -84,6 +85,7 @@ export const substance = ({ tokens, text, finishReason, logprobs, usage, choices
 export async function expectWhole(llm: LLM): Promise<void> {
   await vi.waitFor(() =>
     expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, steps: { inFlight: 0 }, kv: { usedPages: 0 } }),
+    PATIENTLY,
   )
   llm.check()
 }
