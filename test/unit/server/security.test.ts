@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
-import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { KeyRing } from '../../../lib/server/security/api_keys'
 import { type ApiKey, createKeySecurity, hashApiKey, type KeySecurityOptions, makeApiKey } from '../../../lib/server/security'
 import type { Caller, Refusal, RequestFacts, RequestHead } from '../../../lib/server/seams'
+import fc from '../../support/fast_check'
 import { requestFacts } from '../../support/request_facts'
 
 const ALICE = 'ntk_alice-0123456789abcdef'

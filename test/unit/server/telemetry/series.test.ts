@@ -1,11 +1,11 @@
 /** Counting, bounds and buckets of metrics. */
 import { createHistogram } from 'node:perf_hooks'
-import fc from 'fast-check'
 import { Registry } from 'prom-client'
 import { describe, expect, it } from 'vitest'
 import { EVENT_LOOP_BUCKETS, oneTwoFiveBuckets } from '../../../../lib/server/telemetry/buckets'
 import { moveDelays } from '../../../../lib/server/telemetry/process_metrics'
 import { formatBound, HistogramSeries, MAX_SERIES, MetricSet, OTHER } from '../../../../lib/server/telemetry/series'
+import fc from '../../../support/fast_check'
 import { Exposition } from './exposition'
 
 describe('a histogram', () => {

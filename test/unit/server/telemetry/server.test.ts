@@ -5,16 +5,18 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import { LLM } from '../../../../lib'
 import { createServer, createTelemetry, type Server, type ServerTelemetry } from '../../../../lib/server'
 import { demoModel, temporaryFolder } from '../../tensorrt/fixtures'
+import { PATIENTLY } from '../../../support/patience'
 import { Exposition } from './exposition'
 
 const folder = temporaryFolder()
+let logs = 0
 const ends: (() => Promise<unknown>)[] = []
 afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end()
 })
 
 async function start(): Promise<{ llm: LLM; telemetry: ServerTelemetry; server: Server; url: string; log: string }> {
-  const log = join(folder, `${Math.random()}.log`)
+  const log = join(folder, `${logs++}.log`)
   const llm = await LLM.load(demoModel, { backend: 'cpu', numPages: 512 })
   const telemetry = createTelemetry(llm, { model: 'tiny', gpus: false, accessLog: { path: log } })
   const server = createServer(llm, { modelName: 'tiny', telemetry })
@@ -89,7 +91,7 @@ describe('a server', () => {
       const metrics = await scrape(url)
       expect(metrics.value('node_tensorrt_requests_total', { endpoint: 'completions', outcome: 'aborted' })).toBe(1)
       expect(metrics.value('node_tensorrt_http_aborted_total', { route: '/v1/completions' })).toBe(1)
-    })
+    }, PATIENTLY)
     const metrics = await scrape(url)
     expect(metrics.value('vllm:request_success_total', { finished_reason: 'abort' })).toBe(1)
     expect(metrics.value('node_tensorrt_requests_admitted_total', { endpoint: 'completions' })).toBe(1)
