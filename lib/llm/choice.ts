@@ -81,7 +81,10 @@ export class Choice {
     const from = this.takenTokens
     const chunk: GenerationChunk = { index: this.index, text: this.newText, tokens: this.tokens.slice(from) }
     if (this.options.logprobs) chunk.logprobs = this.logprobs.slice(from)
-    if (finishes) chunk.finishReason = this.finishReason!
+    if (finishes) {
+      chunk.finishReason = this.finishReason!
+      if (this.stop !== undefined) chunk.stop = this.stop
+    }
     this.takenText += this.newText
     this.newText = ''
     this.takenTokens = this.tokens.length

@@ -29,6 +29,8 @@ export interface GenerationChunk {
   logprobs?: TokenLogprob[]
   /** On the last chunk of the choice. */
   finishReason?: FinishReason
+  /** On the last chunk of the choice: the stop string or stop token that ended the output. */
+  stop?: string | number
 }
 
 export interface GenerationChoice {

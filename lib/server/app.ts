@@ -17,8 +17,10 @@ function pairOf({ env }: Context<Env>): NodePair | undefined {
   return (env as Env['Bindings'] | undefined)?.[NODE_PAIR]
 }
 
-const notFound = (): never => {
-  throw new ApiError(404, 'invalid_request_error', 'not_found', 'There is no such route')
+/** Most wrong addresses are a base URL with one `/v1` too many or too few, which the path shows. */
+const notFound = ({ method, request }: Exchange): never => {
+  const path = new URL(request.url).pathname.slice(0, 200)
+  throw new ApiError(404, 'invalid_request_error', 'not_found', `There is no route ${method} ${path}`)
 }
 
 /** @param live holds the exchanges under way; @param onEnd is called when one has left it */

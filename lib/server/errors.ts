@@ -31,7 +31,7 @@ export class ApiError extends Error {
   }
 
   /** 400: the request itself is wrong. */
-  static invalid(param: string | null, message: string, code: string | null = null): ApiError {
+  static invalid(param: string | null, message: string, code = 'invalid_value'): ApiError {
     return new ApiError(400, 'invalid_request_error', code, message, param)
   }
 

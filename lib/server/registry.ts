@@ -88,6 +88,7 @@ export class ModelRegistry {
     const found = name === undefined && this.models.length === 1 ? this.models[0] : this.byName.get(name ?? '')
     if (found !== undefined) return found
     const shown = name === undefined ? '' : ` "${name.slice(0, 100)}"`
-    throw new ApiError(404, 'invalid_request_error', 'model_not_found', `The model${shown} does not exist`, 'model')
+    const message = `The model${shown} does not exist; GET /v1/models lists those that do`
+    throw new ApiError(404, 'invalid_request_error', 'model_not_found', message, 'model')
   }
 }

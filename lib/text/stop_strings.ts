@@ -37,6 +37,12 @@ class StopPattern {
   }
 }
 
+function describeWrong(stop: unknown): string {
+  if (typeof stop !== 'string') return stop === null ? 'null' : `of type ${typeof stop}`
+  if (stop === '') return 'an empty one'
+  return stop.length > MAX_STOP_LENGTH ? `one of ${stop.length}` : 'one with half of a surrogate pair'
+}
+
 /** Stop strings, checked and ready for search. Nothing in it changes, so all outputs of a request share one. */
 export class StopSet {
   /** @internal */
@@ -48,10 +54,10 @@ export class StopSet {
       throw new TensorRTError('ERR_INVALID_ARGUMENT', `"stop" must be an array of at most ${MAX_STOP_STRINGS} strings`)
     }
     // And not map(), which would pass over holes.
-    this.patterns = Array.from(stops as unknown[], (stop) => {
+    this.patterns = Array.from(stops as unknown[], (stop, index) => {
       if (typeof stop !== 'string' || stop === '' || stop.length > MAX_STOP_LENGTH || /\p{Surrogate}/u.test(stop)) {
         const expected = `a well-formed string of 1 to ${MAX_STOP_LENGTH} UTF-16 units`
-        throw new TensorRTError('ERR_INVALID_ARGUMENT', `Each stop string ("stop") must be ${expected}`)
+        throw new TensorRTError('ERR_INVALID_ARGUMENT', `"stop[${index}]" must be ${expected}, not ${describeWrong(stop)}`)
       }
       return new StopPattern(stop)
     })

@@ -1,6 +1,6 @@
 /** Answers of /v1/chat/completions. */
 import type { FinishReason, GenerationChoice, GenerationChunk, GenerationResult, TokenLogprob, Usage } from '../../llm'
-import { continuousUsageText, stopReason } from './completion_format'
+import { continuousUsageText, finishText, stopReason, type StopTokens } from './completion_format'
 import { chatLogprobs, promptLogprobs } from './logprobs'
 import { joinDeltas, type OutputFormat, type OutputParser, type OutputParts } from './output_parser'
 import type { AnswerFormat } from './run'
@@ -14,6 +14,7 @@ export interface ChatFormatOptions {
   fingerprint: string
   texts: TokenTexts
   promptLogprobs: boolean
+  stopTokens: StopTokens
   promptTokens: number
   includeUsage: boolean
   continuousUsage: boolean
@@ -36,12 +37,13 @@ export class ChatFormat implements AnswerFormat {
     return this.event(choice, '{"role":"assistant","content":""}', 'null', 'null')
   }
 
-  chunk(choice: number, { text, tokens, logprobs, finishReason }: GenerationChunk): string {
+  chunk(choice: number, chunk: GenerationChunk): string {
+    const { text, tokens, logprobs, finishReason } = chunk
     if (this.options.continuousUsage) this.generated[choice] = (this.generated[choice] ?? 0) + tokens.length
     const entries = logprobs === undefined ? 'null' : this.entries(logprobs)
     const { output } = this.options
-    if (output !== undefined) return this.parsedChunk(output, choice, text, entries, finishReason)
-    const finish = finishReason === undefined ? 'null' : `"${finishReason}"`
+    if (output !== undefined) return this.parsedChunk(output, choice, chunk, entries)
+    const finish = finishReason === undefined ? 'null' : finishText(finishReason, chunk.stop, this.options.stopTokens)
     if (text !== '') return this.event(choice, `{"content":${JSON.stringify(text)}}`, entries, finish)
     return entries === 'null' && finish === 'null' ? '' : this.event(choice, '{}', entries, finish)
   }
@@ -73,7 +75,7 @@ export class ChatFormat implements AnswerFormat {
       message,
       logprobs: logprobs === undefined ? null : chatLogprobs(logprobs, this.options.texts),
       finish_reason: finish,
-      stop_reason: stopReason(choice),
+      stop_reason: stopReason(choice.stop, this.options.stopTokens),
     }
   }
 
@@ -86,14 +88,14 @@ export class ChatFormat implements AnswerFormat {
     return { message: messageOf(joinParts(parts, last)), finish: finishOf(reason, last.anyCalls, output) }
   }
 
-  private parsedChunk(output: OutputFormat, choice: number, text: string, entries: string, reason: FinishReason | undefined): string {
+  private parsedChunk(output: OutputFormat, choice: number, { text, finishReason: reason, stop }: GenerationChunk, entries: string): string {
     const parser = (this.parsers[choice] ??= output.parser())
     let parts: OutputParts = parser.push(text)
     let finish = 'null'
     if (reason !== undefined) {
       const last = parser.end()
       parts = joinParts(parts, last)
-      finish = `"${finishOf(reason, last.anyCalls, output)}"`
+      finish = finishText(finishOf(reason, last.anyCalls, output), stop, this.options.stopTokens)
     }
     const delta = JSON.stringify({
       ...(parts.reasoning === '' ? {} : { reasoning_content: parts.reasoning }),

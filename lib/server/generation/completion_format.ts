@@ -16,6 +16,7 @@ export interface CompletionFormatOptions {
   echo: readonly { text: string; tokens: readonly number[] }[] | undefined
   logprobs: boolean
   promptLogprobs: boolean
+  stopTokens: StopTokens
   /** Tokens of each prompt. */
   promptTokens: readonly number[]
   includeUsage: boolean
@@ -45,11 +46,11 @@ export class CompletionFormat implements AnswerFormat {
     return this.event(choice, prompt.text, JSON.stringify(entries), 'null')
   }
 
-  chunk(choice: number, { text, tokens, logprobs, finishReason }: GenerationChunk): string {
+  chunk(choice: number, { text, tokens, logprobs, finishReason, stop }: GenerationChunk): string {
     if (this.options.continuousUsage) this.generated[choice] = (this.generated[choice] ?? 0) + tokens.length
     if (text === '' && logprobs === undefined && finishReason === undefined) return ''
     const entries = logprobs === undefined ? 'null' : JSON.stringify(this.entries(choice, tokens, logprobs))
-    return this.event(choice, text, entries, finishReason === undefined ? 'null' : `"${finishReason}"`)
+    return this.event(choice, text, entries, finishReason === undefined ? 'null' : finishText(finishReason, stop, this.options.stopTokens))
   }
 
   close(usage: Usage): string {
@@ -83,7 +84,7 @@ export class CompletionFormat implements AnswerFormat {
       text: echoed === undefined ? choice.text : echoed.text + choice.text,
       logprobs: entries,
       finish_reason: choice.finishReason,
-      stop_reason: stopReason(choice),
+      stop_reason: stopReason(choice.stop, this.options.stopTokens),
       ...(withPrompt ? { prompt_logprobs: promptLogprobs(result.promptLogprobs ?? [], texts) } : {}),
     }
   }
@@ -107,9 +108,17 @@ export class CompletionFormat implements AnswerFormat {
   }
 }
 
+/** Those that the request names as `stop_token_ids`. */
+export type StopTokens = readonly number[] | undefined
+
 /** vLLM's `stop_reason`: the stop string or token that was asked for; null for the model's own end. */
-export function stopReason({ stop }: GenerationChoice): string | number | null {
-  return stop ?? null
+export function stopReason(stop: GenerationChoice['stop'], asked: StopTokens): string | number | null {
+  return typeof stop === 'number' && asked?.includes(stop) !== true ? null : (stop ?? null)
+}
+
+/** `finish_reason` of a choice's last event, and the `stop_reason` that goes with it. */
+export function finishText(reason: string, stop: GenerationChunk['stop'], asked: StopTokens): string {
+  return `"${reason}","stop_reason":${JSON.stringify(stopReason(stop, asked))}`
 }
 
 /** Of one choice up to now. */

@@ -109,9 +109,13 @@ function chatOptions({ llm }: ServedModel, input: ChatInput): PromptOptions & { 
   }
 }
 
-function toMessage({ role, content, tool_calls: calls, ...rest }: ChatBodyMessage, index: number): ChatMessage {
+function toMessage(message: ChatBodyMessage, index: number): ChatMessage {
+  const { role, content, refusal, tool_calls: given, function_call: oldCall, ...rest } = message
   const where = `messages[${index}]`
-  const text = contentText(content, `${where}.content`)
+  if (oldCall !== undefined) throw ApiError.unsupported(`${where}.function_call`, `"${where}.function_call" is not supported; use "tool_calls"`)
+  const text = contentText(content, `${where}.content`) ?? refusal
+  // Templates look whether calls are there, and an empty list is.
+  const calls = given?.length === 0 ? undefined : given
   if (text === undefined && calls === undefined) {
     throw ApiError.invalid(`${where}.content`, `"${where}.content" is required`, 'missing_required_parameter')
   }

@@ -27,7 +27,8 @@ export function sharedOptions(
 ): SharedOptions {
   const { info } = llm
   if (maxTokens !== undefined && maxTokens > limits.maxOutputTokens) {
-    throw ApiError.invalid('max_tokens', `At most ${limits.maxOutputTokens} tokens may be generated per choice`, 'max_tokens_too_large')
+    const message = `At most ${limits.maxOutputTokens} tokens may be generated per choice, not ${maxTokens}`
+    throw ApiError.invalid('max_tokens', message, 'max_tokens_too_large')
   }
   if ((body.prompt_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('prompt_logprobs', limits)
   const minTokens = body.min_tokens ?? 0
@@ -50,7 +51,8 @@ export function sharedOptions(
     presencePenalty: body.presence_penalty,
     frequencyPenalty: body.frequency_penalty,
     seed: body.seed === undefined ? undefined : seedOf(body.seed),
-    stop: body.stop === undefined || typeof body.stop === 'string' ? body.stop : body.stop.filter((stop) => stop !== ''),
+    // An empty one asks for nothing.
+    stop: (typeof body.stop === 'string' ? [body.stop] : body.stop)?.filter((stop) => stop !== ''),
     stopTokenIds: body.stop_token_ids,
     ignoreEos: body.ignore_eos,
     includeStop: body.include_stop_str_in_output,
@@ -62,6 +64,19 @@ export function sharedOptions(
     n: body.n ?? 1,
     ...scheduleOf(body, exchange, limits),
   }
+}
+
+/**
+ * @param field by which the request gives `maxTokens`
+ * @param promptTokens of each prompt
+ * @throws ApiError 400 where an output of that length does not fit behind a prompt
+ */
+export function checkContext(field: string, maxTokens: number | undefined, promptTokens: readonly number[], { llm }: ServedModel): void {
+  const { maxPositions } = llm.info
+  const longest = Math.max(...promptTokens)
+  if (maxTokens === undefined || longest + maxTokens <= maxPositions) return
+  const message = `"${field}" is ${maxTokens}, and the prompt has ${longest} tokens: together more than the ${maxPositions} of the model's context`
+  throw ApiError.invalid(field, message, 'context_length_exceeded')
 }
 
 /**

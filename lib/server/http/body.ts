@@ -40,7 +40,7 @@ const UTF8 = new TextDecoder('utf-8', { fatal: true })
 export async function readJson(exchange: Exchange, limits: BodyLimits): Promise<Record<string, unknown>> {
   const type = exchange.header('content-type')
   if (type !== undefined && !/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type.trim())) {
-    throw new ApiError(415, 'invalid_request_error', 'unsupported_media_type', 'The body must be JSON: content-type application/json')
+    throw new ApiError(415, 'invalid_request_error', 'unsupported_media_type', `The body must be JSON, with the content-type application/json, not "${type.slice(0, 100)}"`)
   }
   const encoding = exchange.header('content-encoding')
   if (encoding !== undefined && encoding.trim().toLowerCase() !== 'identity') {

@@ -6,7 +6,7 @@ import { grammarOf } from '../generation/grammar'
 import { outputFormatOf } from '../generation/output_parser'
 import { encodeChat, opened } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { type SharedOptions, sharedOptions, tooManyLogprobs } from '../generation/sampling'
+import { checkContext, type SharedOptions, sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -21,8 +21,9 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const asked = grammarOf(body)
   if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
   if ((body.top_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('top_logprobs', limits)
+  const maxTokens = body.max_completion_tokens ?? body.max_tokens
   const options: SharedOptions = {
-    ...sharedOptions(body, body.max_completion_tokens ?? body.max_tokens, served, exchange, limits),
+    ...sharedOptions(body, maxTokens, served, exchange, limits),
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
   }
   const chat = await encodeChat(served, body, exchange, limits)
@@ -30,6 +31,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const forced = output?.forced
   const encoded = await opened(served, chat, forced?.opening, exchange, limits)
   const promptTokens = encoded.tokens.length
+  checkContext(body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens', maxTokens, [promptTokens], served)
   if (forced !== undefined && asked !== undefined) {
     throw ApiError.invalid('tool_choice', `A call that "tool_choice" asks for cannot be held to "${asked.param}", too`)
   }
@@ -43,6 +45,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
     fingerprint: served.fingerprint,
     texts: new TokenTexts(served.llm.tokenizer, body.return_tokens_as_token_ids === true),
     promptLogprobs: body.prompt_logprobs !== undefined,
+    stopTokens: body.stop_token_ids,
     promptTokens,
     includeUsage,
     continuousUsage,

@@ -5,7 +5,7 @@ import { CompletionFormat } from '../generation/completion_format'
 import { grammarOf } from '../generation/grammar'
 import { encodePrompts, promptList } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { sharedOptions, tooManyLogprobs } from '../generation/sampling'
+import { checkContext, sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -31,6 +31,7 @@ export async function completions(exchange: Exchange, services: Services): Promi
   const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body), grammar: asked?.grammar }
   const encoded = await encodePrompts(served, prompts, 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits)
   const promptTokens = encoded.map(({ tokens }) => tokens.length)
+  checkContext('max_tokens', body.max_tokens, promptTokens, served)
   const work = Work.admit(services, exchange, factsOf(exchange, served, 'completions', options, promptTokens, stream))
   const format = new CompletionFormat({
     id: `cmpl-${randomUUID()}`,
@@ -48,6 +49,7 @@ export async function completions(exchange: Exchange, services: Services): Promi
         : undefined,
     logprobs: body.logprobs !== undefined,
     promptLogprobs: body.prompt_logprobs !== undefined,
+    stopTokens: body.stop_token_ids,
     promptTokens,
     includeUsage,
     continuousUsage,

@@ -7,7 +7,8 @@ const MAX_PARTS = 4096
 const MAX_TOOLS = 1024
 const MAX_TEMPLATE_FIELDS = 256
 
-const textPart = z.object({ type: z.literal('text'), text: z.string() })
+/** A refusal is what an assistant has said, too. */
+const textPart = z.union([z.object({ type: z.literal('text'), text: z.string() }), z.object({ type: z.literal('refusal'), refusal: z.string() })])
 
 const toolCall = z.object({
   id: z.string(),
@@ -23,6 +24,8 @@ const message = z.object({
   tool_calls: optional(list(toolCall, MAX_TOOLS)),
   tool_call_id: optional(z.string()),
   reasoning_content: optional(z.string()),
+  refusal: optional(z.string()),
+  function_call: optional(z.unknown()),
 })
 
 const tool = z.object({
@@ -105,7 +108,7 @@ export function contentText(content: ChatBodyMessage['content'], where: string):
   if (content === undefined || typeof content === 'string') return content
   const texts = content.map((part, index) => {
     const parsed = textPart.safeParse(part)
-    if (parsed.success) return parsed.data.text
+    if (parsed.success) return parsed.data.type === 'text' ? parsed.data.text : parsed.data.refusal
     const type = typeof part['type'] === 'string' ? `"${part['type'].slice(0, 40)}"` : 'without a type'
     throw ApiError.invalid(`${where}[${index}]`, `"${where}[${index}]": parts must be { type: "text", text }, not ${type}: the model takes text only`)
   })

@@ -1,13 +1,19 @@
 /** What the schemas of all routes share. Unknown fields are ignored, as OpenAI's clients send new ones any day. */
 import { z } from 'zod'
+import { describeValue } from '../../runtime'
 import { ApiError } from '../errors'
 
 /** A field that may be left out; null is the same as left out. */
 export const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined)
 
-export const flag = optional(z.boolean())
-export const integer = (min: number, max: number) => z.int().min(min).max(max)
-export const range = (min: number, max: number) => z.number().min(min).max(max)
+export const flag = optional(z.boolean('must be true or false'))
+export const integer = (min: number, max: number) => numberWithin(z.int, min, max, 'an integer')
+export const range = (min: number, max: number) => numberWithin(z.number, min, max, 'a number')
+
+function numberWithin(type: typeof z.int | typeof z.number, min: number, max: number, noun: string) {
+  const expected = `must be ${noun} from ${min} to ${max}`
+  return type(expected).min(min, expected).max(max, expected)
+}
 
 const INT32_MAX = 2 ** 31 - 1
 
@@ -139,8 +145,23 @@ function fieldError(name: string, found: z.core.$ZodIssue, body: Record<string, 
   const issue = deepest({ ...found, path: [name, ...found.path] })
   const param = pathOf(issue.path)
   const missing = valueAt(body, issue.path) === undefined
-  const message = missing ? `"${param}" is required` : `"${param}": ${lowerFirst(issue.message.replace(/^Invalid input: /, ''))}`
+  const message = missing ? `"${param}" is required` : wrongValue(param, issue.message, valueAt(body, issue.path))
   return ApiError.invalid(param === '' ? null : param, message, missing ? 'missing_required_parameter' : 'invalid_value')
+}
+
+const TYPES: Readonly<Record<string, string>> = { string: 'a string', object: 'an object', array: 'an array' }
+
+/** What was expected, and what was given. */
+function wrongValue(param: string, message: string, given: unknown): string {
+  const told = message.replace(/^Invalid input: /, '')
+  const type = TYPES[/^expected (\w+), received /.exec(told)?.[1] ?? '']
+  const expected = type === undefined ? told : `must be ${type}`
+  if (!expected.startsWith('must ')) return `"${param}": ${lowerFirst(expected)}`
+  return `"${param}" ${expected}${expected.startsWith('must be ') ? `, not ${describeJson(given)}` : ''}`
+}
+
+function describeJson(value: unknown): string {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? 'an object' : describeValue(value)
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
