@@ -334,8 +334,8 @@ function cliPage() {
   return `# Command line
 
 \`npx node-tensorrt\`, or \`node dist/cli/main.js\` in a checkout. Text goes to stdout; progress, figures and warnings go to stderr, so that
-a pipe gets the text alone. With \`--json\`, stdout holds JSON, also for a failure: \`{"error": {"code", "message", "hint"}}\`, with the codes of
-[errors.md](errors.md). Ctrl-C stops the work; what was written stays. \`NODE_TENSORRT_DEBUG=1\` adds the stack to an unexpected error.
+a pipe gets the text alone. With \`--json\`, stdout holds JSON, also for a failure or a wrong option: \`{"error": {"code", "message", "hint"}}\`, with the codes
+of [errors.md](errors.md). Ctrl-C stops the work; what was written stays. \`NODE_TENSORRT_DEBUG=1\` adds the stack to an unexpected error.
 
 \`\`\`
 ${overview}

@@ -75,19 +75,30 @@ function isOnnx(model: string): boolean {
 }
 
 async function build(model: string, options: LLMCliOptions & OnnxCliOptions, command: Command): Promise<void> {
+  if (model === '') command.error("error: argument 'model' is empty")
   const onnx = isOnnx(model)
   const foreign = (onnx ? LLM_ONLY : ONNX_ONLY).find((name) => command.getOptionValueSource(name) === 'cli')
   if (foreign !== undefined) {
     const flags = command.options.find((option) => option.attributeName() === foreign)!.flags
     command.error(`error: option '${flags}' is for ${onnx ? 'model folders' : 'ONNX models'}`)
   }
-  if (onnx) return buildOnnx(model, options)
+  if (onnx) {
+    requireTogether(options, command)
+    return buildOnnx(model, options)
+  }
   if (options.output === undefined) command.error("error: required option '-o, --output <folder>' not specified")
   if (options.precision !== undefined && !LLM_PRECISIONS.includes(options.precision)) {
     command.error(`error: option '-p, --precision <type>' of a model folder must be bf16, fp16 or fp32`)
   }
   const { cache: _, ...rest } = options
   return buildModelFolder(model, rest)
+}
+
+/** What buildEngine() would refuse too, but by the names of its own options. */
+function requireTogether({ cache, cacheDir, output, excludeLeanRuntime, versionCompatible }: OnnxCliOptions, command: Command): void {
+  if (!cache && output === undefined) command.error("error: option '--no-cache' needs '-o, --output <folder>', as the engine must go somewhere")
+  if (!cache && cacheDir !== undefined) command.error("error: option '--cache-dir <folder>' cannot be used with '--no-cache'")
+  if (excludeLeanRuntime === true && versionCompatible !== true) command.error("error: option '--exclude-lean-runtime' needs '--version-compatible'")
 }
 
 function buildModelFolder(model: string, options: LLMCliOptions): Promise<void> {

@@ -41,6 +41,7 @@ export function parseProfile(text: string, before: InputProfile[] = []): InputPr
     const [, name = '', separator = '', ranges = ''] = match ?? []
     const shapes = ranges.split('..').map((shape) => shape.split('x').map((extent) => (/^-?\d+$/.test(extent) ? Number(extent) : NaN)))
     const numbers = shapes.every((shape) => shape.every(Number.isSafeInteger))
+    if (Object.hasOwn(profile, name)) throw new InvalidArgumentError(`it names input '${name}' twice; a second --profile makes another profile.`)
     if (match === null || !numbers || (shapes.length !== 1 && shapes.length !== 3)) {
       throw new InvalidArgumentError("expected an input and its shapes, such as 'input:1x128..8x128..32x128'.")
     }

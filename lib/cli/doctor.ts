@@ -32,7 +32,8 @@ interface DoctorOptions {
   json?: boolean
 }
 
-async function doctor(named: string | undefined, options: DoctorOptions): Promise<void> {
+async function doctor(named: string | undefined, options: DoctorOptions, command: Command): Promise<void> {
+  if (named === '') command.error("error: argument 'model' is empty")
   const model = named === undefined ? undefined : resolveModel(named)
   const checks: Check[] = [checkNode(), checkPlatform(), ...checkAddon()]
   const gpu = await checkTensorRT(options)

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-import { Command } from 'commander'
+import { Command, CommanderError } from 'commander'
+import { TensorRTError } from '../errors'
 import { benchCommand } from './bench'
 import { buildCommand } from './build'
 import { chatCommand } from './chat'
@@ -64,6 +65,12 @@ const usageExit = (command: Command): void => {
 usageExit(program)
 
 program.parseAsync().catch((error: unknown) => {
-  if (error instanceof Error && 'code' in error && String(error.code).startsWith('commander.')) return
-  reportFailure(error, process.argv.includes('--json'))
+  const json = process.argv.includes('--json')
+  if (error instanceof CommanderError) {
+    // Commander has said it on stderr.
+    if (json && process.exitCode === 2 && error.code !== 'commander.help') reportFailure(new TensorRTError('ERR_INVALID_ARGUMENT', error.message.replace(/^error: /, '')), json)
+    process.exitCode = error.exitCode === 0 ? 0 : 2
+    return
+  }
+  reportFailure(error, json)
 })

@@ -17,6 +17,8 @@ export interface InputRange {
 export type InputProfile = Record<string, InputRange>
 
 const SIDES = ['min', 'opt', 'max'] as const
+/** TensorRT takes tensors of so many elements at most. */
+const MAX_DIMENSION = 2 ** 31 - 1
 
 function invalid(message: string, hint?: string): TensorRTError {
   return new TensorRTError('ERR_INVALID_ARGUMENT', message, { hint })
@@ -55,9 +57,10 @@ function readRange(given: unknown, where: string): InputRange {
   if (typeof values !== 'boolean') throw invalid(`"${where}.values" must be true or false, not ${describeValue(values)}`)
   const side = (name: (typeof SIDES)[number]): number[] => {
     const shape = given[name]
-    const integer = (extent: unknown): boolean => Number.isSafeInteger(extent) && (values || (extent as number) >= 0)
+    const integer = (extent: unknown): boolean =>
+      Number.isSafeInteger(extent) && (values || ((extent as number) >= 0 && (extent as number) <= MAX_DIMENSION))
     if (Array.isArray(shape) && shape.every(integer)) return [...(shape as number[])]
-    const expected = values ? 'an array of integers' : 'an array of dimensions, integers from 0'
+    const expected = values ? 'an array of integers' : `an array of dimensions, integers from 0 to ${MAX_DIMENSION}`
     throw invalid(`"${where}.${name}" must be ${expected}, not ${Array.isArray(shape) ? shapeText(shape as number[]) : describeValue(shape)}`)
   }
   const range: InputRange = { min: side('min'), opt: side('opt'), max: side('max') }
@@ -76,7 +79,7 @@ export function checkInputProfiles(profiles: readonly InputProfile[], { inputs }
     if (dynamic.length === 0) return
     throw invalid(
       `The model has inputs whose shape may vary, and no profile says how: ${dynamic.map(describeInput).join(', ')}`,
-      'give "profiles" with min, opt and max shapes of each',
+      `give min, opt and max shapes of each, such as ${exampleProfile(dynamic)}`,
     )
   }
   for (const [i, profile] of profiles.entries()) {
@@ -95,6 +98,17 @@ export function checkInputProfiles(profiles: readonly InputProfile[], { inputs }
     const missing = dynamic.filter(({ name }) => profile[name] === undefined)
     if (missing.length > 0) throw invalid(`${where} has no range for ${missing.map(describeInput).join(', ')}`)
   }
+}
+
+/** A profile that the model takes, as code and as an option of the command line. */
+function exampleProfile(dynamic: readonly OnnxTensorInfo[]): string {
+  const ranges = dynamic.map(({ name, shape }) => {
+    const side = (varying: number): number[] => shape?.map((extent) => (extent === -1 ? varying : extent)) ?? [varying]
+    return { name, sides: [side(1), side(8), side(32)] }
+  })
+  const code = ranges.map(({ name, sides }) => `${JSON.stringify(name)}: { ${SIDES.map((side, i) => `${side}: ${shapeText(sides[i]!)}`).join(', ')} }`)
+  const option = ranges.map(({ name, sides }) => `${name}:${sides.map((shape) => shape.join('x')).join('..')}`)
+  return `profiles: [{ ${code.join(', ')} }], on the command line --profile '${option.join(',')}'`
 }
 
 function describeInput({ name, dtype, shape, dimensionNames }: OnnxTensorInfo): string {
@@ -116,7 +130,7 @@ function checkRange(range: InputRange, { shape, dtype }: OnnxTensorInfo, where: 
     if (!fits) throw invalid(`${where}: ${side} is ${shapeText(given)}, the model has ${shapeText(shape)}`, '-1 stands for a dimension that may vary')
   }
   if (range.min.every((least, axis) => least <= range.opt[axis]! && range.opt[axis]! <= range.max[axis]!)) return
-  throw invalid(`${where}: min ${shapeText(range.min)}, opt ${shapeText(range.opt)} and max ${shapeText(range.max)} must not fall`)
+  throw invalid(`${where}: min ${shapeText(range.min)}, opt ${shapeText(range.opt)} and max ${shapeText(range.max)} must not fall`, 'in each dimension min <= opt <= max')
 }
 
 /** As the native side takes them: JSON of a list of ranges for each profile. */

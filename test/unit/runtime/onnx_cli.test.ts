@@ -97,9 +97,21 @@ describe('build', () => {
       ['build', fixture('mlp'), '--layer', 'fp32'],
       ['build', fixture('mlp'), '--max-step-tokens', '8'],
       ['build', root, '-o', newPath(), '--strip'],
+      ['build', fixture('mlp'), '--profile', 'x:1x16,x:8x16'],
+      ['build', fixture('mlp'), '--no-cache'],
+      ['build', fixture('mlp'), '--no-cache', '-o', newPath(), '--cache-dir', folder],
+      ['build', fixture('mlp'), '--exclude-lean-runtime'],
+      ['build', ''],
+      ['doctor', ''],
     ]
-    const codes = await Promise.all(usage.map((args) => run(args).then(({ code }) => code)))
-    expect(codes).toEqual(usage.map(() => 2))
+    const outcomes = await Promise.all(usage.map((args) => run([...args, '--json'])))
+    expect(outcomes.map(({ code }) => code)).toEqual(usage.map(() => 2))
+    for (const { stdout, stderr } of outcomes) {
+      const { error } = JSON.parse(stdout) as { error: { code: string; message: string } }
+      expect(error.code).toBe('ERR_INVALID_ARGUMENT')
+      expect(stderr).toContain(error.message)
+    }
+    expect(outcomes[5]!.stderr).toContain("names input 'x' twice")
     const failed = await run(['build', fixture('mlp'), '-p', 'int8', '--json', ...PROFILE], withoutGpu)
     expect(failed).toMatchObject({ code: 1 })
     expect(JSON.parse(failed.stdout)).toMatchObject({ error: { code: 'ERR_INVALID_ARGUMENT', hint: expect.stringContaining('quantize') as string } })

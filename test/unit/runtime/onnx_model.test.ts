@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { TensorRTError } from '../../../lib'
 import { checkInputProfiles, type InputProfile, readOnnxModel, requireExternalFiles } from '../../../lib/runtime'
+import { readInputProfiles } from '../../../lib/runtime/onnx_profiles'
 import '../matchers'
 
 const fixtures = resolve(__dirname, '..', '..', 'fixtures', 'onnx')
@@ -162,7 +163,7 @@ describe('requireExternalFiles', () => {
 
 describe('checkInputProfiles', () => {
   const range = (min: number[], opt = min, max = opt) => ({ min, opt, max })
-  const check = async (profiles: InputProfile[], name = 'mlp'): Promise<void> => checkInputProfiles(profiles, await readOnnxModel(fixture(name)))
+  const check = async (profiles: InputProfile[], name = 'mlp'): Promise<void> => checkInputProfiles(readInputProfiles(profiles), await readOnnxModel(fixture(name)))
 
   it('takes any number of profiles, and none for a static model', async () => {
     await check([{ x: range([1, 16], [4, 16], [8, 16]) }, { x: range([8, 16], [64, 16], [64, 16]) }])
@@ -176,6 +177,7 @@ describe('checkInputProfiles', () => {
     ['no range', [{ x: range([1, 16]) }, {}], /Profile 1 has no range for "x"/],
     ['another rank', [{ x: range([1]) }], /Profile 0: input "x": min is \[1\], the model has \[-1, 16\]/],
     ['another static dimension', [{ x: range([1, 16], [1, 16], [1, 17]) }], /max is \[1, 17\], the model has \[-1, 16\]/],
+    ['more than a tensor can hold', [{ x: range([1, 16], [8, 16], [2 ** 31, 16]) }], /"profiles\[0\]\["x"\].max" must be .* 0 to 2147483647, not \[2147483648, 16\]/],
     ['falling shapes', [{ x: range([2, 16], [1, 16], [4, 16]) }], /min \[2, 16\], opt \[1, 16\] and max \[4, 16\] must not fall/],
     ['values of no shape tensor', [{ x: { ...range([1, 16]), values: true } }], /float32, so it is no shape tensor/],
   ])('refuses %s', async (_, profiles, message) => {
