@@ -35,7 +35,10 @@ const SAMPLE_MS = 5000
 const STEP_TIMEOUT_MS = 2000
 const MIB = 2 ** 20
 
-function drive(load: FaultLoad): Promise<FaultCounts> {
+/** As it is sent to the process of the clients. */
+type Load = Omit<FaultLoad, 'more'> & { seconds: number }
+
+function drive(load: Load): Promise<FaultCounts> {
   return new Promise((resolve, reject) => {
     const child = fork(__filename, ['--client'], { execArgv: process.execArgv })
     child.once('message', (counts) => resolve(counts as FaultCounts))
@@ -53,8 +56,9 @@ function quarters(samples: readonly number[]): number[] {
 
 async function main(): Promise<void> {
   if (flags.client === true) {
-    process.once('message', (load) => {
-      void runFaultLoad(load as FaultLoad).then((counts) => process.send!(counts, () => process.exit(0)))
+    process.once('message', ({ seconds, ...load }: Load) => {
+      const end = performance.now() + seconds * 1000
+      void runFaultLoad({ ...load, more: () => performance.now() < end }).then((counts) => process.send!(counts, () => process.exit(0)))
     })
     return
   }
@@ -62,7 +66,7 @@ async function main(): Promise<void> {
     number, number, number, number, number, number,
   ]
   const known = await knownOutputs(64, seed)
-  const faulty = await startFaultyServer({ retryable, fatal, death }, { maxSlots: streams }, STEP_TIMEOUT_MS)
+  const faulty = await startFaultyServer({ unit: 'seconds', retryable, fatal, death }, { maxSlots: streams }, STEP_TIMEOUT_MS)
   const { llm, injected } = faulty
   const rssMiB: number[] = []
   const sampler = setInterval(() => rssMiB.push(process.memoryUsage.rss() / MIB), SAMPLE_MS)

@@ -18,6 +18,7 @@ export class DyingExecutor extends WrappedExecutor {
   inFlightAtDeath = 0
   /** Good results are still delivered after the death. */
   zombie = false
+  onDeath: (() => void) | undefined
   /** `close` never settles, as with a driver that hangs. */
   hangs = false
   private submitted = 0
@@ -80,6 +81,7 @@ export class DyingExecutor extends WrappedExecutor {
   private die(): void {
     this.diedAt = performance.now()
     this.inFlightAtDeath = this.submitted - this.answered + 1
+    this.onDeath?.()
   }
 
   private fail(call: Death): void {

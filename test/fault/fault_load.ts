@@ -11,7 +11,8 @@ export interface KnownOutput {
 
 export interface FaultLoad {
   url: string
-  seconds: number
+  /** Whether to send one more, when so many have been sent. */
+  more: (sent: number) => boolean
   /** Clients at once; each sends one request after another. */
   streams: number
   seed: number
@@ -56,18 +57,19 @@ const PAUSE_MS = 150
 const PAUSES = 8
 const LONGEST_STAY_MS = 800
 
-export async function runFaultLoad({ url, seconds, streams, seed, known }: FaultLoad): Promise<FaultCounts> {
+export async function runFaultLoad({ url, more, streams, seed, known }: FaultLoad): Promise<FaultCounts> {
   const counts: FaultCounts = { left: 0, wellFormed: 0, correct: 0, correctAfterRetries: 0, slow: 0, otherwise: {} }
   const agent = new http.Agent({ keepAlive: true, maxFreeSockets: streams })
   const random = seededRandom(seed)
-  const end = performance.now() + seconds * 1000
+  let sent = 0
   const draw = (): Manner => {
     let left = random()
     for (const [manner, share] of MANNERS) if ((left -= share) < 0) return manner
     return 'stream'
   }
   const worker = async (): Promise<void> => {
-    while (performance.now() < end) {
+    while (more(sent)) {
+      sent++
       const output = known[Math.floor(random() * known.length)]!
       const manner = draw()
       if (manner === 'leave') {

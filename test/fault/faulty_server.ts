@@ -1,4 +1,4 @@
-/** A server over the CPU backend whose steps fail and whose backend dies, again and again, by the clock. */
+/** A server over the CPU backend whose steps fail and whose backend dies, again and again. */
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { LLM, type LLMWarning, seededRandom } from '../../lib/llm'
@@ -17,8 +17,10 @@ const FIRST_TOKEN = 6
 const VOCAB_SIZE = 4096
 const DEATHS: readonly Death[] = ['ERR_CUDA', 'ERR_BACKEND_DEAD', 'submit', 'openSlot', 'hang']
 
-/** Seconds from one to the next, on average; Infinity: none. */
+/** From one to the next, on average; Infinity: none. */
 export interface Faults {
+  /** Steps make faults as frequent, seen from a request, on any machine. */
+  unit: 'seconds' | 'steps'
   /** A step fails in a way that may pass. */
   retryable: number
   /** A step fails for good. That ends the requests in it, by contract. */
@@ -66,12 +68,12 @@ export async function knownOutputs(count: number, seed: number): Promise<KnownOu
   return known
 }
 
-/** Says at each call whether a moment has passed since the last time that it said so; half as long, or half as long again, at random. */
-function every(seconds: number, random: () => number): () => boolean {
-  const next = (): number => performance.now() + seconds * 1000 * (0.5 + random())
+/** Says at each call whether a period has passed since the last time that it said so; half as long, or half as long again, at random. */
+function every(period: number, now: () => number, random: () => number): () => boolean {
+  const next = (): number => now() + period * (0.5 + random())
   let due = next()
   return () => {
-    if (performance.now() < due) return false
+    if (now() < due) return false
     due = next()
     return true
   }
@@ -79,11 +81,14 @@ function every(seconds: number, random: () => number): () => boolean {
 
 export async function startFaultyServer(faults: Faults, sizes: Sizes, stepTimeoutMs: number): Promise<FaultyServer> {
   const random = seededRandom(5)
+  let steps = 0
+  const now = faults.unit === 'steps' ? () => steps : () => performance.now() / 1000
   const injected: FaultyServer['injected'] = { retryable: 0, fatal: 0, deaths: { ERR_CUDA: 0, ERR_BACKEND_DEAD: 0, submit: 0, openSlot: 0, hang: 0 } }
-  const passes = every(faults.retryable, random)
-  const stays = every(faults.fatal, random)
+  const passes = every(faults.retryable, now, seededRandom(6))
+  const stays = every(faults.fatal, now, seededRandom(7))
   const faulty = async (): Promise<FaultyExecutor> =>
     new FaultyExecutor(await cpu(sizes), () => {
+      steps++
       const fatal = stays()
       if (!fatal && !passes()) return undefined
       injected[fatal ? 'fatal' : 'retryable']++
@@ -93,16 +98,15 @@ export async function startFaultyServer(faults: Faults, sizes: Sizes, stepTimeou
   const timers = new Set<NodeJS.Timeout>()
   const mortal = async (): Promise<Executor> => {
     const how = DEATHS[made++ % DEATHS.length]!
-    const executor = new DyingExecutor(await faulty(), Infinity, how)
-    if (faults.death === Infinity) return executor
-    const timer = setTimeout(
-      () => {
-        timers.delete(timer)
-        injected.deaths[how]++
-        executor.kill()
-      },
-      faults.death * 1000 * (0.5 + random()),
-    )
+    const life = faults.death * (0.5 + random())
+    const inSteps = faults.unit === 'steps'
+    const executor = new DyingExecutor(await faulty(), inSteps ? Math.ceil(life) : Infinity, how)
+    executor.onDeath = () => void injected.deaths[how]++
+    if (inSteps || life === Infinity) return executor
+    const timer = setTimeout(() => {
+      timers.delete(timer)
+      executor.kill()
+    }, life * 1000)
     timers.add(timer)
     return executor
   }
