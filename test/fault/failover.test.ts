@@ -60,7 +60,7 @@ let solo: GenerationResult[]
 
 beforeAll(async () => {
   solo = await solos(requests)
-}, 120_000)
+})
 
 describe('64 live streams, and the backend dies', () => {
   const report: string[] = []
@@ -75,7 +75,7 @@ describe('64 live streams, and the backend dies', () => {
     [16, 'submit'],
     [35, 'ERR_CUDA'],
     [0, 'openSlot'],
-  ])('at step %i by %s: all finish, as in their solo run', { timeout: 60_000 }, async (at, how) => {
+  ])('at step %i by %s: all finish, as in their solo run', async (at, how) => {
     const { llm, first, warnings, takenOverAt } = await serve(at, { failover: () => cpu() }, how)
     const before = llm.info
     const results = await Promise.all(requests.map((request) => stream(llm, request)))
@@ -115,7 +115,7 @@ describe('64 live streams, and the backend dies', () => {
     await expectWhole(llm)
   })
 
-  it('into a pool and slots that are far too few for all at once, from ones that were too', { timeout: 60_000 }, async () => {
+  it('into a pool and slots that are far too few for all at once, from ones that were too', async () => {
     const { llm, warnings } = await serve(
       30,
       { failover: () => cpu({ numPages: 48, maxSlots: 5, pageSize: 8, maxStepTokens: 32 }) },

@@ -22,7 +22,7 @@ let solo: GenerationResult[]
 
 beforeAll(async () => {
   solo = await solos(requests)
-}, 120_000)
+})
 
 const open: LLM[] = []
 const made: WrappedExecutor[] = []

@@ -103,7 +103,7 @@ async function undisturbed(): Promise<string> {
   }
 }
 
-describe('with failover', { timeout: 60_000 }, () => {
+describe('with failover', () => {
   it('no answer is lost, and headers, metrics and log say what computes until the first backend is back', async () => {
     const expected = await undisturbed()
     const w = await start({ failover: () => cpu() })
@@ -158,7 +158,7 @@ describe('with failover', { timeout: 60_000 }, () => {
   })
 })
 
-describe('without failover', { timeout: 60_000 }, () => {
+describe('without failover', () => {
   it('what runs fails by name, the server says no until the backend is back, and then serves as before', async () => {
     const w = await start({})
     const short = await textOf(await w.post('before', SHORT))
