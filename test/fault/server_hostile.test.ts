@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { LLM } from '../../lib'
 import { createServer, type Server } from '../../lib/server'
 import { RawConnection } from '../fuzz/http/raw_connection'
+import { inOneOf } from '../support/patience'
 
 const model = join(__dirname, '..', '..', 'models', 'tiny-storyteller')
 const LOOPS = '{% for a in messages %}{% for b in messages %}{% for c in messages %}{{ a.content }}{% endfor %}{% endfor %}{% endfor %}'
@@ -49,32 +50,35 @@ const decent = async (): Promise<void> => {
 }
 async function idle(): Promise<void> {
   // Pages are free when the step that used them last is over.
-  const busy = (): boolean => server.pending + llm.stats().running + llm.stats().waiting + llm.stats().kv.usedPages > 0
-  for (let i = 0; i < 300 && busy(); i++) await new Promise((resolve) => setTimeout(resolve, 10))
-  expect({ pending: server.pending, ...llm.stats() }).toMatchObject({ pending: 0, running: 0, waiting: 0, kv: { usedPages: 0 } })
+  await expect.poll(() => ({ pending: server.pending, ...llm.stats() })).toMatchObject({ pending: 0, running: 0, waiting: 0, kv: { usedPages: 0 } })
   llm.check()
 }
 
-/** The longest pause of the event loop while `work` runs, in ms. */
-async function longestPause(work: () => Promise<void>): Promise<number> {
-  const delay = monitorEventLoopDelay({ resolution: 5 })
-  delay.enable()
-  await work()
-  delay.disable()
-  return delay.max / 1e6
+/** No pause of the event loop is as long as `ms` while `work` runs: in one of some tries, as others may keep the processor for as long. */
+async function expectNoPause(ms: number, work: (attempt: number) => Promise<void>): Promise<void> {
+  let attempt = 0
+  await inOneOf(5, async () => {
+    const delay = monitorEventLoopDelay({ resolution: 5 })
+    delay.enable()
+    try {
+      await work(attempt++)
+    } finally {
+      delay.disable()
+    }
+    expect(delay.max / 1e6).toBeLessThan(ms)
+  })
 }
 
 describe('hostile requests by name', () => {
   it('a template of three nested loops is ended, and others are answered meanwhile', async () => {
     const messages = Array.from({ length: 700 }, () => ({ role: 'user', content: 'x' }))
-    const pause = await longestPause(async () => {
+    await expectNoPause(500, async () => {
       const looping = post('/v1/chat/completions', { messages, max_tokens: 1 })
       for (let i = 0; i < 5; i++) await decent()
       const answer = await looping
       expect(answer.status).toBe(400)
       expect(await answer.json()).toMatchObject({ error: { code: 'invalid_value', message: expect.stringContaining('longer than 1000 ms') as string } })
     })
-    expect(pause).toBeLessThan(500)
     // The thread that it kept busy serves on.
     const chat = await post('/v1/chat/completions', { messages: [{ role: 'user', content: 'What is 7 plus 5?' }], temperature: 0, max_tokens: 16 })
     expect(await chat.text()).toContain('7 plus 5 is 12.')
@@ -102,17 +106,18 @@ describe('hostile requests by name', () => {
     expect(await first.json()).toMatchObject({ choices: [expect.anything() as object], usage: { completion_tokens: 1 } })
   })
 
-  it.each([
-    ['(a+)+b', { guided_regex: '(a+)+b' }],
-    ['an endless repetition', { guided_regex: 'a{1,1000000000}' }],
-    ['a recursive $ref', { guided_json: { type: 'object', properties: { next: { $ref: '#' } }, required: ['next'] } }],
-    ['a $ref that leads in a circle', { guided_json: { $defs: { a: { $ref: '#/$defs/b' }, b: { $ref: '#/$defs/a' } }, $ref: '#/$defs/a' } }],
-    ['a $ref to a file', { guided_json: { $ref: 'file:///etc/passwd' } }],
-    ['a grammar that is its own beginning', { guided_grammar: 'root ::= root "a" | root' }],
-    ['a schema of a thousand properties', { guided_json: { type: 'object', properties: Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`p${i}`, { enum: ['a', 'b', i] }])) } }],
-  ])('%s is answered, and others are meanwhile', { timeout: 120_000 }, async (_, field) => {
-    const pause = await longestPause(async () => {
-      const asked = post('/v1/completions', { prompt: 'aaa', max_tokens: 8, temperature: 0, ...field })
+  // Another one at each attempt, so that none has been compiled before.
+  it.each<[string, (attempt: number) => object]>([
+    ['(a+)+b', (attempt) => ({ guided_regex: `(a+)+b${attempt}` })],
+    ['an endless repetition', (attempt) => ({ guided_regex: `a{1,1000000000}${attempt}` })],
+    ['a recursive $ref', (attempt) => ({ guided_json: { type: 'object', properties: { [`next${attempt}`]: { $ref: '#' } }, required: [`next${attempt}`] } })],
+    ['a $ref that leads in a circle', (attempt) => ({ guided_json: { $comment: `${attempt}`, $defs: { a: { $ref: '#/$defs/b' }, b: { $ref: '#/$defs/a' } }, $ref: '#/$defs/a' } })],
+    ['a $ref to a file', (attempt) => ({ guided_json: { $ref: `file:///etc/passwd#${attempt}` } })],
+    ['a grammar that is its own beginning', (attempt) => ({ guided_grammar: `root ::= root "a${attempt}" | root` })],
+    ['a schema of a thousand properties', (attempt) => ({ guided_json: { type: 'object', properties: Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`p${i}`, { enum: ['a', 'b', i, `${attempt}`] }])) } })],
+  ])('%s is answered, and others are meanwhile', async (_, field) => {
+    await expectNoPause(1000, async (attempt) => {
+      const asked = post('/v1/completions', { prompt: 'aaa', max_tokens: 8, temperature: 0, ...field(attempt) })
       await decent()
       const answer = await asked
       expect([200, 400]).toContain(answer.status)
@@ -120,7 +125,6 @@ describe('hostile requests by name', () => {
       expect(text).not.toContain('root:')
       if (answer.status === 400) expect(JSON.parse(text)).toMatchObject({ error: { type: 'invalid_request_error', message: expect.stringMatching(/./) as string } })
     })
-    expect(pause).toBeLessThan(1000)
     await decent()
   })
 
