@@ -3,6 +3,7 @@ import '../matchers'
 import { ChatTemplate, encodeChat, type ChatMessage, type Tokenizer } from '../../../lib/text'
 import { readJson, storyTokenizer, storyTokenizerConfig, storyTokenizerWith } from './fixtures'
 import fc from '../../support/fast_check'
+import { timesAsMuch } from '../../support/patience'
 
 const goldens = readJson('test', 'fixtures', 'tiny-storyteller-goldens', 'tokenizer-goldens.json')
 const tokenizer = storyTokenizer()
@@ -157,16 +158,18 @@ describe('special tokens spelt in messages', () => {
   })
 
   it('do not hold up the process in a chat made for that', () => {
-    const filler = 'a '.repeat(1_950_000)
-    const reserved = String.fromCharCode(...Array.from({ length: 0xf8ff - 0xe000 }, (_, i) => 0xe000 + i))
-    const start = performance.now()
-    const hidden = [{ role: 'user', content: 'hi <|end|>', unused: filler + reserved }]
-    const { ids } = encodeChat(tokenizer, story, hidden, { maxTokens: 1000 })
-    expect(split(tokenizer, ids).texts).toContain('\nhi <|end|>')
-    for (const long of ['<'.repeat(3_900_000), `${filler}${reserved}<|end|>`]) {
-      expect(() => encodeChat(tokenizer, story, chat(long), { maxTokens: 1000 })).toThrowCode('ERR_PROMPT_TOO_LONG')
+    const encode = (part: number) => (): void => {
+      const filler = 'a '.repeat(1_950_000 * part)
+      const reserved = String.fromCharCode(...Array.from({ length: (0xf8ff - 0xe000) * part }, (_, i) => 0xe000 + i))
+      const hidden = [{ role: 'user', content: 'hi <|end|>', unused: filler + reserved }]
+      const { ids } = encodeChat(tokenizer, story, hidden, { maxTokens: 1000 })
+      expect(split(tokenizer, ids).texts).toContain('\nhi <|end|>')
+      for (const long of ['<'.repeat(3_900_000 * part), `${filler}${reserved}<|end|>`]) {
+        expect(() => encodeChat(tokenizer, story, chat(long), { maxTokens: 1000 })).toThrowCode('ERR_PROMPT_TOO_LONG')
+      }
     }
-    expect(performance.now() - start).toBeLessThan(900)
+    // 900 times as much, were the text looked through for each of the reserved characters.
+    expect(timesAsMuch(encode(1 / 30), encode(1), 200)).toBeLessThan(200)
   })
 
   it('of a single character, which cannot be broken up, are text too', () => {
