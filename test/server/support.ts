@@ -18,7 +18,11 @@ export interface Fixture {
 }
 
 export async function startServer(options: ServerOptions = {}, load: LLMOptions = {}): Promise<Fixture> {
-  const llm = await LLM.load(MODEL, { backend: 'cpu', threads: 2, ...load })
+  return serveLLM(await LLM.load(MODEL, { backend: 'cpu', threads: 2, ...load }), options)
+}
+
+/** The LLM ends with the server. */
+export async function serveLLM(llm: LLM, options: ServerOptions = {}): Promise<Fixture> {
   const failures: unknown[] = []
   const server = createServer(llm, { onError: (error) => failures.push(error), ...options })
   const { url } = await server.listen({ port: 0 })
@@ -56,8 +60,8 @@ export function eventsOf(text: string): Json[] {
     .map((data) => (data === '[DONE]' ? data : JSON.parse(data)))
 }
 
-/** Waits until `condition` holds. */
-export async function until(condition: () => boolean, what: string, timeoutMs = 20_000): Promise<void> {
+/** Waits until `condition` holds, also on a machine that is slow, and busy with something else. */
+export async function until(condition: () => boolean, what: string, timeoutMs = 60_000): Promise<void> {
   const end = Date.now() + timeoutMs
   while (!condition()) {
     if (Date.now() > end) throw new Error(`Not within ${timeoutMs} ms: ${what}`)
@@ -65,7 +69,7 @@ export async function until(condition: () => boolean, what: string, timeoutMs = 
   }
 }
 
-export function curl(args: readonly string[], timeoutMs = 30_000): Promise<{ code: number; stdout: string; stderr: string }> {
+export function curl(args: readonly string[], timeoutMs = 60_000): Promise<{ code: number; stdout: string; stderr: string }> {
   return new Promise((done) => {
     execFile('curl', ['-s', '-S', ...args], { timeout: timeoutMs, maxBuffer: 2 ** 26 }, (error, stdout, stderr) =>
       done({ code: error === null ? 0 : Number(error.code ?? 1), stdout, stderr }),
