@@ -4,7 +4,7 @@ import type { LLM, LLMProfile } from '../llm'
 import { version } from '../version'
 import { benchServeCommand } from './bench_serve'
 import { type LoadReport, type Quantiles, runLoad } from './load_generator'
-import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
+import { Interrupt, Progress, reportFailure } from './output'
 import { addModelOptions, loadModel, type ModelOptions, parseInteger, parseNumber, parseRange } from './options'
 
 interface BenchOptions extends ModelOptions {
@@ -104,7 +104,7 @@ async function bench(options: BenchOptions): Promise<void> {
     }
   } catch (error) {
     progress.clear()
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
+    if (interrupt.signal.aborted) process.exitCode = interrupt.exitCode
     else reportFailure(error, json)
   } finally {
     interrupt.dispose()

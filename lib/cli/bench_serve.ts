@@ -6,7 +6,7 @@ import { apiBase, firstModel, type ServeTarget } from './bench_serve_client'
 import { type GoodputBounds, runServeLoad, type ServeLoadOptions, type ServeLoadReport } from './bench_serve_load'
 import { type Arrivals, type LengthDistribution, parseLengths } from './bench_serve_plan'
 import { overviewOf, pictureOf, tableOf } from './bench_serve_report'
-import { Interrupt, INTERRUPTED, Progress, reportFailure } from './output'
+import { Interrupt, Progress, reportFailure } from './output'
 import { parseInteger, parseNumber } from './options'
 
 interface BenchServeOptions {
@@ -218,7 +218,7 @@ async function benchServe(options: BenchServeOptions): Promise<void> {
     progress.clear()
     if (!json && reports.length > 1) process.stdout.write(`\n${overviewOf(reports)}`)
     finish(options, target, goodput, reports)
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
+    if (interrupt.signal.aborted) process.exitCode = interrupt.exitCode
     else if (reports.some((report) => report.failed > 0)) process.exitCode = 1
   } catch (error) {
     progress.clear()

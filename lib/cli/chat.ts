@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { Command } from 'commander'
 import { AbortError, TensorRTError } from '../errors'
 import type { ChatMessage } from '../text'
-import { Interrupt, INTERRUPTED, reportFailure, writeOut } from './output'
+import { Interrupt, reportFailure, writeOut } from './output'
 import { addModelOptions, addSamplingOptions, loadModel, type ModelOptions, samplingOf, type SamplingOptions } from './options'
 
 interface ChatOptions extends ModelOptions, SamplingOptions {
@@ -79,13 +79,13 @@ async function chat(options: ChatOptions): Promise<void> {
       }
       lines.close()
       interrupt?.dispose()
-      if (interrupt?.signal.aborted === true) process.exitCode = INTERRUPTED
+      if (interrupt?.signal.aborted === true) process.exitCode = interrupt.exitCode
       if (terminal) process.stdout.write('\n')
     } finally {
       await llm.close()
     }
   } catch (error) {
-    if (loading.signal.aborted) process.exitCode = INTERRUPTED
+    if (loading.signal.aborted) process.exitCode = loading.exitCode
     else reportFailure(error, json)
   } finally {
     loading.dispose()

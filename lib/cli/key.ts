@@ -1,5 +1,8 @@
-import { Command } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
 import { reportFailure } from './output'
+
+/** Of a key in a file of keys, where a space ends it. */
+export const KEY_NAME = /^[\w.@-]{1,64}$/
 
 interface KeyOptions {
   name: string
@@ -10,10 +13,15 @@ interface KeyOptions {
 export function keyCommand(): Command {
   return new Command('key')
     .description('Make an API key for serve. The key is printed once; configurations hold its hash.')
-    .option('--name <name>', 'what logs and metrics call it', 'default')
+    .option('--name <name>', 'what logs and metrics call it', parseName, 'default')
     .option('--hash', 'hash the key that stdin gives, instead of making one')
     .option('--json', 'one JSON object on stdout')
     .action(key)
+}
+
+function parseName(text: string): string {
+  if (!KEY_NAME.test(text)) throw new InvalidArgumentError('expected 1 to 64 letters, digits and . _ @ -')
+  return text
 }
 
 async function key(options: KeyOptions): Promise<void> {

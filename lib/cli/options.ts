@@ -53,6 +53,11 @@ export function parseNumber(min: number, max = Infinity): (text: string) => numb
   }
 }
 
+function parseStop(text: string, before: string[] = []): string[] {
+  if (text === '') throw new InvalidArgumentError('expected a text that is not empty.')
+  return [...before, text]
+}
+
 /** A number above 0 and up to 1. */
 export function parseShare(text: string): number {
   const value = Number(text)
@@ -110,7 +115,7 @@ export function addSamplingOptions(command: Command): Command {
     .option('--min-p <p>', 'drop tokens below this share of the best one\'s probability', parseNumber(0, 1))
     .option('--repetition-penalty <r>', '1 = off', parseNumber(0.01, 100))
     .option('-s, --seed <n>', 'the same seed gives the same text (default: random)', parseInteger(0))
-    .option('--stop <text>', 'end before this text; may be given again', (text: string, before: string[] = []) => [...before, text])
+    .option('--stop <text>', 'end before this text; may be given again', parseStop)
 }
 
 /** Only the sampling fields that were given, so that the model's own defaults stay in force for the others. */

@@ -57,6 +57,12 @@ export class Interrupt {
     return this.#controller.signal
   }
 
+  /** Of a process that this ended: a reader that goes away is no failure. */
+  get exitCode(): number {
+    const { reason } = this.#controller.signal as { reason?: { code?: unknown } }
+    return reason?.code === 'EPIPE' ? 0 : INTERRUPTED
+  }
+
   dispose(): void {
     process.off('SIGINT', this.#onSignal)
     process.off('SIGTERM', this.#onSignal)
@@ -108,7 +114,7 @@ export async function runLong(json: boolean, status: (seconds: string) => string
     process.stdout.write(text)
   } catch (error) {
     progress.clear()
-    if (interrupt.signal.aborted) process.exitCode = INTERRUPTED
+    if (interrupt.signal.aborted) process.exitCode = interrupt.exitCode
     else reportFailure(error, json)
   } finally {
     clearInterval(timer)

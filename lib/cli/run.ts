@@ -1,7 +1,7 @@
 import { Command } from 'commander'
 import { TensorRTError } from '../errors'
 import type { GenerateOptions } from '../llm'
-import { Interrupt, INTERRUPTED, reportFailure, writeOut } from './output'
+import { Interrupt, reportFailure, writeOut } from './output'
 import { addModelOptions, addSamplingOptions, loadModel, type ModelOptions, samplingOf, type SamplingOptions } from './options'
 
 const DEFAULT_PROMPT = 'Write a short story about a brave fox who finds a silver key.'
@@ -67,7 +67,7 @@ async function run(words: string[], options: RunOptions): Promise<void> {
   } catch (error) {
     if (interrupt.signal.aborted) {
       if (!json) process.stderr.write('\n')
-      process.exitCode = INTERRUPTED
+      process.exitCode = interrupt.exitCode
     } else {
       reportFailure(error, json)
     }

@@ -7,7 +7,7 @@ import { TensorRTError } from '../errors'
 import { closest } from '../runtime'
 import type { Pooling } from '../llm'
 import type { ServerOptions } from '../server'
-import { environmentName, optionName, type Setting, type SettingKind, SETTINGS } from './serve_settings'
+import { environmentName, optionName, type Setting, type SettingKind, SETTINGS, VARIABLES } from './serve_settings'
 import { bytesOf } from './options'
 
 /** What `serve` was told; undefined: the default. */
@@ -130,6 +130,20 @@ export function readServeConfig({ model, flags, env, file }: ConfigSources): Ser
   const config = merge(DEFAULTS, result.data as Tree) as unknown as ServeConfig
   checkTogether(config)
   return config
+}
+
+/**
+ * Warnings of variables that are almost the name of one. Others of the same beginning are left alone: Kubernetes makes some for a
+ * service that is called like this program.
+ */
+export function misspeltVariables(env: Readonly<Record<string, string | undefined>>): string[] {
+  const known = new Map(SETTINGS.map((setting) => [environmentName(setting).slice(VARIABLES.length).replaceAll('_', '').toLowerCase(), environmentName(setting)]))
+  const names = new Set(known.values())
+  return Object.keys(env).flatMap((name) => {
+    if (!name.startsWith(VARIABLES) || names.has(name)) return []
+    const meant = closest(name.slice(VARIABLES.length), [...known.keys()])
+    return meant === undefined ? [] : [`WARNING: ${name} is no setting; did you mean ${known.get(meant)}?`]
+  })
 }
 
 /** @throws ERR_INVALID_ARGUMENT for fields that are right each by itself, and not together */

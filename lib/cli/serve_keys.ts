@@ -2,6 +2,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { TensorRTError } from '../errors'
 import { type ApiKey, hashApiKey } from '../server'
+import { KEY_NAME } from './key'
 import type { ServeConfig } from './serve_config'
 
 export const KEY_VARIABLE = 'NODE_TENSORRT_API_KEY'
@@ -41,7 +42,7 @@ function readKeyFile(file: string, { keys, warnings }: FoundKeys): void {
     if (words.length > 2) throw new TensorRTError('ERR_INVALID_ARGUMENT', `${where} must hold a name and sha256:<hash>, or a name and a key`)
     const secret = words.at(-1)!
     const name = words.length === 2 ? words[0]! : `${UNNAMED}-${keys.length - before + 1}`
-    if (!/^[\w.@-]{1,64}$/.test(name)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `${where}: a name has 1 to 64 letters, digits and . _ @ -`)
+    if (!KEY_NAME.test(name)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `${where}: a name has 1 to 64 letters, digits and . _ @ -`)
     const hash = /^sha256:([0-9a-f]{64})$/i.exec(secret)?.[1]
     if (hash === undefined) plain = true
     keys.push({ name, sha256: hash ?? hashOf(secret, where) })

@@ -1,13 +1,13 @@
 /** Runs a server from its configuration to its end. */
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createNetServer } from 'node:net'
 import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
 import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
 import { say } from './output'
-import { readServeConfig, type ServeConfig } from './serve_config'
+import { misspeltVariables, readServeConfig, type ServeConfig } from './serve_config'
 import { findKeys, type FoundKeys } from './serve_keys'
 import { loadServed, warmUp } from './serve_model'
 
@@ -25,13 +25,15 @@ export class UsageError extends Error {
 /** @throws what keeps the server from being started */
 export async function serve(model: string | undefined, flags: Readonly<Record<string, unknown>>): Promise<void> {
   const { config, keys, warnings } = configure(model, flags)
+  for (const warning of [...warnings, ...misspeltVariables(process.env)]) say(warning)
   if (flags['printConfig'] === true) {
     process.stdout.write(printable({ ...config, auth: { ...config.auth, keys } }))
     return
   }
-  for (const warning of warnings) say(warning)
-  // Before the model, so that what is missing is told at once.
+  // Before the model, which may take minutes: what is missing, or taken, is told at once.
   const tls = config.tls === undefined ? undefined : { cert: readPem(config.tls.cert), key: readPem(config.tls.key) }
+  await assertFree(config.host, config.port)
+  if (config.metrics.enabled && config.metrics.port !== undefined) await assertFree(config.metrics.host, config.metrics.port)
   const end = new End(config.drainMs)
   try {
     const llm = await loadServed(config, end.signal)
@@ -84,6 +86,19 @@ function readPem(path: string): string {
   } catch (cause) {
     throw new TensorRTError('ERR_IO', `${path} cannot be read: ${(cause as Error).message}`, { cause })
   }
+}
+
+/** @throws ERR_IO where this process could not listen there */
+async function assertFree(host: string, port: number): Promise<void> {
+  if (port === 0) return
+  const trial = createNetServer((socket) => socket.destroy())
+  await new Promise<void>((resolve, reject) => {
+    trial.once('error', (cause: NodeJS.ErrnoException) => {
+      const hint = cause.code === 'EADDRINUSE' ? 'another process listens there; give another port, or 0 for any that is free' : undefined
+      reject(new TensorRTError('ERR_IO', `Listening at ${host}:${port} failed: ${cause.message}`, { cause, hint }))
+    })
+    trial.listen({ host, port }, () => trial.close(() => resolve()))
+  })
 }
 
 /** YAML that gives the same configuration again. Hashes of keys are in it, keys are not. */
@@ -231,7 +246,8 @@ class End {
       }
     }
     for (const { name, close } of this.parts) await close().catch((error: unknown) => this.complain(name, error))
-    say('ended')
+    // What failed to start is told in its own words.
+    if (this.signals > 0) say('ended')
   }
 
   private complain(name: string, error: unknown): void {

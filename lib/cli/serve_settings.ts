@@ -153,8 +153,11 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
 
 export const SETTINGS: readonly Setting[] = SETTING_GROUPS.flatMap(({ settings }) => settings)
 
+/** How the variables of settings begin. */
+export const VARIABLES = 'NODE_TENSORRT_SERVE_'
+
 export function environmentName({ flag }: Setting): string {
-  return `NODE_TENSORRT_SERVE_${flag.toUpperCase().replaceAll('-', '_')}`
+  return `${VARIABLES}${flag.toUpperCase().replaceAll('-', '_')}`
 }
 
 /** The name under which commander keeps the flag's value. */

@@ -273,7 +273,7 @@ export class Tokenizer implements PieceSource {
   private assertAtMost(maxTokens: number | undefined, tokens: number, estimate: boolean): void {
     if (maxTokens === undefined || tokens <= maxTokens) return
     const counted = `${estimate ? 'at least ' : ''}${tokens} tokens`
-    throw new TensorRTError('ERR_PROMPT_TOO_LONG', `The text has ${counted}, the limit is ${maxTokens}`)
+    throw new TensorRTError('ERR_PROMPT_TOO_LONG', `The text has ${counted}, the limit is ${maxTokens}`, { hint: 'shorten it' })
   }
 
   private idOfName(name: SpecialTokenName): number | undefined {

@@ -150,13 +150,14 @@ describe('serve: start and end', () => {
     try {
       const taken = await execute([main, ...BASE, '--port', String(port)])
       expect(taken.code).toBe(1)
-      expect(taken.stderr).toMatch(/Listening at 127\.0\.0\.1:\d+ failed: .*EADDRINUSE.* \[ERR_IO\]/)
+      // At once, and not after a model that may take minutes to load.
+      expect(taken.stderr).toMatch(/^node-tensorrt: Listening at 127\.0\.0\.1:\d+ failed: .*EADDRINUSE.*another process listens there.* \[ERR_IO\]\n$/)
     } finally {
       other.close()
     }
     const none = await execute([main, ...BASE, join(folder, 'none')])
     expect(none).toMatchObject({ code: 1 })
-    expect(none.stderr).toContain('[ERR_MODEL_NOT_FOUND]')
+    expect(none.stderr).toMatch(/^node-tensorrt: loading .*\n.*\[ERR_MODEL_NOT_FOUND\]\n$/)
   })
 
   it('warns of an address that others can reach without a key', async () => {
@@ -202,6 +203,15 @@ describe('serve: configuration', () => {
     child.kill('SIGTERM')
     const own = /metrics at (http:\S+)/.exec((await ended).stderr)![1]!
     expect(own).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/metrics$/)
+  })
+
+  it('key refuses a name that no file of keys could hold', async () => {
+    expect(await execute([main, 'key', '--name', 'team a'])).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('1 to 64 letters') as string })
+  })
+
+  it('warns of a variable that is almost a setting', async () => {
+    const { code, stderr } = await execute([main, 'serve', '--print-config'], { env: { ...process.env, NODE_TENSORRT_SERVE_MAXQUEUE: '7', NODE_TENSORRT_SERVE_SERVICE_HOST: '10.0.0.1' } })
+    expect({ code, stderr }).toEqual({ code: 0, stderr: 'node-tensorrt: WARNING: NODE_TENSORRT_SERVE_MAXQUEUE is no setting; did you mean NODE_TENSORRT_SERVE_MAX_QUEUE?\n' })
   })
 
   it('key makes keys that serve takes', async () => {
