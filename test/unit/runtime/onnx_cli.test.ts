@@ -1,16 +1,10 @@
 /** The commands `build` and `doctor` for ONNX models, their engines and plans: real processes; the GPU's part is the stand-in's, or missing. */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { OnnxEngineManifest } from '../../../lib'
-import { compileStandIn, root, temporaryFolder } from '../tensorrt/fixtures'
+import { compileStandIn, interruptOnceThereIs, root, runCli, temporaryFolder } from '../tensorrt/fixtures'
 
-interface Outcome {
-  code: number | null
-  stdout: string
-  stderr: string
-}
 interface Check {
   name: string
   ok: boolean
@@ -29,17 +23,7 @@ beforeAll(() => {
 let count = 0
 const newPath = (): string => join(folder, `engine-${count++}`)
 
-function run(args: string[], env: NodeJS.ProcessEnv = {}, onStart?: (child: ChildProcess) => void): Promise<Outcome> {
-  const program = [join(root, 'node_modules', 'tsx', 'dist', 'cli.mjs'), join(root, 'lib', 'cli', 'main.ts'), ...args]
-  const child = spawn(process.execPath, program, {
-    env: { ...process.env, NODE_TENSORRT_MODULE: standIn, XDG_CACHE_HOME: join(folder, 'cache'), ...env },
-  })
-  const outcome: Outcome = { code: null, stdout: '', stderr: '' }
-  child.stdout.on('data', (data) => (outcome.stdout += String(data)))
-  child.stderr.on('data', (data) => (outcome.stderr += String(data)))
-  onStart?.(child)
-  return new Promise((resolve) => child.on('close', (code) => resolve({ ...outcome, code })))
-}
+const run: typeof runCli = (args, env, onStart) => runCli(args, { NODE_TENSORRT_MODULE: standIn, XDG_CACHE_HOME: join(folder, 'cache'), ...env }, onStart)
 
 async function doctor(args: string[], env: NodeJS.ProcessEnv = {}): Promise<{ code: number | null; check: (name: string) => Check | undefined }> {
   const { code, stdout } = await run(['doctor', ...args, '--json'], env)
@@ -70,7 +54,7 @@ describe('build', () => {
   })
 
   it('tells progress in plain lines where there is no terminal', async () => {
-    const { code, stderr } = await run(['build', fixture('mlp'), '--no-cache', '-o', newPath(), ...PROFILE], { STAND_IN_STEPS: '40' })
+    const { code, stderr } = await run(['build', fixture('mlp'), '--no-cache', '-o', newPath(), ...PROFILE], { STAND_IN_STEPS: '400' })
     expect(code).toBe(0)
     expect(stderr.split('\n').filter(Boolean).length).toBeGreaterThan(2)
     expect(stderr).toMatch(/^\d0% stand-in phase$/m)
@@ -80,12 +64,7 @@ describe('build', () => {
     const out = newPath()
     const started = join(folder, 'started')
     const env = { STAND_IN_STEPS: '100000', STAND_IN_STARTED: started }
-    const outcome = await run(['build', fixture('mlp'), '--no-cache', '-o', out, ...PROFILE], env, (child) => {
-      const timer = setInterval(() => {
-        if (existsSync(started)) child.kill('SIGINT')
-        if (existsSync(started) || child.exitCode !== null) clearInterval(timer)
-      }, 20)
-    })
+    const outcome = await run(['build', fixture('mlp'), '--no-cache', '-o', out, ...PROFILE], env, interruptOnceThereIs(started))
     expect(outcome).toMatchObject({ code: 130, stdout: '' })
     expect(existsSync(out)).toBe(false)
   })

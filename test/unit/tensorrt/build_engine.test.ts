@@ -1,5 +1,4 @@
 /** From a model folder to an engine folder and its load, through the real addon; the GPU's part is the stand-in's. */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -8,7 +7,7 @@ import { buildLLMEngine, type BuildProgress, LLM, type LLMWarning } from '../../
 import { loadAddon } from '../../../lib/native'
 import { defaultHeadProfiles, defaultProfiles, sha256File } from '../../../lib/runtime'
 import '../matchers'
-import { compileStandIn, demoModel, failure, root, temporaryFolder, useModule } from './fixtures'
+import { compileStandIn, demoModel, failure, interruptOnceThereIs, runCli as run, temporaryFolder, useModule } from './fixtures'
 
 const folder = temporaryFolder()
 let standIn: string
@@ -187,21 +186,6 @@ describe('LLM.load', () => {
 })
 
 describe('command line', () => {
-  interface Outcome {
-    code: number | null
-    stdout: string
-    stderr: string
-  }
-  function run(args: string[], env: NodeJS.ProcessEnv = {}, onStart?: (child: ChildProcess) => void): Promise<Outcome> {
-    const program = [join(root, 'node_modules', 'tsx', 'dist', 'cli.mjs'), join(root, 'lib', 'cli', 'main.ts'), ...args]
-    const child = spawn(process.execPath, program, { env: { ...process.env, ...env } })
-    const outcome: Outcome = { code: null, stdout: '', stderr: '' }
-    child.stdout.on('data', (data) => (outcome.stdout += String(data)))
-    child.stderr.on('data', (data) => (outcome.stderr += String(data)))
-    onStart?.(child)
-    return new Promise((resolve) => child.on('close', (code) => resolve({ ...outcome, code })))
-  }
-
   it('builds, and doctor finds the engine whole and fitting', async () => {
     const path = newPath()
     const built = await run(['build', demoModel, '-o', path, '--precision', 'fp16', '--max-step-tokens', '64', '--json'])
@@ -227,12 +211,7 @@ describe('command line', () => {
     const path = newPath()
     const started = join(folder, 'build-started')
     const env = { STAND_IN_STEPS: '100000', STAND_IN_STARTED: started }
-    const outcome = await run(['build', demoModel, '-o', path], env, (child) => {
-      const timer = setInterval(() => {
-        if (existsSync(started)) child.kill('SIGINT')
-        if (existsSync(started) || child.exitCode !== null) clearInterval(timer)
-      }, 20)
-    })
+    const outcome = await run(['build', demoModel, '-o', path], env, interruptOnceThereIs(started))
     expect(outcome).toMatchObject({ code: 130, stdout: '' })
     expect(existsSync(path)).toBe(false)
     expect(leftovers()).toEqual([])

@@ -1,7 +1,8 @@
-import { execFileSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { afterAll, vi } from 'vitest'
 import { graphFromConfig } from '../../../lib/models'
 import { loadAddon, MODULE_PATH_VARIABLE, type TensorRTFacts } from '../../../lib/native'
@@ -40,6 +41,35 @@ export function compileStandIn(folder: string): string {
 
 export function useModule(path: string): void {
   vi.stubEnv(MODULE_PATH_VARIABLE, path)
+}
+
+export interface CliOutcome {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+/**
+ * The command line from its sources, in one process: tsx's own command puts another before it, which kills a program that takes longer than
+ * 30 ms to hear of a signal.
+ */
+export function runCli(args: readonly string[], env: NodeJS.ProcessEnv = {}, onStart?: (child: ChildProcess) => void): Promise<CliOutcome> {
+  const loader = pathToFileURL(join(root, 'node_modules', 'tsx', 'dist', 'loader.mjs')).href
+  const child = spawn(process.execPath, ['--import', loader, join(root, 'lib', 'cli', 'main.ts'), ...args], { env: { ...process.env, ...env } })
+  const text = { stdout: '', stderr: '' }
+  for (const stream of ['stdout', 'stderr'] as const) child[stream].setEncoding('utf8').on('data', (piece: string) => (text[stream] += piece))
+  onStart?.(child)
+  return new Promise((settle, fail) => child.on('error', fail).on('close', (code) => settle({ code, ...text })))
+}
+
+/** Presses Ctrl-C as soon as a file is there. */
+export function interruptOnceThereIs(file: string): (child: ChildProcess) => void {
+  return (child) => {
+    const timer = setInterval(() => {
+      if (existsSync(file)) child.kill('SIGINT')
+      if (existsSync(file) || child.exitCode !== null) clearInterval(timer)
+    }, 20)
+  }
 }
 
 /** What rejects, as the error. */
