@@ -88,6 +88,17 @@ async function world(options: ServerOptions = {}, sizes: Sizes = {}, engine: { m
 
 const LONG = { max_tokens: 900, ignore_eos: true }
 
+/** A stream that has begun, and stands still: no further result comes until the test lets it. */
+async function begun(w: World, signal?: AbortSignal): Promise<{ reader: ReadableStreamDefaultReader<string>; text: string }> {
+  w.executor.hold()
+  const pending = w.post({ ...LONG, stream: true }, signal === undefined ? {} : { signal })
+  await w.executor.release(3)
+  const reader = (await pending).body!.pipeThrough(new TextDecoderStream()).getReader()
+  const text = (await reader.read()).value!
+  await until(() => w.executor.heldResults > 0, 'a step')
+  return { reader, text }
+}
+
 describe('a client that goes away', () => {
   const isFree = ({ llm }: World) => {
     const { running, waiting, kv } = llm.stats()
@@ -115,11 +126,7 @@ describe('a client that goes away', () => {
   it('in the middle of its stream frees its pages within two steps', async () => {
     const w = await world()
     const controller = new AbortController()
-    const response = await w.post({ ...LONG, stream: true }, { signal: controller.signal })
-    const reader = response.body!.getReader()
-    await reader.read()
-    w.executor.hold()
-    await until(() => w.executor.heldResults > 0, 'a step')
+    await begun(w, controller.signal)
     const before = w.llm.stats().steps.submitted
     controller.abort()
     await until(() => w.telemetry.outcomes.length === 1, 'the outcome')
@@ -147,12 +154,15 @@ describe('a client that goes away', () => {
 
   it('without reading a stream at all is no failure', async () => {
     const w = await world()
+    w.executor.hold()
     const socket = connect(w.server.address!.port, '127.0.0.1')
     const body = JSON.stringify({ prompt: 'Once', stream: true, ...LONG })
     socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
-    await until(() => w.llm.stats().running === 1, 'the request')
+    await w.executor.release(20)
     socket.resetAndDestroy()
-    await until(() => isFree(w) && w.server.pending === 0, 'the end')
+    await until(() => w.server.pending === 0, 'the end')
+    w.executor.open()
+    await until(() => isFree(w), 'free pages')
     expect(w.failures).toEqual([])
     expect(w.telemetry.open).toBe(0)
   })
@@ -178,10 +188,10 @@ describe('a stream', () => {
 
   it('that fails under way ends with an error event, which tells nothing of the inside', async () => {
     const w = await world()
-    const response = await w.post({ ...LONG, stream: true })
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
-    let text = (await reader.read()).value!
+    const { reader, text: first } = await begun(w)
+    let text = first
     w.executor.change = failing
+    w.executor.open()
     for (;;) {
       const { done, value } = await reader.read()
       if (done) break
@@ -209,15 +219,19 @@ describe('a stream', () => {
 
   it('whose reader takes nothing is closed, and holds no more than its output meanwhile', async () => {
     const w = await world({ stallTimeoutMs: 300, limits: { maxLogprobs: 256 } }, { maxSlots: 32, numPages: 3000 })
+    // Not all of the output, so that it does not end before the reader's time is over.
+    w.executor.hold()
+    void w.executor.release(600)
     const socket = connect(w.server.address!.port, '127.0.0.1')
     socket.pause()
     // Log-probabilities make each event large, so that buffers fill.
     const body = JSON.stringify({ prompt: 'Once', n: 16, ...LONG, temperature: 1, logprobs: 200, stream: true })
     socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
     await until(() => w.llm.stats().running > 0, 'the request')
-    await until(() => w.server.pending === 0, 'the end', 50_000)
+    await until(() => w.server.pending === 0, 'the end')
     socket.destroy()
     expect(w.telemetry.outcomes).toEqual([{ kind: 'aborted' }])
+    w.executor.open()
     await until(() => w.llm.stats().kv.usedPages === 0, 'free pages')
   })
 })
@@ -373,10 +387,8 @@ describe('the end of the server', () => {
 
   it('aborts what is left when the time is over, with words', async () => {
     const w = await world()
-    const response = await w.post({ ...LONG, stream: true })
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
-    let text = (await reader.read()).value!
-    w.executor.hold()
+    const { reader, text: first } = await begun(w)
+    let text = first
     const plain = w.post({ ...LONG })
     await until(() => w.server.pending === 2, 'the second request')
     const closing = w.server.close({ drainMs: 20 })
@@ -439,6 +451,7 @@ describe('health', () => {
     expect(reason).toMatchObject({ status: 'not ready', reason: expect.stringContaining('step') })
     w.executor.open()
     expect((await pending).status).toBe(200)
+    await until(() => w.llm.stats().steps.inFlight === 0, 'the last step')
     expect(await statuses(w)).toEqual([200, 200])
   })
 
