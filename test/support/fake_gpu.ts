@@ -158,7 +158,7 @@ export interface FakeGpuChild {
 }
 
 /** Runs a script in a process of its own, with the fake GPU set up by `environment` (FAKE_GPU_DEVICES and the like). */
-export function runOnFakeGpu(script: string, args: string[] = [], environment: Record<string, string> = {}, timeoutMs = 60_000): Promise<FakeGpuChild> {
+export function runOnFakeGpu(script: string, args: string[] = [], environment: Record<string, string> = {}, timeoutMs = 200_000): Promise<FakeGpuChild> {
   const temporary = mkdtempSync(join(tmpdir(), 'fake-gpu-'))
   const reportPath = join(temporary, 'report.json')
   const env = { ...process.env, NODE_TENSORRT_MODULE: modulePath, TENSORRT_LIB_DIR: folder, FAKE_GPU_REPORT: reportPath, ...environment }

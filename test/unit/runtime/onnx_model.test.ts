@@ -33,6 +33,9 @@ function varint(value: number): Buffer {
   return Buffer.from([...bytes, rest])
 }
 
+/** What this process has had from files and sockets so far; nothing where the system does not tell. */
+const bytesRead = (): number => (process.platform === 'linux' ? Number(/^rchar: (\d+)$/m.exec(readFileSync('/proc/self/io', 'utf8'))![1]) : 0)
+
 const number = (field: number, value: number): Buffer => Buffer.concat([varint(field * 8), varint(value)])
 
 describe('readOnnxModel', () => {
@@ -95,10 +98,10 @@ describe('readOnnxModel', () => {
     writeFileSync(path, Buffer.concat([number(1, 9), graph, node, tensor]))
     const header = readFileSync(path).length
     truncateSync(path, header + bytes)
-    const before = process.memoryUsage().rss
+    const before = bytesRead()
     const model = await readOnnxModel(path)
     expect(model).toMatchObject({ initializers: 1, operators: { Relu: 1 }, bytes: header + bytes })
-    expect(process.memoryUsage().rss - before).toBeLessThan(2 ** 27)
+    expect(bytesRead() - before).toBeLessThan(2 ** 24)
   })
 
   it.each(['truncated', 'no_model'])('refuses what is damaged: %s', async (name) => {

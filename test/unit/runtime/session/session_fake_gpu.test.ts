@@ -131,7 +131,8 @@ describe.skipIf(!fakeGpu.available)('a session on the real module', () => {
     }
     injectNativeFaults({})
     await runtime.trim()
-    expect({ ...runtime.memory(), freeBytes: 0 }).toMatchObject({ deviceBytes: before.deviceBytes, pinnedBytes: before.pinnedBytes })
+    // Queued work lets go of its memory a moment later.
+    await expect.poll(() => runtime.memory()).toMatchObject({ deviceBytes: before.deviceBytes, pinnedBytes: before.pinnedBytes })
     await engine.close()
   })
 
