@@ -1,12 +1,12 @@
 // Bundles the benchmarks of the server, for machines without development dependencies: copy build/bench, build/Release, dist,
 // models/tiny-storyteller, package.json and the production node_modules, then `node build/bench/overhead.cjs`. They take the same flags as their sources.
-//   node scripts/bundle-bench.mjs [overhead|goodput|hostile|faults ...]
+//   node scripts/bundle-bench.mjs [overhead|burst|goodput|hostile|faults ...]
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { bundle } from './bundle.mjs'
 import { root } from './tools.mjs'
 
-const PROGRAMS = ['overhead', 'goodput', 'hostile', 'faults']
+const PROGRAMS = ['overhead', 'burst', 'goodput', 'hostile', 'faults']
 
 const given = process.argv.slice(2)
 const unknown = given.filter((name) => !PROGRAMS.includes(name))

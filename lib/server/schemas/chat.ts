@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { ApiError } from '../errors'
-import { anyObject, flag, integer, list, optional, parse, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
+import { anyObject, flag, hasOnly, integer, list, optional, parse, plainly, refuseUnsupported, samplingFields, type Unsupported, UNSUPPORTED_ANYWHERE } from './fields'
 
 const MAX_MESSAGES = 16_384
 const MAX_PARTS = 4096
@@ -28,6 +28,15 @@ const message = z.object({
   function_call: optional(z.unknown()),
 })
 
+const PLAIN_MESSAGE = { role: true, content: true }
+const isText = (value: unknown): boolean => typeof value === 'string'
+
+/** Texts of roles, as most chats are. */
+function isPlainChat(value: unknown): boolean {
+  if (!Array.isArray(value) || value.length === 0 || value.length > MAX_MESSAGES) return false
+  return value.every((message) => hasOnly(message, PLAIN_MESSAGE, isText) && (message as { role?: unknown }).role !== undefined)
+}
+
 const tool = z.object({
   type: z.literal('function'),
   function: z.object({
@@ -47,7 +56,7 @@ const toolChoice = z.union(
 )
 
 const chatFields = {
-  messages: list(message, MAX_MESSAGES).refine((messages) => messages.length > 0, 'must not be empty'),
+  messages: plainly(list(message, MAX_MESSAGES).refine((messages) => messages.length > 0, 'must not be empty'), isPlainChat),
   tools: optional(list(tool, MAX_TOOLS)),
   tool_choice: optional(toolChoice),
   parallel_tool_calls: flag,

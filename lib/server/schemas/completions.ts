@@ -18,10 +18,12 @@ const UNSUPPORTED: Unsupported = {
   prompt_embeds: {},
 }
 
+const INSTEAD_OF_BEST = 'ask for "n" choices, and choose'
+
 /** @throws ApiError 400 */
 export function parseCompletion(body: Record<string, unknown>): CompletionBody {
   const parsed = parse(completionSchema, body)
-  const n = parsed.n ?? 1
-  refuseUnsupported(body, { ...UNSUPPORTED, best_of: { harmless: (value) => value === n, instead: 'ask for "n" choices, and choose' } })
+  refuseUnsupported(body, UNSUPPORTED)
+  if (parsed.best_of !== undefined) refuseUnsupported(body, { best_of: { harmless: (value) => value === (parsed.n ?? 1), instead: INSTEAD_OF_BEST } })
   return parsed
 }

@@ -3,16 +3,36 @@ import { z } from 'zod'
 import { describeValue } from '../../runtime'
 import { ApiError } from '../errors'
 
-/** A field that may be left out; null is the same as left out. */
-export const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined)
+type Test = (value: unknown) => boolean
 
-export const flag = optional(z.boolean('must be true or false'))
+/** What a schema takes as it is, told without zod, which takes microseconds for each value. */
+const plainTests = new WeakMap<z.ZodType, Test>()
+
+/** @param test may be false for a value that the schema takes, and never true for one that it refuses or changes */
+export function plainly<T extends z.ZodType>(schema: T, test: Test): T {
+  plainTests.set(schema, test)
+  return schema
+}
+
+const isString: Test = (value) => typeof value === 'string'
+const isBoolean: Test = (value) => typeof value === 'boolean'
+
+/** A field that may be left out; null is the same as left out. */
+export function optional<T extends z.ZodType>(schema: T) {
+  const nullish = schema.nullish().transform((value) => value ?? undefined)
+  const test = plainTests.get(schema)
+  return test === undefined ? nullish : plainly(nullish, test)
+}
+
+export const text = plainly(z.string(), isString)
+export const flag = optional(plainly(z.boolean('must be true or false'), isBoolean))
 export const integer = (min: number, max: number) => numberWithin(z.int, min, max, 'an integer')
 export const range = (min: number, max: number) => numberWithin(z.number, min, max, 'a number')
 
 function numberWithin(type: typeof z.int | typeof z.number, min: number, max: number, noun: string) {
   const expected = `must be ${noun} from ${min} to ${max}`
-  return type(expected).min(min, expected).max(max, expected)
+  const isKind = type === z.int ? Number.isSafeInteger : Number.isFinite
+  return plainly(type(expected).min(min, expected).max(max, expected), (value) => isKind(value) && (value as number) >= min && (value as number) <= max)
 }
 
 const INT32_MAX = 2 ** 31 - 1
@@ -33,37 +53,54 @@ const isTokenId = (value: unknown): boolean => Number.isInteger(value) && (value
 const isTokenIds = (value: unknown): value is number[] => Array.isArray(value) && value.every(isTokenId)
 
 /** Token ids, up to the first that is none. */
-export const tokenIds = z.custom<number[]>(isTokenIds, 'must be an array of token ids')
+export const tokenIds = plainly(z.custom<number[]>(isTokenIds, 'must be an array of token ids'), isTokenIds)
 
-/** One text or several, each as a string or as token ids. */
-export const prompts = z.custom<string | number[] | string[] | number[][]>((value) => {
+const isFilledTokenIds: Test = (value) => isTokenIds(value) && value.length > 0
+
+const isPrompts: Test = (value) => {
   if (typeof value === 'string') return true
   if (!Array.isArray(value) || value.length === 0) return false
-  const isKind = typeof value[0] === 'string' ? (item: unknown) => typeof item === 'string' : Array.isArray(value[0]) ? (item: unknown) => isTokenIds(item) && item.length > 0 : isTokenId
-  return value.every(isKind)
-}, 'must be a string, an array of strings, an array of token ids, or an array of arrays of token ids, none empty')
+  return value.every(typeof value[0] === 'string' ? isString : Array.isArray(value[0]) ? isFilledTokenIds : isTokenId)
+}
+
+/** One text or several, each as a string or as token ids. */
+const promptsSchema = z.custom<string | number[] | string[] | number[][]>(isPrompts, 'must be a string, an array of strings, an array of token ids, or an array of arrays of token ids, none empty')
+export const prompts = plainly(promptsSchema, isPrompts)
+
+/** Whether a value is an object whose fields are all known, and as `test` wants them. */
+export function hasOnly(value: unknown, known: object, test: (value: unknown, name: string) => boolean): boolean {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  for (const name of Object.keys(value)) {
+    if (!Object.hasOwn(known, name) || !test((value as Record<string, unknown>)[name], name)) return false
+  }
+  return true
+}
+
+const streamFlags = { include_usage: flag, continuous_usage_stats: flag }
 
 const MAX_BIASES = 1024
 const MAX_STOPS = 64
 
 /** Fields of chat and text completions alike: OpenAI's, then those that vLLM adds. */
 export const samplingFields = {
-  model: optional(z.string()),
+  model: optional(text),
   n: optional(integer(1, 1024)),
   temperature: optional(range(0, 100)),
   top_p: optional(range(0, 1)),
   presence_penalty: optional(range(-2, 2)),
   frequency_penalty: optional(range(-2, 2)),
   seed: optional(z.number().refine(Number.isInteger, 'must be an integer')),
-  stop: optional(z.union([z.string(), list(z.string(), MAX_STOPS)], `must be a string, or an array of at most ${MAX_STOPS} strings`)),
+  stop: optional(
+    plainly(z.union([z.string(), list(z.string(), MAX_STOPS)], `must be a string, or an array of at most ${MAX_STOPS} strings`), isString),
+  ),
   logit_bias: optional(
     anyObject
       .refine((bias) => Object.keys(bias).length <= MAX_BIASES, `may hold at most ${MAX_BIASES} tokens`)
       .pipe(z.record(z.string(), range(-100, 100))),
   ),
   stream: flag,
-  stream_options: optional(z.object({ include_usage: flag, continuous_usage_stats: flag })),
-  user: optional(z.string()),
+  stream_options: optional(plainly(z.object(streamFlags), (value) => hasOnly(value, streamFlags, isBoolean))),
+  user: optional(text),
 
   top_k: optional(integer(-1, INT32_MAX)),
   min_p: optional(range(0, 1)),
@@ -112,14 +149,19 @@ interface Field {
   schema: z.ZodType
   /** It may be left out, and null is the same as left out. */
   optional: boolean
+  /** See {@link plainly}. */
+  isPlain: Test
 }
+
+const never = (): boolean => false
 
 const fieldsOf = new WeakMap<z.ZodObject, readonly Field[]>()
 
 function listFields(schema: z.ZodObject): readonly Field[] {
   const fields = Object.entries(schema.shape).map(([name, field]): Field => {
     const absent = (field as z.ZodType).safeParse(null)
-    return { name, schema: field as z.ZodType, optional: absent.success && absent.data === undefined }
+    const isPlain = plainTests.get(field as z.ZodType) ?? never
+    return { name, schema: field as z.ZodType, optional: absent.success && absent.data === undefined, isPlain }
   })
   fieldsOf.set(schema, fields)
   return fields
@@ -134,6 +176,10 @@ export function parse<S extends z.ZodObject>(schema: S, body: Record<string, unk
   for (const field of fieldsOf.get(schema) ?? listFields(schema)) {
     const value = Object.hasOwn(body, field.name) ? body[field.name] : undefined
     if (field.optional && (value === undefined || value === null)) continue
+    if (field.isPlain(value)) {
+      parsed[field.name] = value
+      continue
+    }
     const result = field.schema.safeParse(value)
     if (!result.success) throw fieldError(field.name, result.error.issues[0]!, body)
     parsed[field.name] = result.data
@@ -177,6 +223,8 @@ export type Unsupported = Readonly<Record<string, { harmless?: (value: unknown) 
 
 /** @throws ApiError 400 for the first that asks for something */
 export function refuseUnsupported(body: Record<string, unknown>, fields: Unsupported): void {
+  // Few requests have any: a look at what they have is shorter than one at what they might.
+  if (!Object.keys(body).some((name) => Object.hasOwn(fields, name))) return
   for (const name of Object.keys(fields)) {
     const value = Object.hasOwn(body, name) ? body[name] : undefined
     const { harmless, instead } = fields[name]!
