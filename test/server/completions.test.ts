@@ -1,5 +1,6 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { createKeySecurity, hashApiKey } from '../../lib/server'
+import { PATIENTLY } from '../support/patience'
 import { eventsOf, type ErrorAnswer, type Fixture, type Json, NAME, startServer } from './support'
 
 let fixture: Fixture
@@ -304,10 +305,19 @@ describe('/tokenize and /detokenize', () => {
     const secret = 'ntk_tokenize-0123456789abcdef'
     const limited = await startServer({ security: createKeySecurity({ keys: [{ name: 'one', sha256: hashApiKey(secret), maxConcurrent: 1 }] }) })
     const ask = async (body: object) => (await limited.post('/tokenize', body, { 'x-api-key': secret })).status
-    // Long enough for the thread that encodes, which has to start first.
-    const long = 'word '.repeat(900)
-    const together = await Promise.all([ask({ prompt: long }), ask({ prompt: long }), ask({ prompt: long })])
-    expect(together.sort()).toEqual([200, 429, 429])
+    const { llm } = limited
+    const encode = llm.encodePrompt.bind(llm)
+    let goOn!: () => void
+    const others = new Promise<void>((resolve) => (goOn = resolve))
+    const encoding = vi.spyOn(llm, 'encodePrompt').mockImplementation(async (options) => {
+      await others
+      return encode(options)
+    })
+    const first = ask({ prompt: 'word '.repeat(900) })
+    await vi.waitFor(() => expect(encoding).toHaveBeenCalledTimes(1), PATIENTLY)
+    expect(await Promise.all([ask({ prompt: 'a' }), ask({ prompt: 'a' })])).toEqual([429, 429])
+    goOn()
+    expect(await first).toBe(200)
     expect(await ask({ prompt: 'word '.repeat(3000) })).toBe(400)
     expect(await ask({ prompt: 'a' })).toBe(200)
     await limited.close()

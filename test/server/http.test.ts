@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { nestsDeeper } from '../../lib/server/http/body'
 import type { HttpFacts, Telemetry } from '../../lib/server'
-import { curl, type ErrorAnswer, type Fixture, type Json, startServer } from './support'
+import { curl, type ErrorAnswer, type Fixture, type Json, startServer, until } from './support'
 
 const log: HttpFacts[] = []
 const telemetry: Telemetry = {
@@ -16,14 +16,19 @@ const telemetry: Telemetry = {
 }
 
 let fixture: Fixture
+/** Gives up soon what does not come. */
+let impatient: Fixture
 let port: number
 beforeAll(async () => {
-  fixture = await startServer({ telemetry, limits: { maxBodyBytes: 100_000, bodyTimeoutMs: 400 }, headersTimeoutMs: 1000 })
+  fixture = await startServer({ telemetry, limits: { maxBodyBytes: 100_000 } })
+  impatient = await startServer({ limits: { bodyTimeoutMs: 100 }, headersTimeoutMs: 500 })
   port = fixture.server.address!.port
 })
 afterAll(async () => {
-  expect(fixture.failures).toEqual([])
-  await fixture.close()
+  for (const { failures, close } of [fixture, impatient]) {
+    expect(failures).toEqual([])
+    await close()
+  }
 })
 
 const BODY = JSON.stringify({ prompt: 'Once', max_tokens: 2, temperature: 0 })
@@ -111,8 +116,8 @@ describe('answers that are errors', () => {
 })
 
 describe('what is no HTTP', () => {
-  const answerTo = async (text: string): Promise<{ status: string; error: ErrorAnswer['error'] }> => {
-    const socket = connect(port, '127.0.0.1')
+  const answerTo = async (text: string, { server } = fixture): Promise<{ status: string; error: ErrorAnswer['error'] }> => {
+    const socket = connect(server.address!.port, '127.0.0.1')
     socket.write(text)
     const answer = await received(socket)
     return { status: answer.split(' ')[1]!, ...(JSON.parse(answer.slice(answer.indexOf('{'))) as ErrorAnswer) }
@@ -126,7 +131,7 @@ describe('what is no HTTP', () => {
   })
 
   it('is given up when it does not come', async () => {
-    expect(await answerTo('GET / HTTP/1.1\r\nhost: a\r\n')).toMatchObject({ status: '408', error: { code: 'headers_timeout' } })
+    expect(await answerTo('GET / HTTP/1.1\r\nhost: a\r\n', impatient)).toMatchObject({ status: '408', error: { code: 'headers_timeout' } })
   })
 
   it('does not get into an answer that is under way', async () => {
@@ -150,7 +155,7 @@ describe('bodies', () => {
   })
 
   it('that do not come are given up, with words', async () => {
-    const socket = connect(port, '127.0.0.1')
+    const socket = connect(impatient.server.address!.port, '127.0.0.1')
     socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"prompt"`)
     const text = await received(socket)
     expect(text).toMatch(/^HTTP\/1\.1 408 /)
@@ -159,12 +164,13 @@ describe('bodies', () => {
   })
 
   it('that break off leave nothing behind', async () => {
-    const before = fixture.server.pending
+    const { server } = fixture
+    await until(() => server.pending === 0, 'the end of those before')
     const socket = connect(port, '127.0.0.1')
     socket.write(`POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"prompt"`)
-    await new Promise((done) => setTimeout(done, 20))
+    await until(() => server.pending === 1, 'the request')
     socket.destroy()
-    await expect.poll(() => fixture.server.pending).toBe(before)
+    await until(() => server.pending === 0, 'its end')
   })
 
   it('nest as deep as they nest, whatever their strings hold', () => {
@@ -188,20 +194,23 @@ describe('every answer', () => {
   })
 
   it('is logged once, by the pattern of its route', async () => {
-    log.length = 0
-    await (await fetch(`${fixture.url}/v1/models/tiny-storyteller?a=b`)).text()
-    await (await fetch(`${fixture.url}/%2e%2e/secret`)).text()
-    await (await fixture.post('/v1/completions', { prompt: 'Once', max_tokens: 3, stream: true })).text()
-    await (await fixture.post('/v1/completions', { prompt: 3 })).text()
-    await expect.poll(() => log.length).toBe(4)
-    expect(log.map(({ method, route, status, errorCode, model }) => [method, route, status, errorCode, model])).toEqual([
+    const ids = ['model', 'secret', 'stream', 'wrong']
+    const [model, secret, stream, wrong] = ids.map((id) => ({ 'x-request-id': `logged-${id}` }))
+    await (await fetch(`${fixture.url}/v1/models/tiny-storyteller?a=b`, { headers: model! })).text()
+    await (await fetch(`${fixture.url}/%2e%2e/secret`, { headers: secret! })).text()
+    await (await fixture.post('/v1/completions', { prompt: 'Once', max_tokens: 3, stream: true }, stream)).text()
+    await (await fixture.post('/v1/completions', { prompt: 3 }, wrong)).text()
+    await until(() => fixture.server.pending === 0, 'the end of all')
+    const own = log.filter(({ requestId }) => requestId.startsWith('logged-'))
+    expect(own.map(({ requestId }) => requestId)).toEqual(ids.map((id) => `logged-${id}`))
+    expect(own.map(({ method, route, status, errorCode, model }) => [method, route, status, errorCode, model])).toEqual([
       ['GET', '/v1/models/:model', 200, undefined, undefined],
       ['GET', 'other', 404, 'not_found', undefined],
       ['POST', '/v1/completions', 200, undefined, 'tiny-storyteller'],
       ['POST', '/v1/completions', 400, 'invalid_value', undefined],
     ])
-    expect(log[2]).toMatchObject({ backend: 'cpu', aborted: false, usage: { completionTokens: 3 } })
-    for (const { responseBytes, durationMs } of log) {
+    expect(own[2]).toMatchObject({ backend: 'cpu', aborted: false, usage: { completionTokens: 3 } })
+    for (const { responseBytes, durationMs } of own) {
       expect(responseBytes).toBeGreaterThan(0)
       expect(durationMs).toBeGreaterThan(0)
     }
@@ -228,7 +237,7 @@ it('streams to curl, event by event', async () => {
     '-H',
     'content-type: application/json',
     '-d',
-    JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }], max_tokens: 4, stream: true }),
+    JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }], max_tokens: 4, temperature: 0, ignore_eos: true, stream: true }),
     `${fixture.url}/v1/chat/completions`,
   ])
   expect(code).toBe(0)
@@ -249,6 +258,5 @@ it('answers without a socket, too', async () => {
   const reader = left.body!.getReader()
   await reader.read()
   await reader.cancel()
-  await expect.poll(() => fixture.llm.stats().running + fixture.llm.stats().waiting).toBe(0)
-  expect(fixture.server.pending).toBe(0)
+  await until(() => fixture.llm.stats().running + fixture.llm.stats().waiting + fixture.server.pending === 0, 'the end')
 })
