@@ -5,6 +5,7 @@ import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { AbortError, LLM, TensorRTError } from '../../../lib'
 import { GatedExecutor } from '../../support/gated_executor'
 import fc from '../../support/fast_check'
+import { PATIENTLY } from '../../support/patience'
 
 const sizes = { vocabSize: 31, maxPositions: 64, pageSize: 4, numPages: 24, maxSlots: 5, maxStepTokens: 12 }
 const solo = LLM.fromExecutor(new HashExecutor({ ...sizes, numPages: 512 }), { prefixCache: false })
@@ -34,7 +35,7 @@ const faults = fc.array(
   },
 )
 
-it('requests of all kinds, with an executor that fails now and then', { timeout: 120_000 }, async () => {
+it('requests of all kinds, with an executor that fails now and then', { timeout: 600_000 }, async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(fc.record({ request, end, startMs: fc.nat(5) }), { minLength: 1, maxLength: 14 }),
@@ -94,9 +95,8 @@ it('requests of all kinds, with an executor that fails now and then', { timeout:
           if (result !== undefined && !broke) expect(seen).toEqual(expected)
         }
         if (closing === undefined) {
-          await vi.waitFor(() => expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, kv: { usedPages: 0 } }), {
-            interval: 1,
-          })
+          const idle = { running: 0, waiting: 0, kv: { usedPages: 0 } }
+          await vi.waitFor(() => expect(llm.stats()).toMatchObject(idle), { ...PATIENTLY, interval: 1 })
           llm.check()
         }
         await closing

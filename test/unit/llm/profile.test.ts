@@ -4,10 +4,12 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import '../matchers'
 import { HashExecutor } from '../../../examples/custom-executor/hash_executor'
 import { type Executor, LLM, type LLMProfile, type ProfileOptions, StepMode, type StepResult } from '../../../lib'
+import { inOneOf, PATIENTLY } from '../../support/patience'
 import { demoModel, failure } from '../tensorrt/fixtures'
 
 const open: LLM[] = []
 afterEach(async () => {
+  vi.useRealTimers()
   for (const llm of open.splice(0)) await llm.close()
 })
 
@@ -42,11 +44,12 @@ describe('a profile', () => {
   it('counts what ran on the CPU backend, and where the time went', async () => {
     const llm = await LLM.load(demoModel, { backend: 'cpu', numPages: 256 })
     open.push(llm)
+    const load = () =>
+      Promise.all(
+        Array.from({ length: 12 }, (_, i) => llm.generate({ prompt: `Once upon a time, there were ${i} snails`, maxTokens: 20 + i, ignoreEos: true }).result()),
+      )
     const before = llm.stats()
-    const running = Promise.all(
-      Array.from({ length: 12 }, (_, i) => llm.generate({ prompt: `Once upon a time, there were ${i} snails`, maxTokens: 20 + i, ignoreEos: true }).result()),
-    )
-    const profile = await llm.profile({ until: running, keep: 1000 })
+    const profile = await llm.profile({ until: load(), keep: 1000 })
     const after = llm.stats()
     const steps = after.steps.completed - before.steps.completed
     expect(profile).toMatchObject({ backend: 'cpu', steps, device: llm.info.device })
@@ -65,10 +68,15 @@ describe('a profile', () => {
     expect(profile.perStep.kvPagesUsed.max).toBeLessThanOrEqual(1)
     for (const name of ['planUs', 'packUs', 'submitUs', 'completeUs', 'emitUs'] as const) expect(profile.perStep[name].mean).toBeGreaterThan(0)
     // The executor either works on a step or waits for one, from the first to the last.
-    expect(Math.abs(profile.shares.run + profile.shares.gap - 1)).toBeLessThan(0.2)
+    expect(profile.shares.run + profile.shares.gap).toBeGreaterThan(0.999)
+    // Where this thread is held up between a hand-over and the look at the clock after it, that counts twice.
+    await inOneOf(20, async () => {
+      const { shares, workMs, restMs, durationMs } = await llm.profile({ until: load() })
+      expect(shares.run + shares.gap).toBeLessThan(1.2)
+      expect(workMs + restMs).toBeLessThanOrEqual(durationMs + 1)
+    })
     expect(profile.shares.scheduler).toBeGreaterThan(0)
     expect(profile.shares.scheduler).toBeLessThan(profile.shares.host)
-    expect(profile.workMs + profile.restMs).toBeLessThanOrEqual(profile.durationMs + 1)
     expect(profile.eventLoop.utilisation).toBeGreaterThan(0)
     expect(profile.eventLoop.utilisation).toBeLessThanOrEqual(1)
   })
@@ -112,27 +120,36 @@ describe('a profile', () => {
 
   it('takes a rest between requests for no gap', async () => {
     const llm = serve(new SlowHost())
-    const both = (async () => {
-      await llm.generate({ tokens, maxTokens: 3 }).result()
-      await vi.waitFor(() => expect(llm.stats().steps.inFlight).toBe(0))
-      await sleep(300)
-      await llm.generate({ tokens, maxTokens: 3 }).result()
-    })()
-    const profile = await llm.profile({ until: both })
-    expect(profile.restMs).toBeGreaterThan(250)
-    expect(profile.workMs).toBeLessThan(250)
-    expect(profile.perStep.gapUs.max).toBeLessThan(200_000)
+    await inOneOf(5, async () => {
+      let rested = 0
+      const both = (async () => {
+        await llm.generate({ tokens, maxTokens: 3 }).result()
+        await vi.waitFor(() => expect(llm.stats().steps.inFlight).toBe(0), PATIENTLY)
+        const from = performance.now()
+        await sleep(300)
+        rested = performance.now() - from
+        await llm.generate({ tokens, maxTokens: 3 }).result()
+      })()
+      const profile = await llm.profile({ until: both })
+      expect(profile.restMs).toBeGreaterThan(0.9 * rested)
+      expect(profile.workMs).toBeLessThan(profile.durationMs - 0.9 * rested)
+      expect(profile.perStep.gapUs.max).toBeLessThan(0.9 * rested * 1000)
+    })
   })
 
   it('sees a blocked event loop', async () => {
     const llm = serve()
-    const profiling = llm.profile({ durationMs: 200 })
-    await sleep(50)
-    const until = performance.now() + 80
-    while (performance.now() < until);
-    const { eventLoop } = await profiling
-    expect(eventLoop.delayMs.max).toBeGreaterThan(60)
-    expect(eventLoop.utilisation).toBeGreaterThan(0.2)
+    let blocked = 0
+    const block = async (): Promise<void> => {
+      await sleep(50)
+      const from = performance.now()
+      while (performance.now() < from + 80);
+      blocked = performance.now() - from
+      await sleep(50)
+    }
+    const { eventLoop, durationMs } = await llm.profile({ until: block() })
+    expect(eventLoop.delayMs.max).toBeGreaterThan(0.75 * blocked)
+    expect(eventLoop.utilisation).toBeGreaterThan((0.75 * blocked) / durationMs)
   })
 
   it('ends after so many steps, and keeps the last of them', async () => {
@@ -147,10 +164,13 @@ describe('a profile', () => {
   })
 
   it('of an idle engine is empty', async () => {
-    const profile = await serve().profile({ durationMs: 20 })
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    const profiling = serve().profile({ durationMs: 20 })
+    await vi.advanceTimersByTimeAsync(20)
+    const profile = await profiling
     expect(profile).toMatchObject({ steps: 0, workMs: 0, restMs: 0, shares: { run: 0, gap: 0, host: 0, scheduler: 0 }, recent: [] })
     expect(profile.perStep.runUs.mean).toBeNaN()
-    expect(profile.durationMs).toBeGreaterThanOrEqual(19)
+    expect(profile.durationMs).toBe(20)
   })
 
   it('may overlap others, and begin in the middle', async () => {
@@ -240,7 +260,7 @@ describe('stats', () => {
   it('have sums whose differences are those of the steps between', async () => {
     const llm = serve(new SlowHost())
     await llm.generate({ tokens, maxTokens: 4 }).result()
-    await vi.waitFor(() => expect(llm.stats().steps.inFlight).toBe(0))
+    await vi.waitFor(() => expect(llm.stats().steps.inFlight).toBe(0), PATIENTLY)
     const { steps, tokens: counts } = llm.stats()
     expect(steps.runMs).toBeCloseTo(steps.completed, 6)
     expect(steps.meanRunMs).toBeCloseTo(1, 6)

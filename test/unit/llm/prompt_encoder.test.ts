@@ -236,7 +236,7 @@ describe('LLM with long prompts', () => {
     const prompt = room()
     const one = await LLM.load(model, { backend: 'cpu' })
     const last = one.generate({ prompt, maxTokens: 2 }).result()
-    const closing = one.close({ drain: 30_000 })
+    const closing = one.close({ drain: 600_000 })
     expect((await last).usage.completionTokens).toBe(2)
     await closing
     const other = await LLM.load(model, { backend: 'cpu' })

@@ -7,6 +7,7 @@ import { createCpu } from '../../../lib/llm/backend'
 import { type TargetFactory, verifyTarget } from '../../../lib/llm/verify_engine'
 import { readEngineFolder } from '../../../lib/runtime'
 import type { Executor, StepResult } from '../../../lib/scheduler'
+import { PATIENTLY } from '../../support/patience'
 import { WrappedExecutor } from '../../support/wrapped_executor'
 import '../matchers'
 import { compileStandIn, demoModel, failure, temporaryFolder, useModule, writeDemoEngine } from '../tensorrt/fixtures'
@@ -267,7 +268,7 @@ describe('a verification that cannot be done', () => {
         if (phase === when) controller.abort(when)
       }
       expect(await failure(verifyTarget(path, { signal: controller.signal, onProgress }, noisy(1)))).toMatchObject({ code: 'ABORT_ERR', cause: when })
-      await vi.waitFor(() => expect(made.map(({ closed }) => closed)).toEqual([1]))
+      await vi.waitFor(() => expect(made.map(({ closed }) => closed)).toEqual([1]), PATIENTLY)
     }
     expect(manifestText()).toBe(before)
   })
