@@ -77,7 +77,7 @@ describe('a span', () => {
 
   it('has the status of what went wrong, without words that a client may have written', async () => {
     const { llm, telemetry } = await start()
-    const error = await failure(serve(telemetry, llm, { prompt: 'Once upon a time', maxTokens: 100, ignoreEos: true, timeoutMs: 1 }))
+    const error = await failure(serve(telemetry, llm, { prompt: 'Once upon a time', maxTokens: 900, ignoreEos: true, timeoutMs: 1 }))
     expect((error as TensorRTError).code).toBe('ERR_TIMEOUT')
     telemetry.start(requestFacts({ n: 3 })).end({ kind: 'aborted' }, { queueMs: undefined })
     telemetry.start(requestFacts()).end({ kind: 'failed', error: new Error('my secret prompt') }, { queueMs: undefined })
