@@ -124,10 +124,11 @@ export function samplingOf(options: SamplingOptions): SamplingOptions {
   return Object.fromEntries(keys.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]))
 }
 
-/** The folder that a name stands for: a bare name of a bundled model works from any directory. */
+/** The folder that a name stands for: a bundled model's, or `models/` and its name, works from any directory. */
 export function resolveModel(model: string): string {
-  const named = join(bundledModel, '..', model)
-  return !existsSync(model) && !model.includes('/') && existsSync(named) ? named : model
+  const name = model.replace(/^models\//, '')
+  const bundled = join(bundledModel, '..', name)
+  return name !== '' && !existsSync(model) && !name.includes('/') && existsSync(bundled) ? bundled : model
 }
 
 export async function loadModel(options: ModelOptions, signal: AbortSignal): Promise<LLM> {

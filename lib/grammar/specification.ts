@@ -61,12 +61,22 @@ const MAX_TEXT = 131_072
 const MAX_NESTING = 48
 const MAX_TAG_DEPTH = 12
 
-function wrongType(name: string, expected: string): TensorRTError {
-  return new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be ${expected}`)
+function wrongType(name: string, expected: string, given: unknown): TensorRTError {
+  const hint = given instanceof RegExp ? 'give its source' : undefined
+  return new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be ${expected}, not ${describe(given)}`, { hint })
+}
+
+function describe(value: unknown): string {
+  if (value instanceof RegExp) return 'a RegExp'
+  if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : 'an array'
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 40))
+  if (typeof value !== 'object' || value === null) return typeof value === 'function' ? 'a function' : String(value)
+  const names = Object.keys(value).slice(0, 8)
+  return names.length === 0 ? 'an empty one' : `one with ${names.map((name) => JSON.stringify(name.slice(0, 40))).join(', ')}`
 }
 
 function checkText(name: string, value: unknown): string {
-  if (typeof value !== 'string') throw wrongType(name, 'a string')
+  if (typeof value !== 'string') throw wrongType(name, 'a string', value)
   if (value.length > MAX_TEXT) throw invalidGrammar(`"${name}" has ${value.length} characters, at most ${MAX_TEXT} are possible`)
   if (/\p{Surrogate}/u.test(value)) throw invalidGrammar(`"${name}" is no well-formed Unicode text`)
   return value
@@ -85,7 +95,7 @@ function checkEbnf(name: string, value: unknown): string {
 
 function choices(value: unknown): string {
   if (!Array.isArray(value) || value.length === 0 || !value.every((one) => typeof one === 'string' && one !== '')) {
-    throw wrongType('grammar.choice', 'an array of strings that are not empty')
+    throw wrongType('grammar.choice', 'an array of strings that are not empty', value)
   }
   if (value.length > MAX_CHOICES) throw invalidGrammar(`"grammar.choice" has ${value.length} texts, at most ${MAX_CHOICES} are possible`)
   const texts = [...new Set(value as string[])]
@@ -114,7 +124,7 @@ function regexGrammar(expression: string, where: string): string {
 }
 
 function structuralTag(value: unknown): string {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType('grammar.structuralTag', 'an object')
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType('grammar.structuralTag', 'an object', value)
   const format = 'format' in value ? value.format : value
   return checkText('grammar.structuralTag', JSON.stringify({ type: 'structural_tag', format: translateTag(format, 'grammar.structuralTag') }))
 }
@@ -125,26 +135,26 @@ function structuralTag(value: unknown): string {
  * compiler finds, it finds later.
  */
 export function checkGrammar(value: unknown): GrammarSource {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType('grammar', 'an object')
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType('grammar', 'an object', value)
   const given = value as Record<string, unknown>
   const kinds = KINDS.filter((kind) => given[kind] !== undefined)
   const [kind] = kinds
   if (kind === undefined || kinds.length > 1) {
-    throw wrongType('grammar', `an object with one of ${KINDS.map((name) => `"${name}"`).join(', ')}`)
+    throw wrongType('grammar', `an object with one of ${KINDS.map((name) => `"${name}"`).join(', ')}`, value)
   }
   const options = kind === 'jsonSchema' ? ['strict', 'whitespace'] : kind === 'json' ? ['whitespace'] : []
   const other = Object.keys(given).find((name) => name !== kind && !options.includes(name) && given[name] !== undefined)
   if (other !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', `"grammar" has no option ${JSON.stringify(other.slice(0, 40))} with "${kind}"`)
   switch (kind) {
     case 'json':
-      if (given['json'] !== true) throw wrongType('grammar.json', 'true')
+      if (given['json'] !== true) throw wrongType('grammar.json', 'true', given['json'])
       return { kind: 'ebnf', text: schemaToEbnf({ type: 'object' }, false, whitespaceOf(given)) }
     case 'jsonSchema': {
       const { jsonSchema, strict = true } = given
       if ((typeof jsonSchema !== 'object' || jsonSchema === null || Array.isArray(jsonSchema)) && typeof jsonSchema !== 'boolean') {
-        throw wrongType('grammar.jsonSchema', 'a JSON schema: an object')
+        throw wrongType('grammar.jsonSchema', 'a JSON schema: an object', jsonSchema)
       }
-      if (typeof strict !== 'boolean') throw wrongType('grammar.strict', 'true or false')
+      if (typeof strict !== 'boolean') throw wrongType('grammar.strict', 'true or false', strict)
       return { kind: 'ebnf', text: schemaToEbnf(jsonSchema, strict, whitespaceOf(given)) }
     }
     case 'regex':
@@ -160,7 +170,7 @@ export function checkGrammar(value: unknown): GrammarSource {
 
 function whitespaceOf({ whitespace = DEFAULT_WHITESPACE }: Record<string, unknown>): number {
   if (typeof whitespace !== 'number' || !Number.isInteger(whitespace) || whitespace < 0 || whitespace > MAX_WHITESPACE) {
-    throw wrongType('grammar.whitespace', `an integer from 0 to ${MAX_WHITESPACE}`)
+    throw wrongType('grammar.whitespace', `an integer from 0 to ${MAX_WHITESPACE}`, whitespace)
   }
   return whitespace
 }

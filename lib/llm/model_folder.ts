@@ -1,6 +1,6 @@
 /** Reads a model folder, in Hugging Face layout or with a built engine. Only files of that folder are opened; nothing is ever fetched. */
 import { readdir, readFile, stat } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { TensorRTError, type ErrorCode } from '../errors'
 import { type Graph, graphFromConfig, kvGeometry } from '../models'
 import { type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
@@ -146,11 +146,16 @@ export async function inspectModel(folder: string): Promise<ModelFacts> {
   }
 }
 
+/** Where the package has its demo model: programs of a checkout, tried elsewhere, name it by a path that is not there. */
+const BUNDLED_MODELS = resolve(__dirname, '..', '..', 'models')
+
 async function requireFolder(path: string): Promise<void> {
   const hint = 'give the path of a folder in Hugging Face layout; nothing is downloaded'
-  const found = await stat(path).catch((cause: NodeJS.ErrnoException) => {
+  const found = await stat(path).catch(async (cause: NodeJS.ErrnoException) => {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') {
-      throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no model folder ${path}`, { hint, cause })
+      const bundled = join(BUNDLED_MODELS, basename(path))
+      const there = await stat(bundled).then((found) => found.isDirectory(), () => false)
+      throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no model folder ${path}`, { hint: there ? `the one of this package is ${bundled}` : hint, cause })
     }
     throw ioError(path, cause)
   })

@@ -139,6 +139,8 @@ describe('run', () => {
     expect(whole.text).toMatch(/^Ahoy! Would you/)
     const stopped = await json<RunReport>([...args, '--stop', 'zebra', '--stop', 'Would', 'Hello!'], { cwd: folder })
     expect(stopped).toMatchObject({ text: 'Ahoy! ', finishReason: 'stop' })
+    // As the documentation has it, and where no checkout is.
+    await expect(json(['run', ...PLAIN, '-m', 'models/tiny-storyteller', '-n', '1', '--json', 'Hello!'], { cwd: folder })).resolves.toMatchObject({ finishReason: 'length' })
   })
 
   it('is reproducible by its seed', async () => {

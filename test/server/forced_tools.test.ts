@@ -34,6 +34,13 @@ describe('a forced call', () => {
     }
   })
 
+  it('has no prose, wherever the length cuts it off', async () => {
+    for (let length = 1; length < 24; length++) {
+      const { choices } = await served.client.chat.completions.create({ ...ask, seed: 1, tool_choice: 'required', max_tokens: length })
+      expect(choices[0]!.message.content ?? '').toBe('')
+    }
+  })
+
   it('may be several', async () => {
     let most = 0
     for (let seed = 0; seed < 6; seed++) {

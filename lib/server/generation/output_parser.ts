@@ -98,13 +98,15 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
     parser: () => {
       const reasoning = reasons ? createReasoningParser(reasoningFormat, { open }) : undefined
       const calls = format === undefined ? undefined : createToolCallParser(format, { tools, newId })
+      // What a forced answer has beside its calls is their markup, cut off by the length.
+      const prose = (content: string): string => (forced === undefined ? content : '')
       const allowed = (list: ToolCallDelta[]): ToolCallDelta[] => (oneCall ? list.filter((call) => call.index === 0) : list)
       return {
         push: (text) => {
           const thought = shownOf(reasoning?.push(text) ?? { reasoning: '', content: text })
           if (calls === undefined) return { ...thought, calls: NO_CALLS }
           const called = calls.push(thought.content)
-          return { reasoning: thought.reasoning, content: called.content, calls: allowed(called.calls) }
+          return { reasoning: thought.reasoning, content: prose(called.content), calls: allowed(called.calls) }
         },
         end: () => {
           const thought = shownOf(reasoning?.end() ?? { reasoning: '', content: '' })
@@ -113,7 +115,7 @@ export function outputFormatOf(served: ServedModel, body: ChatBody, tokens: Int3
           const last = calls.end()
           return {
             reasoning: thought.reasoning,
-            content: called.content + last.content,
+            content: prose(called.content + last.content),
             calls: joinDeltas(allowed([...called.calls, ...last.calls])),
             anyCalls: last.anyCalls,
           }

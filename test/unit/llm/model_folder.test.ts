@@ -104,6 +104,8 @@ describe('a broken folder', () => {
     expect(await failure(`${folder}-not`)).toHaveCode('ERR_MODEL_NOT_FOUND', /nothing is downloaded/)
     expect(await failure(path('config.json'))).toHaveCode('ERR_MODEL_NOT_FOUND', /is no folder/)
     expect(await failure(join(path('config.json'), 'deeper'))).toHaveCode('ERR_MODEL_NOT_FOUND')
+    // As in the programs of the documentation, where the package is installed.
+    expect(await failure(join(folder, 'models/tiny-storyteller'))).toHaveCode('ERR_MODEL_NOT_FOUND', /the one of this package is \/.*\/models\/tiny-storyteller\b/)
   })
 
   it.each([
