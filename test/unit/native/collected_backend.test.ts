@@ -17,7 +17,7 @@ describe('backends that nobody closes', () => {
       JSON.stringify([...packStep(0, 0, 0, [1, 5, 9], [0])]),
       JSON.stringify(init),
     ]
-    const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { timeout: 60_000 })
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { timeout: 120_000 })
     expect({ stdout, stderr }).toEqual({ stdout: 'collected 8\n', stderr: '' })
-  })
+  }, 180_000)
 })

@@ -1,7 +1,8 @@
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { AbortError, TensorRTError } from '../../../lib/errors'
 import { createNativeRuntime, injectNativeFaults, native, nativeAsync, type NativeLogLine, setNativeLogListener } from '../../../lib/native'
 import { fakeGpu } from '../../support/fake_gpu'
+import { PATIENTLY } from '../../support/patience'
 
 const named = process.env.NODE_TENSORRT_MODULE
 afterEach(() => {
@@ -79,7 +80,7 @@ describe.skipIf(!fakeGpu.available)('with the fake GPU', () => {
     const heard: NativeLogLine[] = []
     setNativeLogListener('verbose', (lines) => heard.push(...lines))
     await runtime.deserialize(new ArrayBuffer(64), false).catch(() => {})
-    await expect.poll(() => heard.length).toBeGreaterThan(0)
+    await vi.waitFor(() => expect(heard.length).toBeGreaterThan(0), PATIENTLY)
     setNativeLogListener('verbose', null)
     await runtime.close()
   })
