@@ -4,6 +4,7 @@ import { TensorRTError } from '../errors'
 import type { LayerPrecision, OnnxPrecision } from '../native'
 import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
 import { defaultCacheDir } from './build_cache'
+import { tellListener } from './listeners'
 import {
   HARDWARE_LEVELS,
   IO_TYPES,
@@ -84,6 +85,7 @@ export interface OnnxBuildOptions {
   force?: boolean | undefined
   /** Ends the build; nothing of it is left behind. */
   signal?: AbortSignal | undefined
+  /** Called as the build goes on. What it throws becomes a warning of the process, and the build goes on. */
   onProgress?: ((progress: OnnxBuildProgress) => void) | undefined
 }
 
@@ -174,10 +176,15 @@ export function checkBuildOptions(options: unknown): CheckedBuild {
     libraryPath: reader.path('libraryPath') ?? '',
     force: reader.boolean('force') ?? false,
     signal: reader.signal('signal'),
-    onProgress: reader.callback('onProgress') as OnnxBuildOptions['onProgress'],
+    onProgress: checkProgress(reader),
   }
   checkTogether(checked)
   return checked
+}
+
+function checkProgress(reader: ArgumentReader): OnnxBuildOptions['onProgress'] {
+  const listener = reader.callback('onProgress') as OnnxBuildOptions['onProgress']
+  return listener === undefined ? undefined : (progress) => tellListener('onProgress', listener, progress)
 }
 
 export function readModelOption(onnx: unknown): string | Uint8Array {

@@ -181,6 +181,19 @@ describe('buildEngine', () => {
     expect(leftovers(join(folder, 'out'))).toEqual([])
   })
 
+  it('goes on where its listener throws, or rejects', async () => {
+    const warnings: string[] = []
+    const onWarning = (warning: Error): void => void warnings.push(warning.message)
+    process.on('warning', onWarning)
+    const wrong = new Error('wrong')
+    for (const onProgress of [() => { throw wrong }, () => Promise.reject(wrong)] as (() => never)[]) {
+      expect(await buildEngine({ onnx: fixture('mlp'), profiles, out: newPath(), cache: false, onProgress })).toMatchObject({ cached: false })
+      await expect.poll(() => warnings.length).toBeGreaterThan(1)
+      expect(new Set(warnings.splice(0))).toEqual(new Set(['onProgress threw: wrong']))
+    }
+    process.off('warning', onWarning)
+  })
+
   it('overwrites engine folders when it may, and nothing else ever', async () => {
     const out = newPath()
     const options = { onnx: fixture('mlp'), profiles, out, cache: false }
