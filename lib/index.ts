@@ -146,6 +146,7 @@ export {
   type OnnxSupport,
   type OnnxSupportOptions,
   type OnnxTensorInfo,
+  type OutputMap,
   type OutputView,
   PinnedBuffer,
   type ProfileInfo,

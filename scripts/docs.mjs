@@ -32,7 +32,7 @@ const SECTIONS = [
     'Verifying engines of language models',
     ['verifyEngine', 'VerifyOptions', 'VerificationLimits', 'VerifyProgress', 'VerificationReport', 'EngineVerification', 'WorstPosition', 'saveReferences', 'SaveReferencesOptions'],
   ],
-  ['Sessions', ['Session', 'SessionLoadOptions', 'SessionOptions', 'BatchingOptions', 'RaggedDimension', 'RunOptions', 'TensorMap', 'SessionCloseOptions', 'SessionWarning', 'SessionInfo', 'TensorSignature', 'SessionStats', 'DurationStats', 'LaneStats']],
+  ['Sessions', ['Session', 'SessionLoadOptions', 'SessionOptions', 'BatchingOptions', 'RaggedDimension', 'RunOptions', 'TensorMap', 'OutputMap', 'SessionCloseOptions', 'SessionWarning', 'SessionInfo', 'TensorSignature', 'SessionStats', 'DurationStats', 'LaneStats']],
   ['Tensors', ['Tensor', 'AnyTensor', 'DataType', 'DATA_TYPES', 'TensorData', 'TensorDataTypes', 'TensorSource', 'Float16ArrayLike']],
   [
     'Engines from ONNX models',

@@ -73,7 +73,7 @@ export abstract class MemoryBuffer extends NativeHandle {
     if (offset + bytes <= this.bytes) return
     throw new TensorRTError(
       'ERR_INVALID_ARGUMENT',
-      `"${what}" has ${this.bytes} bytes, and ${bytes} from byte ${offset} on end at ${offset + bytes}`,
+      `${what === 'byte' ? 'The buffer' : `"${what}"`} has ${this.bytes} bytes, and ${bytes} from byte ${offset} on end at ${offset + bytes}`,
     )
   }
 }
@@ -137,27 +137,30 @@ export class PinnedBuffer extends MemoryBuffer {
    */
   write(tensor: Tensor, byteOffset = 0): void {
     if (!(tensor instanceof Tensor)) throw new TensorRTError('ERR_INVALID_TENSOR', `write() takes a Tensor, not ${describeValue(tensor)}`)
-    this.checkRange('byte', byteOffset, 0)
-    if (byteOffset + tensor.byteLength > this.bytes) {
-      throw new TensorRTError(
-        'ERR_INVALID_TENSOR',
-        `A tensor of ${tensor.dtype} and shape ${formatShape(tensor.shape)} has ${tensor.byteLength} bytes, and the PinnedBuffer of ` +
-          `${this.bytes} has ${this.bytes - byteOffset} from byte ${byteOffset} on`,
-      )
-    }
+    this.requireFits(tensor.dtype, tensor.shape, tensor.byteLength, byteOffset)
     new Uint8Array(this.arrayBuffer, byteOffset, tensor.byteLength).set(tensor.bytes)
   }
 
   /**
    * A copy of what is there, as a tensor.
-   * @throws ERR_INVALID_TENSOR, ERR_INVALID_ARGUMENT for what lies outside, ERR_DISPOSED
+   * @throws ERR_INVALID_TENSOR where it does not fit, ERR_INVALID_ARGUMENT, ERR_DISPOSED
    */
   read<D extends DataType>(dtype: D, shape: readonly number[], byteOffset = 0): Tensor<D> {
     const sizes = checkShape(shape, `A tensor of ${checkDataType(dtype, 'A tensor')}`)
     const bytes = byteLengthOf(dtype, volume(sizes))
-    this.checkRange('byte', byteOffset, bytes)
+    this.requireFits(dtype, sizes, bytes, byteOffset)
     // slice() copies, which lets any offset do.
     const copy = this.arrayBuffer.slice(byteOffset, byteOffset + bytes)
     return Tensor.wrap(dtype, new (arrayTypeOf(dtype))(copy), sizes)
+  }
+
+  private requireFits(dtype: DataType, shape: readonly number[], bytes: number, byteOffset: number): void {
+    this.checkRange('byte', byteOffset, 0)
+    if (byteOffset + bytes <= this.bytes) return
+    throw new TensorRTError(
+      'ERR_INVALID_TENSOR',
+      `A tensor of ${dtype} and shape ${formatShape(shape)} has ${bytes} bytes, and the PinnedBuffer of ` +
+        `${this.bytes} has ${this.bytes - byteOffset} from byte ${byteOffset} on`,
+    )
   }
 }

@@ -58,6 +58,7 @@ export {
   type BatchingOptions,
   type DurationStats,
   type LaneStats,
+  type OutputMap,
   type RaggedDimension,
   type RunOptions,
   Session,

@@ -129,11 +129,19 @@ function isFloat16Array(data: unknown): data is Float16ArrayLike {
 function checkElements(dtype: DataType, data: ArrayLike<unknown>, fits: (value: unknown) => boolean, expected: string): void {
   for (let i = 0; i < data.length; i++) {
     if (fits(data[i])) continue
-    throw new TensorRTError('ERR_INVALID_TENSOR', `Element ${i} of a tensor of ${dtype} must be ${expected}, not ${describeValue(data[i])}`)
+    throw new TensorRTError('ERR_INVALID_TENSOR', `Element ${i} of a tensor of ${dtype} must be ${expected}, not ${describeValue(data[i])}`, {
+      hint: Array.isArray(data[i]) ? 'give all numbers in one array, the last dimension fastest, and the shape beside it' : undefined,
+    })
   }
 }
 
 function wrongData(dtype: DataType, data: unknown): TensorRTError {
   const own = arrayTypeOf(dtype).name
-  return new TensorRTError('ERR_INVALID_TENSOR', `A tensor of ${dtype} is made of a ${own} or of numbers, not ${describeValue(data)}`)
+  return new TensorRTError('ERR_INVALID_TENSOR', `A tensor of ${dtype} is made of a ${own} or of numbers, not ${describeValue(data)}`, { hint: dataHint(dtype, own, data) })
+}
+
+function dataHint(dtype: DataType, own: string, data: unknown): string | undefined {
+  if (data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) return `give a typed array over it: new ${own}(buffer)`
+  if (typeof data === 'number' || typeof data === 'bigint' || typeof data === 'boolean') return `a scalar is Tensor.${dtype}([${String(data)}], [])`
+  return undefined
 }

@@ -11,9 +11,12 @@ import {
   gpus,
   KvCache,
   type LogLine,
+  type OutputMap,
   type OutputView,
   type PinnedBuffer,
   Runtime,
+  type RunOptions,
+  Session,
   setLogger,
   type Stream,
   Tensor,
@@ -101,3 +104,21 @@ for (const closable of [runtime, engine, context, stream, event, device, pinned,
   expectTypeOf(closable.close()).resolves.toBeVoid()
   expectTypeOf(closable[Symbol.asyncDispose]()).resolves.toBeVoid()
 }
+
+// A session's outputs: narrowed by their type; by the names that were asked for they are there.
+const session = await Session.load('model.onnx', { batching: { maxBatch: 8 } })
+const inputs: Record<string, Tensor> = { ids: Tensor.int64([1, 2], [1, 2]), mask: Tensor.bool([true, false], [1, 2]) }
+const { logits, hidden } = await session.run(inputs, { outputs: ['logits', 'hidden'], timeoutMs: 100 })
+expectTypeOf(logits).toEqualTypeOf<AnyTensor>()
+if (logits.dtype === 'float32') expectTypeOf(logits.data).toEqualTypeOf<Float32Array>()
+expectTypeOf(hidden.shape).toEqualTypeOf<readonly number[]>()
+const all = await session.run(inputs)
+expectTypeOf(all).toEqualTypeOf<OutputMap>()
+for (const tensor of Object.values(all)) if (tensor.dtype === 'int64') expectTypeOf(tensor.data).toEqualTypeOf<BigInt64Array>()
+// What came out goes in.
+await session.run(all)
+const names: readonly string[] = ['logits']
+const options: RunOptions = { outputs: names, priority: 1 }
+expectTypeOf(await session.run(inputs, options)).toEqualTypeOf<OutputMap>()
+// @ts-expect-error it was not asked for
+void (await session.run(inputs, { outputs: ['logits'] })).hidden

@@ -66,6 +66,11 @@ export class DynamicBatcher<R extends BatchRequest> {
       })
     }
     if (request.deadline !== Infinity) {
+      if (request.deadline <= now) {
+        throw new TensorRTError('ERR_DEADLINE_EXCEEDED', `The deadline passed ${(now - request.deadline).toFixed(1)} ms before the call`, {
+          hint: '"deadline" is a Date or milliseconds since the epoch; for a time from now there is "timeoutMs"',
+        })
+      }
       const start = this.predictedStart(request, now)
       if (start > request.latestStart) {
         const late = request.shape.cost.least(paddedRows(request.shape, request.rows)) + start - request.deadline

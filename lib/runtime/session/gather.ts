@@ -2,8 +2,8 @@
 import { TensorRTError } from '../../errors'
 import { arrayLengthOf, type TensorData } from '../dtype'
 import { volume } from '../shape'
-import { Tensor } from '../tensor'
-import type { TensorMap } from './options'
+import { type AnyTensor, Tensor } from '../tensor'
+import type { OutputMap } from './options'
 import { BATCH, type RequestShapes } from './request_shapes'
 import type { BatchOutput, SessionBatch, SessionRequest } from './session_request'
 
@@ -95,9 +95,9 @@ function copyPadded(
 }
 
 /** The outputs of a request, in memory of their own. `row` is its first row in the batch. */
-export function scatterRequest(shapes: RequestShapes, batch: SessionBatch, request: SessionRequest, row: number, outputs: readonly BatchOutput[]): TensorMap {
+export function scatterRequest(shapes: RequestShapes, batch: SessionBatch, request: SessionRequest, row: number, outputs: readonly BatchOutput[]): OutputMap {
   const { signature } = shapes
-  const result: Record<string, Tensor> = {}
+  const result: Record<string, AnyTensor> = {}
   const { wanted } = request
   const count = wanted === null ? outputs.length : wanted.length
   for (let i = 0; i < count; i++) {
@@ -106,7 +106,7 @@ export function scatterRequest(shapes: RequestShapes, batch: SessionBatch, reque
     const { data, shape } = outputs[index]!
     const values = data as unknown as Values
     if (!shapes.isBatched) {
-      result[name] = Tensor.wrap(dtype, values.slice(0, values.length) as unknown as TensorData, shape)
+      result[name] = wrap(dtype, values.slice(0, values.length), shape)
       continue
     }
     const rowValues = values.length / batch.size
@@ -118,12 +118,12 @@ export function scatterRequest(shapes: RequestShapes, batch: SessionBatch, reque
   return result
 }
 
-function wrap(dtype: Tensor['dtype'], values: Values, shape: readonly number[]): Tensor {
-  return Tensor.wrap(dtype, values as unknown as TensorData, Object.freeze(shape))
+function wrap(dtype: Tensor['dtype'], values: Values, shape: readonly number[]): AnyTensor {
+  return Tensor.wrap(dtype, values as unknown as TensorData, Object.freeze(shape)) as AnyTensor
 }
 
 /** Without what ragged dimensions were filled up with. */
-function wrapCut(shapes: RequestShapes, request: SessionRequest, output: number, values: Values, shape: readonly number[]): Tensor {
+function wrapCut(shapes: RequestShapes, request: SessionRequest, output: number, values: Values, shape: readonly number[]): AnyTensor {
   const { name, dtype } = shapes.signature.outputs[output]!
   const cut = shape.map((dim, axis) => {
     const index = shapes.raggedOutput(name, axis)

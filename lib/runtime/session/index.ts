@@ -1,6 +1,7 @@
 export { createEngineSession, type SessionLoadOptions } from './load_session'
 export type {
   BatchingOptions,
+  OutputMap,
   RaggedDimension,
   RunOptions,
   SessionCloseOptions,

@@ -107,8 +107,9 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
   } catch (cause) {
     const isUnusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
     if (backend === 'tensorrt' || !isUnusable || fallback === undefined) throw cause
+    const runs = await withoutGpu(() => fallback(checked.signal), cause)
     warnOf(checked, { code: 'ONNXRUNTIME_FALLBACK', message: `onnxruntime runs the model on the CPU, as no GPU can. ${cause.message}`, cause })
-    return Session.open(await withoutGpu(() => fallback(checked.signal), cause), checked)
+    return Session.open(runs, checked)
   }
   try {
     engine.requireWeights()

@@ -1,5 +1,5 @@
 /** Runs the batches of a session with onnxruntime, on the CPU, in a worker thread. Takes the place of a GPU where there is none. */
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { extname, join } from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -77,12 +77,13 @@ export class OnnxRuntimeBackend implements SessionBackend {
     const { onnx, threads, signal } = options
     if (signal?.aborted === true) throw new AbortError(signal.reason)
     const modulePath = findOnnxRuntime()
-    if (typeof onnx === 'string' && !existsSync(onnx)) throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no ONNX file ${onnx}`)
+    if (typeof onnx === 'string') requireFile(onnx)
+    const name = typeof onnx === 'string' ? onnx : 'the model'
     const closing = new SharedArrayBuffer(4)
     const worker = startWorker({ modulePath, model: onnx, threads, closing })
     try {
-      const loaded = await loadedModel(worker, signal)
-      return new OnnxRuntimeBackend(worker, new Int32Array(closing), signatureOf(loaded, typeof onnx === 'string' ? onnx : 'the model'))
+      const loaded = await loadedModel(worker, name, signal)
+      return new OnnxRuntimeBackend(worker, new Int32Array(closing), signatureOf(loaded, name))
     } catch (error) {
       await worker.terminate()
       throw error
@@ -180,6 +181,13 @@ export class OnnxRuntimeBackend implements SessionBackend {
   }
 }
 
+/** @throws ERR_MODEL_NOT_FOUND, ERR_ONNX_INVALID */
+function requireFile(path: string): void {
+  const found = existsSync(path) ? statSync(path) : undefined
+  if (found === undefined) throw new TensorRTError('ERR_MODEL_NOT_FOUND', `There is no ONNX file ${path}`)
+  if (!found.isFile()) throw new TensorRTError('ERR_ONNX_INVALID', `${path} is no file`)
+}
+
 /** @throws ERR_ONNXRUNTIME_NOT_FOUND */
 function findOnnxRuntime(): string {
   try {
@@ -201,11 +209,11 @@ function startWorker(workerData: OnnxWorkerData): Worker {
 
 type LoadedModel = Extract<OnnxAnswer, { kind: 'loaded' }>
 
-function loadedModel(worker: Worker, signal: AbortSignal | undefined): Promise<LoadedModel> {
+function loadedModel(worker: Worker, name: string, signal: AbortSignal | undefined): Promise<LoadedModel> {
   return new Promise((resolve, reject) => {
     let unfollow: (() => void) | undefined
     const died = (what: string, cause?: Error): void => end(() => reject(new TensorRTError('ERR_INTERNAL', `onnxruntime's thread ${what}`, { cause })))
-    const onMessage = (answer: OnnxAnswer): void => end(() => (answer.kind === 'loaded' ? resolve(answer) : reject(loadError(answer))))
+    const onMessage = (answer: OnnxAnswer): void => end(() => (answer.kind === 'loaded' ? resolve(answer) : reject(loadError(answer, name))))
     const onError = (cause: Error): void => died(`died: ${cause.message}`, cause)
     const onExit = (code: number): void => died(`ended with ${code}`)
     const end = (settle: () => void): void => {
@@ -220,14 +228,14 @@ function loadedModel(worker: Worker, signal: AbortSignal | undefined): Promise<L
   })
 }
 
-function loadError(answer: OnnxAnswer): TensorRTError {
+function loadError(answer: OnnxAnswer, name: string): TensorRTError {
   const { missing, message } = answer as Extract<OnnxAnswer, { kind: 'failed' }>
   if (missing) {
     return new TensorRTError('ERR_ONNXRUNTIME_NOT_FOUND', `onnxruntime-node does not load: ${message}`, { hint: 'install it again: npm install onnxruntime-node' })
   }
   // onnxruntime gives no codes: its words tell what it lacks from what is broken.
   const unsupported = /unsupported data type|not implemented|is not a registered function|opset/i.test(message)
-  return new TensorRTError(unsupported ? 'ERR_ONNX_UNSUPPORTED' : 'ERR_ONNX_INVALID', `onnxruntime does not take the model: ${message}`)
+  return new TensorRTError(unsupported ? 'ERR_ONNX_UNSUPPORTED' : 'ERR_ONNX_INVALID', `onnxruntime does not take ${name}: ${message}`)
 }
 
 function signatureOf({ inputs, outputs }: LoadedModel, name: string): ModelSignature {

@@ -1,8 +1,9 @@
 /** Public options of sessions, and what they come to once checked. */
 import { availableParallelism } from 'node:os'
 import { TensorRTError } from '../../errors'
-import { ArgumentReader, invalidArgument } from '../argument_reader'
-import type { Tensor } from '../tensor'
+import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
+import { tellListener } from '../listeners'
+import type { AnyTensor, Tensor } from '../tensor'
 
 /** One dimension that differs between requests, such as the length of a text. It is filled up so that requests can share a batch. */
 export interface RaggedDimension {
@@ -81,11 +82,14 @@ export interface SessionOptions {
   signal?: AbortSignal | undefined
 }
 
-/** Inputs or outputs by name. */
+/** Inputs by name. */
 export type TensorMap = Readonly<Record<string, Tensor>>
 
+/** Outputs by name; `output.dtype === 'float32'` narrows `output.data`. */
+export type OutputMap<N extends string = string> = Readonly<Record<N, AnyTensor>>
+
 /** Options of one request. */
-export interface RunOptions {
+export interface RunOptions<N extends string = string> {
   /** Aborts the request: it rejects with an AbortError whose `cause` is `signal.reason`. What runs already is left to end. */
   signal?: AbortSignal | undefined
   /** Lower is more urgent. Integer in [-1000, 1000], default 0. */
@@ -98,7 +102,7 @@ export interface RunOptions {
   /** Milliseconds from the call after which the request fails with ERR_TIMEOUT. */
   timeoutMs?: number | undefined
   /** Outputs to hand out. Default: all. */
-  outputs?: readonly string[] | undefined
+  outputs?: readonly N[] | undefined
 }
 
 export interface SessionCloseOptions {
@@ -222,7 +226,8 @@ function checkSizes(name: string, value: unknown): readonly number[] | undefined
   const isSize = (size: unknown, i: number, all: readonly unknown[]): boolean =>
     Number.isInteger(size) && (size as number) >= 1 && (size as number) <= MAX_DIMENSION && (i === 0 || (size as number) > (all[i - 1] as number))
   if (Array.isArray(value) && value.length > 0 && value.length <= 4096 && value.every(isSize)) return [...(value as number[])]
-  throw invalidArgument(name, 'an array of integers from 1, ascending', value)
+  const shown = Array.isArray(value) && value.length > 0 && value.length <= 16 ? `[${value.map(describeValue).join(', ')}]` : describeValue(value)
+  throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" must be an array of integers from 1, ascending, not ${shown}`)
 }
 
 function checkPadding(value: unknown): CheckedRagged[] {
@@ -271,10 +276,5 @@ export function warnOf({ onWarning }: CheckedSessionOptions, warning: SessionWar
     process.emitWarning(warning.message, { type: 'NodeTensorRTWarning', code: warning.code })
     return
   }
-  try {
-    onWarning(warning)
-  } catch (error) {
-    // A listener's error is the listener's: it must not end a session.
-    process.emitWarning(`onWarning threw: ${(error as Error).message}`, 'NodeTensorRTWarning')
-  }
+  tellListener('onWarning', onWarning, warning)
 }

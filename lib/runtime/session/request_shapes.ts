@@ -274,11 +274,16 @@ export class RequestShapes {
     return { min, max }
   }
 
+  /** No engine, which has profiles: a dimension of any size is taken. */
+  private get isOpen(): boolean {
+    return this.signature.inputs.some(({ ranges }) => ranges.some(({ max }) => max.includes(Infinity)))
+  }
+
   private outOfRange(dims: readonly (readonly number[])[]): TensorRTError {
     for (const [i, { name, ranges }] of this.signature.inputs.entries()) {
       if (ranges.some((range) => holds(range, dims[i]!))) continue
       const shown = dims[i]!.map((dim) => (dim === BATCH ? 'rows' : dim)).join(', ')
-      return new TensorRTError('ERR_INVALID_TENSOR', `Input "${name}" has the shape [${shown}], and the profiles take ${ranges.map(formatRange).join(' or ')}`)
+      return new TensorRTError('ERR_INVALID_TENSOR', `Input "${name}" has the shape [${shown}], and the ${this.isOpen ? 'model takes' : 'profiles take'} ${ranges.map(formatRange).join(' or ')}`)
     }
     const shapes = dims.map((shape, i) => `"${this.signature.inputs[i]!.name}" ${formatShape(shape)}`).join(', ')
     return new TensorRTError('ERR_INVALID_TENSOR', `No profile takes these shapes together: ${shapes}`)
@@ -347,5 +352,5 @@ function formatDynamic(shape: readonly number[]): string {
 }
 
 function formatRange({ min, max }: ShapeRange): string {
-  return `${formatShape(min)} to ${formatShape(max)}`
+  return `[${min.map((least, axis) => (max[axis] === Infinity ? '?' : max[axis] === least ? least : `${least}..${max[axis]}`)).join(', ')}]`
 }

@@ -12,7 +12,7 @@ import { loadSession, type SessionLoadOptions } from './load_session'
 import { DynamicBatcher } from './dynamic_batcher'
 import { type BackendSource, deviceFailed, failedOver, nothingTookOver, RequestTransfer } from './failover'
 import { scatterRequest } from './gather'
-import { type CheckedSessionOptions, type RunOptions, type SessionCloseOptions, type SessionWarning, type TensorMap, warnOf } from './options'
+import { type CheckedSessionOptions, type OutputMap, type RunOptions, type SessionCloseOptions, type SessionWarning, type TensorMap, warnOf } from './options'
 import { RequestLimits } from './request_limits'
 import { RequestShapes } from './request_shapes'
 import { DEFAULT_RUN, readRunOptions } from './run_options'
@@ -143,8 +143,8 @@ export class Session implements AsyncDisposable {
    * @throws (as a rejection) ERR_INVALID_TENSOR, ERR_INVALID_ARGUMENT; ERR_QUEUE_FULL; ERR_DEADLINE_EXCEEDED, ERR_TIMEOUT; AbortError;
    * ERR_EXECUTION_FAILED, ERR_CUDA, ERR_OUT_OF_DEVICE_MEMORY when the run failed; ERR_BACKEND_DEAD when nothing runs any more; ERR_DISPOSED
    */
-  run(inputs: TensorMap, options?: RunOptions): Promise<TensorMap> {
-    return new Promise((resolve, reject) => {
+  run<N extends string = string>(inputs: TensorMap, options?: RunOptions<N>): Promise<OutputMap<N>> {
+    return new Promise<OutputMap>((resolve, reject) => {
       try {
         this.#accept(inputs, options, resolve, reject)
       } catch (error) {
@@ -248,7 +248,7 @@ export class Session implements AsyncDisposable {
     })
   }
 
-  #accept(inputs: TensorMap, options: RunOptions | undefined, resolve: (outputs: TensorMap) => void, reject: (error: Error) => void): void {
+  #accept(inputs: TensorMap, options: RunOptions | undefined, resolve: (outputs: OutputMap) => void, reject: (error: Error) => void): void {
     if (this.#ended !== undefined) throw this.#ended
     const now = performance.now()
     const { signal, priority, deadline, timeoutAt, wanted } = options === undefined ? DEFAULT_RUN : readRunOptions(options, this.#shapes.signature, now)

@@ -3,7 +3,7 @@ import type { TensorData } from '../dtype'
 import { BatchRequest } from './request_queue'
 import type { ClassifiedRequest, ShapeClass } from './request_shapes'
 import type { Batch } from './dynamic_batcher'
-import type { TensorMap } from './options'
+import type { OutputMap } from './options'
 
 /** A call of `run`. All times are milliseconds of `performance.now()`. */
 export class SessionRequest extends BatchRequest {
@@ -30,7 +30,7 @@ export class SessionRequest extends BatchRequest {
     readonly timeoutAt: number,
     /** Indices of the outputs that are wanted; null: all. */
     public wanted: readonly number[] | null,
-    readonly resolve: (outputs: TensorMap) => void,
+    readonly resolve: (outputs: OutputMap) => void,
     readonly reject: (error: Error) => void,
   ) {
     super(classified.rows, classified.shape, arrival, priority, deadline)

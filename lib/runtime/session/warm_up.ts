@@ -1,5 +1,6 @@
 /** What is run before a session is ready. */
 import { TensorRTError } from '../../errors'
+import { describeValue } from '../argument_reader'
 import { throwIfAborted } from '../handle'
 import { Tensor } from '../tensor'
 import type { CheckedSessionOptions, TensorMap } from './options'
@@ -145,7 +146,14 @@ function withBuckets(shapes: RequestShapes, inputs: readonly (readonly number[])
 }
 
 function namedShapes(shapes: RequestShapes, named: Readonly<Record<string, readonly number[]>>): (readonly number[])[] {
-  return shapes.signature.inputs.map(({ name, shape }) => {
+  const { inputs } = shapes.signature
+  for (const name of Object.keys(named)) {
+    if (inputs.some((input) => input.name === name)) continue
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"warmUp" names the input ${describeValue(name)}, which the model does not have`, {
+      hint: `it takes ${inputs.map((input) => input.name).join(', ')}`,
+    })
+  }
+  return inputs.map(({ name, shape }) => {
     const given = named[name]
     if (given !== undefined) return given
     if (shape.every((size) => size >= 0)) return shape

@@ -142,6 +142,12 @@ describe('models that cannot be loaded', () => {
     expect(await codeOf(load(model(name)))).toBe(code)
   })
 
+  it('names the file, and takes no folder', async () => {
+    await expect(load(model('truncated'))).rejects.toThrow(`onnxruntime does not take ${model('truncated')}: `)
+    await expect(load('onnx', { onnx: fixtures })).rejects.toMatchObject({ code: 'ERR_ONNX_INVALID', message: `${fixtures} is no file` })
+    await expect(load(model('mlp'), { warmUp: [{ x: [2, 5] }] })).rejects.toThrow('Input "x" has the shape [2, 5], and the model takes [?, 16]')
+  })
+
   it('ends the wait when it is aborted', async () => {
     const abort = new AbortController()
     const loading = load(model('mlp'), { signal: abort.signal })
@@ -179,10 +185,12 @@ describe('without a GPU', () => {
       const plan = Buffer.from('a plan') as never
       expect(await codeOf(load(plan, { backend: 'tensorrt', onnx: model('mlp') }))).toBe('ERR_TENSORRT_MODULE_NOT_FOUND')
       expect(await codeOf(load(plan, { backend: 'auto' }))).toBe('ERR_TENSORRT_MODULE_NOT_FOUND')
-      await expect(load(plan, { backend: 'auto', onnx: model('nowhere'), onWarning: () => {} })).rejects.toMatchObject({
+      const warnings: SessionWarning[] = []
+      await expect(load(plan, { backend: 'auto', onnx: model('nowhere'), onWarning: (warning) => warnings.push(warning) })).rejects.toMatchObject({
         code: 'ERR_MODEL_NOT_FOUND',
         cause: expect.any(AggregateError) as AggregateError,
       })
+      expect(warnings).toEqual([])
     } finally {
       restore()
     }
