@@ -26,14 +26,14 @@ async function soak(requests: number, env: Record<string, string> = {}): Promise
 }
 
 describe('memory, handles and pages under load', () => {
-  it('stay flat over 20,000 requests with aborts', { timeout: 400_000 }, async () => {
+  it('stay flat over 20,000 requests with aborts', { timeout: 1_200_000 }, async () => {
     const report = await soak(20_000)
     expect(report).toMatchObject({ failed: 0, usedPages: 0, leak: false })
-    expect(report.finished + report.aborted).toBe(20_000)
-    expect(report.aborted).toBeGreaterThan(2_000)
+    expect(report.finished + report.aborted).toBe(report.requests)
+    expect(report.aborted).toBeGreaterThan(report.requests / 10)
   })
 
-  it('a planted leak is caught by the same check', { timeout: 400_000 }, async () => {
+  it('a planted leak is caught by the same check', { timeout: 1_200_000 }, async () => {
     // The same sources, compiled with NT_PLANT_LEAK: each closed slot keeps 2 KiB.
     const build = join(root, 'build', 'cmake')
     await run('cmake', ['--build', build, '--target', 'node-tensorrt-leaky', '--parallel', '2'])
