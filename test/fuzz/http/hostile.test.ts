@@ -27,7 +27,7 @@ afterAll(async () => {
 })
 
 describe('hostile requests', () => {
-  it('are each answered as a fault of the client, and hurt nobody', { timeout: 300_000 }, async () => {
+  it('are each answered as a fault of the client, and hurt nobody', { timeout: 900_000 }, async () => {
     const delay = monitorEventLoopDelay({ resolution: 10 })
     delay.enable()
     const report = await runHostile({ port, seed: 7, requests: Number(process.env['NT_HOSTILE_REQUESTS'] ?? 4000), connections: 16, apiKey })
@@ -38,9 +38,7 @@ describe('hostile requests', () => {
     // The client is in this process, too: it only tells that nothing blocks for long.
     expect(delay.percentile(99) / 1e6).toBeLessThan(500)
     // All of it is over: no page is lost, and nothing runs on.
-    for (let i = 0; i < 200 && (server.pending + llm.stats().running + llm.stats().kv.usedPages > 0); i++) await new Promise((resolve) => setTimeout(resolve, 10))
-    expect(server.pending).toBe(0)
-    expect(llm.stats()).toMatchObject({ running: 0, waiting: 0, kv: { usedPages: 0 } })
+    await expect.poll(() => ({ pending: server.pending, ...llm.stats() })).toMatchObject({ pending: 0, running: 0, waiting: 0, kv: { usedPages: 0 } })
     llm.check()
     expect(({} as Record<string, unknown>)['n']).toBeUndefined()
   })

@@ -104,7 +104,7 @@ export class RawConnection {
 
   constructor(
     private readonly port: number,
-    private readonly timeoutMs = 30_000,
+    private readonly timeoutMs = 60_000,
   ) {}
 
   async send({ parts, slowly = false, head = false, leaveAfter }: RawRequest): Promise<RawAnswer> {
