@@ -24,6 +24,9 @@ export interface ThreadEvents {
   onEnd(thread: GrammarThread, end: ThreadEnd): void
 }
 
+/** Milliseconds that a thread has to start, at least: where many start on a busy machine, that is the fault of no grammar. */
+const START_MS = 60_000
+
 export class GrammarThread {
   /** Of the library, which grows and never shrinks, and of automata, when the last grammar was compiled. */
   memoryBytes = 0
@@ -41,7 +44,7 @@ export class GrammarThread {
 
   /**
    * @param vocabulary null for a thread that parses only
-   * @param silenceMs how long it may work without an answer
+   * @param silenceMs how long it may work without an answer once it has started
    */
   constructor(
     vocabulary: VocabularyData | null,
@@ -129,7 +132,8 @@ export class GrammarThread {
 
   private watch(): void {
     clearTimeout(this.timer)
-    this.timer = setTimeout(() => this.end('silence', `it takes longer than ${this.silenceMs} ms`), this.silenceMs)
+    const limit = this.ready ? this.silenceMs : Math.max(this.silenceMs, START_MS)
+    this.timer = setTimeout(() => this.end('silence', `it takes longer than ${limit} ms`), limit)
   }
 
   private settle(): void {
@@ -145,9 +149,9 @@ export class GrammarThread {
       return
     }
     this.due -= message.kind === 'masks' ? message.entries.length / 2 : 1
+    if (message.kind === 'ready') this.ready = true
     if (this.due > 0) this.watch()
     else this.settle()
-    if (message.kind === 'ready') this.ready = true
     if (message.kind === 'done') {
       this.memoryBytes = message.memoryBytes
       this.job = undefined

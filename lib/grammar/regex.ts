@@ -347,7 +347,7 @@ function spellOthers(ranges: readonly Range[]): string {
 
 /** EBNF of a literal. */
 export function literal(text: string): string {
-  return `"${Array.from(text, (char) => spellCode(char.codePointAt(0)!)).join('')}"`
+  return `"${text.replace(/[^A-Za-z0-9]/gu, (char) => spellCode(char.codePointAt(0)!))}"`
 }
 
 /** EBNF of something so many times. */

@@ -55,7 +55,7 @@ export function timesAsMuch(small: () => unknown, large: () => unknown, enough: 
 }
 
 /** Microseconds of the processor, of the whole process; at least one. */
-function cpuOf(work: () => unknown): number {
+export function cpuOf(work: () => unknown): number {
   const from = process.cpuUsage()
   work()
   const { user, system } = process.cpuUsage(from)
