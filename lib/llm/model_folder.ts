@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { TensorRTError, type ErrorCode } from '../errors'
 import { type Graph, graphFromConfig, kvGeometry } from '../models'
-import { type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
+import { describeValue, type EngineFolder, isEngineFolder, locateWeights, readEngineFolder } from '../runtime'
 import { ChatTemplate, Tokenizer } from '../text'
 import { type GenerationDefaults, readGenerationDefaults } from './generation_config'
 import { type EmbeddingDefaults, readEmbeddingDefaults } from './pooling'
@@ -63,10 +63,8 @@ export interface ReadModelOptions {
  */
 export async function readModelFolder(folder: string, options: ReadModelOptions = {}): Promise<ModelFolder> {
   if (typeof folder !== 'string' || folder === '' || folder.includes('\0')) {
-    throw new TensorRTError(
-      'ERR_INVALID_ARGUMENT',
-      'A model is named by the path of its folder, a string that is not empty',
-    )
+    const message = `A model is named by the path of its folder, a string that is not empty, not by ${describeValue(folder)}`
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', message, { hint: (folder as unknown) instanceof URL ? 'fileURLToPath() of node:url makes a path of a URL' : undefined })
   }
   const path = resolve(folder)
   await requireFolder(path)

@@ -9,7 +9,7 @@ import type { RecordedStep, StepProfile } from './step_recorder'
 
 /** When a profile ends: with the first of these that is given. Default: after one second. */
 export interface ProfileOptions {
-  /** After so many steps. */
+  /** After so many steps. While no request runs there are none, and the profile waits for them. */
   steps?: number | undefined
   /** After so many milliseconds. */
   durationMs?: number | undefined

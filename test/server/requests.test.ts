@@ -33,6 +33,7 @@ describe('a request that is wrong is told what was given and what is expected', 
     [CHAT, { messages: [] }, 'messages', '"messages" must not be empty'],
     [CHAT, { messages: [{ role: 'user', content: 5 }] }, 'messages[0].content', '"messages[0].content" must be a string, or an array of at most 4096 parts, not 5'],
     [CHAT, { messages, response_format: 'json' }, 'response_format', '"response_format" must be an object, not "json"'],
+    [CHAT, { messages, tools: [{ type: 'custom', custom: { name: 'f' } }] }, 'tools[0].type', '"tools[0].type" must be "function", not "custom"'],
     ['/v1/completions', { prompt: 'a', logprobs: true }, 'logprobs', '"logprobs" must be an integer from 0 to 256, not true'],
     ['/v1/completions', { prompt: [] }, 'prompt', /none empty, not an array of 0$/],
     ['/v1/completions', { prompt: 'a', stop: 'a'.repeat(2000) }, 'stop[0]', /1 to 1024 UTF-16 units, not one of 2000$/],
@@ -95,6 +96,11 @@ describe('stop_reason', () => {
   it.each([CHAT, '/v1/completions'])('is in the last event of %s, too', async (path) => {
     expect(await lastOf(path, { stop: ['e', 'o'] })).toMatchObject({ finish_reason: 'stop', stop_reason: expect.stringMatching(/^[eo]$/) })
     expect(await lastOf(path, { max_tokens: 1 })).toMatchObject({ finish_reason: 'length', stop_reason: null })
+  })
+
+  it('no top_logprobs ask for nothing, whether logprobs are there or not', async () => {
+    expect((await answered(CHAT, { ...body, top_logprobs: 0 })).choices[0].logprobs).toBeNull()
+    expect(await refused(CHAT, { ...body, top_logprobs: 1 })).toMatchObject({ status: 400, param: 'top_logprobs' })
   })
 
   it('an empty stop string asks for nothing', async () => {

@@ -38,7 +38,7 @@ function isPlainChat(value: unknown): boolean {
 }
 
 const tool = z.object({
-  type: z.literal('function'),
+  type: z.literal('function', 'must be "function"'),
   function: z.object({
     name: z.string().regex(/^[\w.-]{1,128}$/, 'must be 1 to 128 letters, digits, "_", "-" or "."'),
     description: optional(z.string()),
@@ -103,7 +103,7 @@ const UNSUPPORTED: Unsupported = {
 export function parseChat(body: Record<string, unknown>): ChatBody {
   const parsed = parse(chatSchema, body)
   refuseUnsupported(body, UNSUPPORTED)
-  if (parsed.top_logprobs !== undefined && parsed.logprobs !== true) {
+  if ((parsed.top_logprobs ?? 0) > 0 && parsed.logprobs !== true) {
     throw ApiError.invalid('top_logprobs', '"top_logprobs" goes with "logprobs": true only')
   }
   return parsed

@@ -100,6 +100,10 @@ describe('a broken folder', () => {
     expect(await failure(bad as string)).toHaveCode('ERR_INVALID_ARGUMENT')
   })
 
+  it('nor is a URL, and is told how to become one', async () => {
+    expect(await failure(new URL('file:///models/one') as unknown as string)).toHaveCode('ERR_INVALID_ARGUMENT', /not by an object of URL \(fileURLToPath/)
+  })
+
   it('is not there, or a file', async () => {
     expect(await failure(`${folder}-not`)).toHaveCode('ERR_MODEL_NOT_FOUND', /nothing is downloaded/)
     expect(await failure(path('config.json'))).toHaveCode('ERR_MODEL_NOT_FOUND', /is no folder/)
