@@ -56,7 +56,7 @@ describe('against a clairvoyant, which tries each request in a copy of the serve
     [0.8, 3, 500],
     [1.5, 1, 300],
     [2.5, 3, 300],
-  ])('%s times what saturates, bursts of %s: at most 5%% more are refused', { timeout: 120_000 }, (load, burst, count) => {
+  ])('%s times what saturates, bursts of %s: at most 5%% more are refused', (load, burst, count) => {
     const arrivals = makeArrivals({ count, rate: load * capacity, seed: 5, burst })
     const { served } = simulate(arrivals, options)
     expect(refusedShare(served)).toBeGreaterThan(0)
@@ -82,7 +82,7 @@ describe('steps as fast as they were measured on an H200', () => {
     expect(outcome.good).toBeGreaterThanOrEqual(0.99)
   })
 
-  it('at most 5% more are refused than by a clairvoyant, also with bounds of some steps', { timeout: 120_000 }, () => {
+  it('at most 5% more are refused than by a clairvoyant, also with bounds of some steps', () => {
     const tight = { machine, sla: { ttftMs: 100, itlMs: 20 }, scheduler: { maxStepMs: 20 } }
     const arrivals = makeArrivals({ count: 300, rate: saturation({ machine, scheduler: tight.scheduler }), seed: 5, burst: 3 })
     const { served } = simulate(arrivals, tight)
