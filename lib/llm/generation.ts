@@ -320,6 +320,11 @@ export class GenerationHandle implements Generation {
     return generation.#state.consume(onChunk)
   }
 
+  static abort(generation: Generation, reason: unknown): void {
+    if (!(#state in generation)) throw invalidArgument('generation', 'what generate() returns', generation)
+    generation.#state.abort(new AbortError(reason))
+  }
+
   [Symbol.asyncIterator](): AsyncIterator<GenerationChunk, undefined> {
     return this.#state.iterate()
   }
@@ -336,4 +341,14 @@ export class GenerationHandle implements Generation {
  */
 export function consumeChunks(generation: Generation, onChunk: OnChunk): Promise<GenerationResult> {
   return GenerationHandle.consume(generation, onChunk)
+}
+
+/**
+ * Ends a generation as the abort of its signal would, without a signal: for a server, which needs one for nothing else.
+ * @internal
+ * @param reason the cause of the AbortError
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function abortGeneration(generation: Generation, reason: unknown): void {
+  GenerationHandle.abort(generation, reason)
 }

@@ -1,6 +1,6 @@
 export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type BuiltEngine } from './build_engine'
 export type { EmbeddingResult, EmbedInput, EmbedOptions } from './embedding'
-export { consumeChunks, type Generation, type OnChunk } from './generation'
+export { abortGeneration, consumeChunks, type Generation, type OnChunk } from './generation'
 export type { Grammar } from '../grammar'
 export type { GenerationDefaults } from './generation_config'
 export { type FromExecutorOptions, LLM, type LLMInfo } from './llm'

@@ -289,12 +289,25 @@ export class LLM {
    * ERR_QUEUE_FULL, ERR_DISPOSED; AbortError
    */
   async encodePrompt(options: PromptOptions): Promise<EncodedPrompt> {
+    return this.encodeAtOnce(options, undefined)
+  }
+
+  /**
+   * The same, at once where it needs no thread.
+   * @internal
+   * @param late makes the signal, in place of that of the options, where it does
+   */
+  encodeAtOnce(options: PromptOptions, late: (() => AbortSignal) | undefined): EncodedPrompt | Promise<EncodedPrompt> {
     if (this.#closing !== undefined) throw disposed()
     const { source, signal } = checkPromptOptions(options)
     throwIfAborted(signal)
     const prompt = this.#encoder.encode(source, this.#limits)
     const continuation = continues(source)
     if (prompt instanceof Int32Array) return new EncodedPrompt(prompt, continuation)
+    return this.#encoded(prompt, continuation, late === undefined ? signal : late())
+  }
+
+  async #encoded(prompt: PendingPrompt, continuation: boolean, signal: AbortSignal | undefined): Promise<EncodedPrompt> {
     // First, so that the abort rejects with its reason; what is cancelled has none.
     const ids = orAbort(prompt.ids, signal, () => {})
     const unfollow = signal === undefined ? undefined : followSignal(signal, prompt.cancel)

@@ -2,6 +2,7 @@
 import { type Context, Hono } from 'hono'
 import { ApiError, refusalError, toApiError } from './errors'
 import { Exchange, type NodePair } from './http/exchange'
+import { discardBody } from './http/unread'
 import { type Route, ROUTES } from './routes'
 import type { Services } from './services'
 
@@ -19,14 +20,32 @@ function pairOf({ env }: Context<Env>): NodePair | undefined {
 
 /** Most wrong addresses are a base URL with one `/v1` too many or too few, which the path shows. */
 const notFound = ({ method, request }: Exchange): never => {
-  const path = new URL(request.url).pathname.slice(0, 200)
+  const path = request === undefined ? '' : new URL(request.url).pathname.slice(0, 200)
   throw new ApiError(404, 'invalid_request_error', 'not_found', `There is no route ${method} ${path}`)
 }
 
+/** Hosts that are remembered as valid. */
+const MAX_HOSTS = 64
+
+export interface App {
+  /** Answers any request; those of the server's own listener bring their {@link NODE_PAIR}. */
+  hono: Hono<Env>
+  /**
+   * Answers one for an exact path of a route, without a `Request` and middleware, which take a fifth of what a request costs.
+   * @returns false: it is for {@link hono}
+   */
+  answers(node: NodePair): boolean
+}
+
 /** @param live holds the exchanges under way; @param onEnd is called when one has left it */
-export function createApp(services: Services, live: Set<Exchange>, onEnd: () => void): Hono<Env> {
+export function createApp(services: Services, live: Set<Exchange>, onEnd: () => void): App {
   const app = new Hono<Env>({ strict: false })
   const { telemetry } = services
+  // What is a valid host is the adapter's to say, as a request without one is answered there.
+  const hosts = new Set<string>()
+  const passed = ({ incoming }: NodePair): void => {
+    if (incoming.headers.host !== undefined && hosts.size < MAX_HOSTS) hosts.add(incoming.headers.host)
+  }
 
   const report = (exchange: Exchange): void => {
     live.delete(exchange)
@@ -48,7 +67,7 @@ export function createApp(services: Services, live: Set<Exchange>, onEnd: () => 
   }
 
   const serve = async (
-    request: Request,
+    request: Request | undefined,
     node: NodePair | undefined,
     name: string,
     handle: Route['handle'],
@@ -56,6 +75,7 @@ export function createApp(services: Services, live: Set<Exchange>, onEnd: () => 
   ): Promise<Response> => {
     const exchange = new Exchange(request, node, services.stallTimeoutMs, report)
     live.add(exchange)
+    if (request !== undefined && node !== undefined) passed(node)
     telemetry?.httpStarted()
     exchange.route = name
     try {
@@ -86,5 +106,21 @@ export function createApp(services: Services, live: Set<Exchange>, onEnd: () => 
     app.all(path, (c) => serve(c.req.raw, pairOf(c), name, refuse, {}))
   }
   app.notFound((c) => serve(c.req.raw, pairOf(c), 'other', notFound, {}))
-  return app
+
+  const exact = new Map(ROUTES.filter(({ path }) => !path.includes(':')).map((route) => [`${route.method} ${route.path}`, route]))
+  return {
+    hono: app,
+    answers(node) {
+      const { incoming, outgoing } = node
+      const { method, url, headers } = incoming
+      const route = exact.get(`${method} ${url}`)
+      if (route === undefined || headers.host === undefined || !hosts.has(headers.host)) return false
+      if (method === 'POST') outgoing.once('close', () => discardBody(incoming))
+      serve(undefined, node, route.name, route.handle, {}).catch((error: unknown) => {
+        services.onError(error, '-')
+        outgoing.destroy()
+      })
+      return true
+    },
+  }
 }

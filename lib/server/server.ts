@@ -94,7 +94,7 @@ class LLMServer implements Server {
   }
 
   async fetch(request: Request): Promise<Response> {
-    return this.app.fetch(request)
+    return this.app.hono.fetch(request)
   }
 
   async listen(options: ListenOptions = {}): Promise<{ host: string; port: number; url: string }> {
@@ -153,7 +153,7 @@ class LLMServer implements Server {
     const listener = getRequestListener(
       (request, env) => {
         const { incoming, outgoing } = env as { incoming: IncomingMessage; outgoing: ServerResponse }
-        return this.app.fetch(request, { [NODE_PAIR]: { incoming, outgoing } })
+        return this.app.hono.fetch(request, { [NODE_PAIR]: { incoming, outgoing } })
       },
       {
         // A library leaves the process's Request and Response as they are.
@@ -172,7 +172,7 @@ class LLMServer implements Server {
     const connections = new Connections()
     const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
       connections.begin(incoming.socket, outgoing)
-      void listener(incoming, outgoing)
+      if (!this.app.answers({ incoming, outgoing })) void listener(incoming, outgoing)
     }
     const http = tls === undefined ? createHttpServer(settings, onRequest) : createHttpsServer({ ...settings, ...tls }, onRequest)
     answerMalformed(http, (socket) => connections.isAnswering(socket))

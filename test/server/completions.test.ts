@@ -306,12 +306,12 @@ describe('/tokenize and /detokenize', () => {
     const limited = await startServer({ security: createKeySecurity({ keys: [{ name: 'one', sha256: hashApiKey(secret), maxConcurrent: 1 }] }) })
     const ask = async (body: object) => (await limited.post('/tokenize', body, { 'x-api-key': secret })).status
     const { llm } = limited
-    const encode = llm.encodePrompt.bind(llm)
+    const encode = llm.encodeAtOnce.bind(llm)
     let goOn!: () => void
     const others = new Promise<void>((resolve) => (goOn = resolve))
-    const encoding = vi.spyOn(llm, 'encodePrompt').mockImplementation(async (options) => {
+    const encoding = vi.spyOn(llm, 'encodeAtOnce').mockImplementation(async (...given) => {
       await others
-      return encode(options)
+      return encode(...given)
     })
     const first = ask({ prompt: 'word '.repeat(900) })
     await vi.waitFor(() => expect(encoding).toHaveBeenCalledTimes(1), PATIENTLY)

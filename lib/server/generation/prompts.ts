@@ -1,4 +1,5 @@
 /** Prompts of a request, as tokens. */
+import { AbortError } from '../../errors'
 import type { EncodedPrompt, PromptOptions } from '../../llm'
 import type { ChatMessage } from '../../text'
 import { ApiError, toApiError } from '../errors'
@@ -21,7 +22,9 @@ async function encode(
 ): Promise<EncodedPrompt> {
   let encoded: EncodedPrompt
   try {
-    encoded = await served.llm.encodePrompt({ ...options, signal: exchange.signal })
+    if (exchange.abortReason !== undefined) throw new AbortError(exchange.abortReason)
+    const encoding = served.llm.encodeAtOnce(options, () => exchange.signal)
+    encoded = encoding instanceof Promise ? await encoding : encoding
   } catch (error) {
     throw inField(error, where)
   }

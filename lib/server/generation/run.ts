@@ -1,5 +1,5 @@
 /** Runs the prompts of a request, and answers with one body or with a stream of events. */
-import { consumeChunks, type EncodedPrompt, type Generation, type GenerationChunk, type GenerationResult, type Usage } from '../../llm'
+import { abortGeneration, consumeChunks, type EncodedPrompt, type Generation, type GenerationChunk, type GenerationResult, type Usage } from '../../llm'
 import { TensorRTError } from '../../errors'
 import { ApiError, toApiError } from '../errors'
 import { DONE, EventStream } from '../http/event_stream'
@@ -39,8 +39,13 @@ export function answer(run: RunOptions): Promise<Response> {
   return run.stream ? answerEvents(run) : answerBody(run)
 }
 
-function start({ served, prompts, options }: RunOptions): Generation[] {
-  return prompts.map((encoded) => served.llm.generate({ ...options, encoded }))
+function start({ served, exchange, prompts, options }: RunOptions): Generation[] {
+  return prompts.map((encoded) => {
+    if (exchange.abortReason !== undefined) return served.llm.generate({ ...options, encoded, signal: exchange.signal })
+    const generation = served.llm.generate({ ...options, encoded })
+    exchange.follow(() => abortGeneration(generation, exchange.abortReason))
+    return generation
+  })
 }
 
 type OnChunk = (choice: number, chunk: GenerationChunk) => Promise<void> | undefined

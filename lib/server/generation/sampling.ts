@@ -87,7 +87,7 @@ export function scheduleOf(
   body: Pick<SamplingFields, 'priority' | 'cache_salt'>,
   exchange: Exchange,
   limits: RequestLimits,
-): Pick<GenerateOptions, 'priority' | 'deadlineMs' | 'timeoutMs' | 'cacheSalt' | 'signal'> {
+): Pick<GenerateOptions, 'priority' | 'deadlineMs' | 'timeoutMs' | 'cacheSalt'> {
   const headers = scheduleHeaders(exchange)
   const priority = body.priority ?? headers.priority ?? 0
   if (priority < limits.minPriority) {
@@ -98,7 +98,6 @@ export function scheduleOf(
     deadlineMs: headers.deadlineMs,
     timeoutMs: limits.requestTimeoutMs === Infinity ? undefined : limits.requestTimeoutMs,
     cacheSalt: saltOf(exchange.caller.cacheSalt, body.cache_salt),
-    signal: exchange.signal,
   }
 }
 

@@ -91,7 +91,8 @@ async function readBytes(exchange: Exchange, limits: BodyLimits): Promise<Uint8A
   if (declared > limits.maxBodyBytes) throw tooLarge(limits.maxBodyBytes)
   const { node, request } = exchange
   if (node !== undefined) return readIncoming(node.incoming, limits)
-  return request.body === null ? new Uint8Array(0) : readStream(request.body, limits)
+  const body = request?.body ?? null
+  return body === null ? new Uint8Array(0) : readStream(body, limits)
 }
 
 /** By events: an iterator costs more than all else that is done with a body of usual size. */

@@ -59,7 +59,7 @@ export class EventStream {
     this.sink = exchange.node === undefined ? new WebSink(exchange, onDrain) : new NodeSink(exchange.node.outgoing, options.stallTimeoutMs, onDrain)
     // Twice as often, so that no silence lasts longer than it may.
     this.keepAlive = setInterval(() => this.tick(), options.keepAliveMs / 2)
-    exchange.signal.addEventListener('abort', onDrain, { once: true })
+    exchange.follow(onDrain)
   }
 
   get isStarted(): boolean {

@@ -25,8 +25,6 @@ const COMMON_HEADERS = { 'cache-control': 'no-store', 'x-content-type-options': 
 export class Exchange implements RequestHead {
   readonly id: string
   readonly startedAt = performance.now()
-  /** Aborts when the client goes away, and when the server gives up. */
-  readonly signal: AbortSignal
   route = 'other'
   caller: Caller = {}
   status = 0
@@ -39,39 +37,68 @@ export class Exchange implements RequestHead {
   served: ServedModel | undefined
   /** A property, so that it can be handed on by itself. */
   readonly header = (name: string): string | undefined => {
-    if (this.node === undefined) return this.request.headers.get(name) ?? undefined
+    if (this.node === undefined) return this.request?.headers.get(name) ?? undefined
     // Node's own: a `Headers` would be made of them, and checked, for this alone.
     const value = this.node.incoming.headers[name]
     return typeof value === 'string' ? value : value?.join(', ')
   }
-  private readonly controller = new AbortController()
+  /** Why it was aborted. */
+  private abortedBy: { reason: Error } | undefined
+  private controller: AbortController | undefined
+  private readonly followers: (() => void)[] = []
   private unfollow: (() => void) | undefined
   private ended = false
 
   /**
+   * @param request undefined where `node` has all that there is to know
    * @param stallTimeoutMs for which a reader may take next to nothing
    * @param onEnd called once, when the answer is out, or will never be
    */
   constructor(
-    readonly request: Request,
+    readonly request: Request | undefined,
     readonly node: NodePair | undefined,
     private readonly stallTimeoutMs: number,
     private readonly onEnd: (exchange: Exchange) => void,
   ) {
-    this.signal = this.controller.signal
     const given = this.header('x-request-id')
     this.id = given !== undefined && HARMLESS_ID.test(given) ? given : `req-${randomUUID()}`
-    if (node === undefined) this.followRequest(request.signal)
-    else this.followSocket(node.outgoing)
+    if (node !== undefined) this.followSocket(node.outgoing)
+    else if (request !== undefined) this.followRequest(request.signal)
   }
 
   get method(): string {
-    return this.request.method
+    return this.request?.method ?? this.node?.incoming.method ?? ''
+  }
+
+  /** Aborts when the client goes away, and when the server gives up. Made where it is asked for: see {@link follow}. */
+  get signal(): AbortSignal {
+    if (this.controller === undefined) {
+      this.controller = new AbortController()
+      if (this.abortedBy !== undefined) this.controller.abort(this.abortedBy.reason)
+    }
+    return this.controller.signal
+  }
+
+  /** Set once it is aborted. */
+  get abortReason(): Error | undefined {
+    return this.abortedBy?.reason
+  }
+
+  /**
+   * Calls back once when it is aborted, as a listener of {@link signal} would be, which costs ten times as much.
+   * @param onAbort must not throw
+   */
+  follow(onAbort: () => void): void {
+    if (this.abortedBy === undefined) this.followers.push(onAbort)
+    else onAbort()
   }
 
   /** Ends what runs for this request. The answer, if it is under way, ends with the reason where its format allows. */
   abort(reason: Error): void {
-    this.controller.abort(reason)
+    if (this.abortedBy !== undefined) return
+    this.abortedBy = { reason }
+    this.controller?.abort(reason)
+    for (const follower of this.followers.splice(0)) follower()
   }
 
   /** Headers of every answer. What computes is told as it is when the answer begins: it may be another than when the request came. */

@@ -38,6 +38,7 @@ export async function embeddings(exchange: Exchange, services: Services): Promis
       encoded.map(({ tokens }) => tokens),
       {
         ...options,
+        signal: exchange.signal,
         timeoutMs: earlier(deadlineMs, timeoutMs),
         dimensions: body.dimensions,
         normalize: body.use_activation ?? body.normalize,
