@@ -2,8 +2,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -284,28 +285,38 @@ TEST(closesItsFiles) {
   CHECK_EQ(count(), before);
 }
 
-// About 10 MB of header. The limit is loose: it is there for quadratic behaviour, under sanitizers too.
-TEST(readsALargeHeaderQuickly) {
+// In seconds of the processor, the least of several times. The last tensor is asked for by a name with an `s`
+// too many.
+double secondsToRead(int tensors) {
   std::string header = "{";
-  constexpr int kTensors = 100'000;
-  for (int i = 0; i < kTensors; ++i) {
+  for (int i = 0; i < tensors; ++i) {
     const std::string begin = std::to_string(i * 2);
     const std::string end = std::to_string(i * 2 + 2);
     header += (i == 0 ? "\"" : ",\"") + std::string("model.layers.") + std::to_string(i) +
               ".self_attn.q_proj.weight\":{\"dtype\":\"BF16\",\"shape\":[1,1],\"data_offsets\":[" + begin +
               "," + end + "]}";
   }
-  const std::string path = folder().write("large", fileOf(header + "}", sequence(kTensors * 2)));
-  const auto start = std::chrono::steady_clock::now();
-  const auto opened = WeightFiles::open({path});
-  const auto status =
-      opened ? (*opened)->find("model.layers.5.self_attn.q_proj.weights", {1, 1}).status() : opened.status();
-  const auto took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  REQUIRE(opened);
-  CHECK_EQ((*opened)->tensors().size(), size_t{kTensors});
-  CHECK_CONTAINS(status.hint(), "'model.layers.5.self_attn.q_proj.weight'");
-  std::cout << "# " << header.size() / 1e6 << " MB, " << took << " s\n";
-  CHECK(took < 20);
+  const std::string path = folder().write("large", fileOf(header + "}", sequence(size_t(tensors) * 2)));
+  double least = 1e9;
+  for (int run = 0; run < 3; ++run) {
+    const auto start = std::clock();
+    const auto opened = WeightFiles::open({path});
+    const auto status = opened ? (*opened)->find("model.layers.5.self_attn.q_proj.weights", {1, 1}).status()
+                               : opened.status();
+    least = std::min(least, double(std::clock() - start) / CLOCKS_PER_SEC);
+    CHECK(opened);
+    if (!opened) break;
+    CHECK_EQ((*opened)->tensors().size(), size_t(tensors));
+    CHECK_CONTAINS(status.hint(), "'model.layers.5.self_attn.q_proj.weight'");
+  }
+  std::cout << "# " << double(header.size()) / 1e6 << " MB, " << least << " s\n";
+  return least;
+}
+
+// About 10 MB of header. Quadratic work would take 400 times as much as for a twentieth of it.
+TEST(readsALargeHeaderInProportion) {
+  const double small = secondsToRead(5'000);
+  CHECK(secondsToRead(100'000) < 100 * std::max(small, 1e-4));
 }
 
 TEST(readsTheDemoModel) {

@@ -54,7 +54,7 @@ inline std::future<Status> synchronized(runtime::Stream& stream) {
 }
 inline Status synchronize(runtime::Stream& stream) {
   std::future<Status> done = synchronized(stream);
-  if (done.wait_for(20s) != std::future_status::ready) return {"TIMEOUT", "synchronize does not end"};
+  if (done.wait_for(120s) != std::future_status::ready) return {"TIMEOUT", "synchronize does not end"};
   return done.get();
 }
 

@@ -26,7 +26,7 @@ TEST(a_stream_that_is_closed_ends_its_work_first) {
   CHECK(!isReady(gone, 50ms));
   gate.open();
   CHECK(done.get());
-  CHECK(isReady(gone, 10'000ms));
+  CHECK(isReady(gone, 60s));
   CHECK_EQ(bytesOf(log)[0], 1);
 }
 
@@ -35,7 +35,7 @@ TEST(a_process_may_end_with_work_under_way) {
   REQUIRE(readlink("/proc/self/exe", path.data(), path.size() - 1) > 0);
   const auto start = std::chrono::steady_clock::now();
   CHECK_EQ(std::system((std::string(path.data()) + " " + kEndsWithWork).c_str()), 0);
-  CHECK(std::chrono::steady_clock::now() - start < 10s);
+  CHECK(std::chrono::steady_clock::now() - start < 60s);
 }
 
 // The last ones: the device does not come back.
@@ -84,9 +84,9 @@ TEST(a_dead_device_says_so_everywhere_and_lets_go) {
   auto scratchGone = released(std::move(scratch));
   auto pooledGone = released(std::move(pooled));
   idle.reset();
-  CHECK(isReady(streamGone, 10'000ms));
-  CHECK(isReady(scratchGone, 10'000ms));
-  CHECK(isReady(pooledGone, 10'000ms));
+  CHECK(isReady(streamGone, 60s));
+  CHECK(isReady(scratchGone, 60s));
+  CHECK(isReady(pooledGone, 60s));
   settle();
 }
 

@@ -246,7 +246,7 @@ TEST(whatFailsForMemoryLeavesNothingBehind) {
   };
   // What is trimmed goes on a thread of the module's.
   const auto leftovers = [&] {
-    for (int i = 0; i < 400; ++i) {
+    for (int i = 0; i < 12'000; ++i) {
       runtime->trim();
       const fake::Figures figures = fake::figures();
       if (figures.deviceBlocks + figures.streams + figures.events + figures.graphs == 0) return std::string();

@@ -301,7 +301,7 @@ TEST(memory_lives_until_the_device_is_done) {
   CHECK(gone.wait_for(50ms) == std::future_status::timeout);
   gate.open();
   // Nobody synchronizes.
-  CHECK(gone.wait_for(10s) == std::future_status::ready);
+  CHECK(gone.wait_for(60s) == std::future_status::ready);
   CHECK(synchronize(*s));
 
   // What a change replaces was used by the run before.
@@ -319,7 +319,7 @@ TEST(memory_lives_until_the_device_is_done) {
   CHECK(resolve(*s, d));
   CHECK(oldGone.wait_for(50ms) == std::future_status::timeout);
   next.open();
-  CHECK(oldGone.wait_for(10s) == std::future_status::ready);
+  CHECK(oldGone.wait_for(60s) == std::future_status::ready);
 }
 
 TEST(many_streams_at_once) {
