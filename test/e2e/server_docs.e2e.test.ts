@@ -11,7 +11,7 @@ import { root } from './programs'
 
 const page = (name: string): string => readFileSync(join(root, 'docs', name), 'utf8')
 const sources = (folder: string): string =>
-  ['errors.ts', 'http/body.ts', 'generation/work.ts', 'app.ts', 'schemas/fields.ts', 'registry.ts', 'seams.ts', 'security/key_security.ts', 'http/request_headers.ts']
+  ['errors.ts', 'http/body.ts', 'generation/work.ts', 'generation/sampling.ts', 'generation/prompts.ts', 'routes/tokenize.ts', 'app.ts', 'schemas/fields.ts', 'registry.ts', 'seams.ts', 'security/key_security.ts', 'http/request_headers.ts']
     .map((file) => readFileSync(join(root, folder, file), 'utf8'))
     .join('\n')
 
