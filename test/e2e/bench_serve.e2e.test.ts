@@ -11,7 +11,7 @@ import { execute, root, start } from './programs'
 
 const main = join(root, 'dist', 'cli', 'main.js')
 const bench = (args: string[], env: NodeJS.ProcessEnv = {}) =>
-  execute([main, 'bench', 'serve', ...args], { env: { OPENAI_API_KEY: '', ...env }, limitMs: 120_000 })
+  execute([main, 'bench', 'serve', ...args], { env: { OPENAI_API_KEY: '', ...env } })
 
 let fixture: Fixture
 let folder: string

@@ -53,10 +53,10 @@ const programs: Record<string, { args: string[]; shows: (RegExp | string)[] }> =
 describe('examples', () => {
   it.each(Object.entries(programs))('%s', async (name, { args, shows }) => {
     const loader = /\.m?ts$/.test(name) ? [tsx] : []
-    const { code, signal, stdout, stderr } = await execute([...loader, join(folder, name), ...args], { limitMs: 90_000 })
+    const { code, signal, stdout, stderr } = await execute([...loader, join(folder, name), ...args], { limitMs: 200_000 })
     expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' })
     for (const text of shows) expect(stdout).toEqual(typeof text === 'string' ? expect.stringContaining(text) : expect.stringMatching(text))
-  }, 100_000)
+  })
 
   it.skipIf(!fakeGpu.available)('run-engine.mjs, on a GPU of host memory', async () => {
     const temporary = mkdtempSync(join(tmpdir(), 'node-tensorrt-example-'))
@@ -86,7 +86,7 @@ describe('examples', () => {
   })
 
   it('the typed one is right in its types', async () => {
-    const { code, stdout } = await execute([tool('typescript', 'tsc'), '-p', join(folder, 'typescript')], { limitMs: 90_000 })
+    const { code, stdout } = await execute([tool('typescript', 'tsc'), '-p', join(folder, 'typescript')], { limitMs: 200_000 })
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' })
-  }, 100_000)
+  })
 })

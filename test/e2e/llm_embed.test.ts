@@ -8,6 +8,7 @@ import { HashExecutor } from '../../examples/custom-executor/hash_executor'
 import { LLM, StepFlag } from '../../lib'
 import { CpuBackend } from '../../lib/native'
 import { GatedExecutor } from '../support/gated_executor'
+import { PATIENTLY } from '../support/patience'
 import { demoOptions, modelFolder } from '../unit/native/demo_backend'
 
 interface Golden {
@@ -45,7 +46,7 @@ const expectIdle = (served: LLM): Promise<void> =>
   vi.waitFor(() => {
     expect(served.stats()).toMatchObject({ running: 0, waiting: 0, steps: { inFlight: 0 }, kv: { usedPages: 0 } })
     served.check()
-  })
+  }, PATIENTLY)
 
 const norm = (x: Float32Array): number => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0))
 

@@ -127,7 +127,7 @@ describe.each(prompts)('$name', (golden) => {
 })
 
 describe('raw logits', () => {
-  it('are those of the reference, whole rows and top twenty', { timeout: 60_000 }, async () => {
+  it('are those of the reference, whole rows and top twenty', async () => {
     const backend = await CpuBackend.create(demoOptions({ maxStepTokens: 1024 }))
     try {
       const results: ((result: StepResult) => void)[] = []

@@ -19,7 +19,7 @@ function run(
     const timer = setTimeout(() => {
       stderr += '\n[the test killed it: it hung]'
       child.kill('SIGKILL')
-    }, 50_000)
+    }, 200_000)
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       resolve({ code, signal, stdout, stderr })

@@ -30,7 +30,7 @@ export interface Running {
 }
 
 export function start(args: readonly string[], options: Omit<ExecuteOptions, 'input'> = {}): Running {
-  const { cwd = root, env, limitMs = 60_000 } = options
+  const { cwd = root, env, limitMs = 200_000 } = options
   const child = spawn(process.execPath, args, { cwd, env: { ...process.env, ...env } })
   const text = { stdout: '', stderr: '' }
   let over = false
