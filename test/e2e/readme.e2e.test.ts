@@ -5,27 +5,8 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Block, blocksOf, stripTypes } from './doc_blocks'
 import { execute, type Outcome, root } from './programs'
-
-interface Block {
-  name: string
-  code: string
-  extension: 'mts' | 'mjs' | 'cjs'
-  /** Why it is not run. */
-  notRun: string | undefined
-}
-
-/** The fenced blocks of TypeScript and JavaScript. `<!-- not run: reason -->` above one keeps it from being run. */
-function blocksOf(file: string): Block[] {
-  const text = readFileSync(join(root, file), 'utf8')
-  const fence = /(?:<!-- not run: ([^\n]+?) -->\n)?^```(ts|js)\n([\s\S]*?)^```$/gm
-  return [...text.matchAll(fence)].map(([, notRun, language, code], index) => ({
-    name: `${file.replaceAll('/', '-')}-${index}`,
-    code: code!,
-    extension: language === 'ts' ? 'mts' : code!.includes('require(') ? 'cjs' : 'mjs',
-    notRun,
-  }))
-}
 
 /** What each block of the README that is run must print, in order. */
 const PRINTS: (string | RegExp)[][] = [
@@ -56,16 +37,9 @@ beforeAll(() => {
 })
 afterAll(() => rmSync(project, { recursive: true, force: true }))
 
-/** Node 20 takes no types: they are stripped, and nothing else is changed. */
-function strip(code: string): string {
-  return ts.transpileModule(code, {
-    compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022, verbatimModuleSyntax: true },
-  }).outputText
-}
-
 function run({ name, code, extension }: Block): Promise<Outcome> {
   const file = join(project, `${name}.${extension === 'cjs' ? 'cjs' : 'mjs'}`)
-  writeFileSync(file, extension === 'mts' ? strip(code) : code)
+  writeFileSync(file, extension === 'mts' ? stripTypes(code) : code)
   return execute([file], { cwd: project })
 }
 

@@ -16,6 +16,8 @@ export interface DurationStats {
 export interface LaneStats {
   /** Share of the time since the session was ready, in which a batch was on the lane. 0 to 1. */
   utilisation: number
+  /** Time in which a batch was on the lane, milliseconds: of its growth between two readings follows the utilisation between them. */
+  busyMs: number
   /** Batches that have ended. */
   batches: number
   /** GPU: host time in TensorRT's enqueue and in graph launches, milliseconds. */
@@ -168,6 +170,7 @@ export class SessionCounters {
       const busy = busyMs + (running > 0 ? now - busySince : 0)
       return {
         utilisation: now > this.readyAt ? Math.min(1, busy / (now - this.readyAt)) : 0,
+        busyMs: busy,
         batches,
         enqueueMs: device.of(lane, 'enqueueUs') / 1000,
         enqueues: device.of(lane, 'enqueues'),
