@@ -259,7 +259,8 @@ describe('requests under a grammar', () => {
   it('go on after they lost their pages', async () => {
     const cramped = await LLM.load(folder, { backend: 'cpu', maxSequences: 12, numPages: 24, pageSize: 8 })
     try {
-      const requests = Array.from({ length: 12 }, (_, seed): GenerateOptions => ({ prompt, grammar: PERSON, temperature: 1, seed, maxTokens: 150 }))
+      const tokens = llm.tokenize(prompt)
+      const requests = Array.from({ length: 12 }, (_, seed): GenerateOptions => ({ tokens, grammar: PERSON, temperature: 1, seed, maxTokens: 150 }))
       const results = await Promise.all(requests.map((request) => cramped.generate(request).result()))
       expect(cramped.stats().preemptions).toBeGreaterThan(0)
       for (const [i, { text, tokens, finishReason }] of results.entries()) {

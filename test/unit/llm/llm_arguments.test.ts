@@ -50,7 +50,10 @@ describe('a queue that is full', () => {
     const tokenizer = storyTokenizer()
     const full = LLM.fromExecutor(new HashExecutor({ vocabSize: 4096 }), { tokenizer, maxQueue: 2 })
     const encode = vi.spyOn(tokenizer, 'encode')
+    // Time stands still, or a slow machine would leave the second prompt to the thread, and queue it later.
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(performance.now())
     const results = Array.from({ length: 5 }, () => full.generate({ prompt: 'Once', maxTokens: 2 }).result())
+    clock.mockRestore()
     const outcomes = await Promise.allSettled(results)
     expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected', 'rejected'])
     expect(outcomes[4]).toMatchObject({ reason: { code: 'ERR_QUEUE_FULL' } })

@@ -44,10 +44,9 @@ describe('a profile', () => {
   it('counts what ran on the CPU backend, and where the time went', async () => {
     const llm = await LLM.load(demoModel, { backend: 'cpu', numPages: 256 })
     open.push(llm)
-    const load = () =>
-      Promise.all(
-        Array.from({ length: 12 }, (_, i) => llm.generate({ prompt: `Once upon a time, there were ${i} snails`, maxTokens: 20 + i, ignoreEos: true }).result()),
-      )
+    // Of tokens, as a thread would encode what a slow machine has no time for in one turn, and those would come later.
+    const prompts = Array.from({ length: 12 }, (_, i) => llm.tokenize(`Once upon a time, there were ${i} snails`))
+    const load = () => Promise.all(prompts.map((tokens, i) => llm.generate({ tokens, maxTokens: 20 + i, ignoreEos: true }).result()))
     const before = llm.stats()
     const profile = await llm.profile({ until: load(), keep: 1000 })
     const after = llm.stats()
