@@ -225,35 +225,42 @@ function readGrammar(reader: ArgumentReader): GrammarSource | undefined {
   return checkGrammar(grammar)
 }
 
+const TEXT_OPTIONS = ['addSpecialTokens'] as const
+
+function givenSources(options: GenerateOptions): string[] {
+  return (['prompt', 'messages', 'tokens', 'encoded'] as const).filter((name) => options[name] !== undefined)
+}
+
+function refuseOptions(options: GenerateOptions, names: readonly (keyof GenerateOptions)[], kind: string): void {
+  for (const name of names) {
+    if (options[name] === undefined) continue
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" goes with "${kind}" only, "${givenSources(options)[0]}" was given`)
+  }
+}
+
 function checkSource(options: GenerateOptions, reader: ArgumentReader, what = 'generate()'): PromptSource {
-  const given = (['prompt', 'messages', 'tokens', 'encoded'] as const).filter((name) => options[name] !== undefined)
-  if (given.length !== 1) {
+  const { prompt, tokens, encoded } = options
+  const kinds = Number(prompt !== undefined) + Number(options.messages !== undefined) + Number(tokens !== undefined) + Number(encoded !== undefined)
+  if (kinds !== 1) {
+    const given = givenSources(options)
     const found = given.length === 0 ? 'none was given' : `${given.map((name) => `"${name}"`).join(' and ')} were given`
     throw new TensorRTError(
       'ERR_INVALID_ARGUMENT',
       `${what} takes exactly one of "prompt", "messages" and "tokens"; ${found}`,
     )
   }
-  const only = (kind: string, names: readonly string[]): void => {
-    for (const name of names) {
-      if (options[name as 'prompt'] !== undefined && options[kind as 'prompt'] === undefined) {
-        throw new TensorRTError('ERR_INVALID_ARGUMENT', `"${name}" goes with "${kind}" only, "${given[0]}" was given`)
-      }
-    }
-  }
-  only('messages', CHAT_INPUT_OPTIONS)
-  only('prompt', ['addSpecialTokens'])
+  if (options.messages === undefined) refuseOptions(options, CHAT_INPUT_OPTIONS, 'messages')
+  if (prompt === undefined) refuseOptions(options, TEXT_OPTIONS, 'prompt')
   reader.boolean('addGenerationPrompt')
   const addSpecialTokens = reader.boolean('addSpecialTokens') ?? true
   const allowSpecial = reader.boolean('allowSpecial')
-  const { prompt, tokens, encoded } = options
   if (prompt !== undefined) {
     if (typeof prompt !== 'string') throw invalidArgument('prompt', 'a string', prompt)
     return { kind: 'prompt', prompt, addSpecialTokens, allowSpecial: allowSpecial ?? true }
   }
   if (tokens === undefined && encoded === undefined) return { kind: 'messages', options, allowSpecial: allowSpecial ?? false }
   if (allowSpecial !== undefined) {
-    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"allowSpecial" goes with text, "${given[0]}" was given`)
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"allowSpecial" goes with text, "${givenSources(options)[0]}" was given`)
   }
   if (encoded !== undefined) {
     if (!(encoded instanceof EncodedPrompt)) throw invalidArgument('encoded', 'what encodePrompt() gave', encoded)

@@ -4,6 +4,7 @@ import { continuousUsageText, finishText, stopReason, type StopTokens } from './
 import { chatLogprobs, promptLogprobs } from './logprobs'
 import { joinDeltas, type OutputFormat, type OutputParser, type OutputParts } from './output_parser'
 import type { AnswerFormat } from './run'
+import { streamHead } from './stream_head'
 import type { TokenTexts } from './token_text'
 import { usageBody } from './usage'
 
@@ -29,8 +30,7 @@ export class ChatFormat implements AnswerFormat {
 
   constructor(private readonly options: ChatFormatOptions) {
     const { id, created, model, fingerprint } = options
-    const fields = { id, object: 'chat.completion.chunk', created, model, system_fingerprint: fingerprint }
-    this.head = `data: ${JSON.stringify(fields).slice(0, -1)},"choices":[`
+    this.head = streamHead('chat.completion.chunk', id, created, model, fingerprint)
   }
 
   open(choice: number): string {

@@ -2,6 +2,7 @@
 import type { GenerationChoice, GenerationChunk, GenerationResult, TokenLogprob, Usage } from '../../llm'
 import { completionLogprobs, promptLogprobs } from './logprobs'
 import type { AnswerFormat } from './run'
+import { streamHead } from './stream_head'
 import type { TokenTexts } from './token_text'
 import { usageBody } from './usage'
 
@@ -33,8 +34,7 @@ export class CompletionFormat implements AnswerFormat {
 
   constructor(private readonly options: CompletionFormatOptions) {
     const { id, created, model, fingerprint } = options
-    const fields = { id, object: 'text_completion', created, model, system_fingerprint: fingerprint }
-    this.head = `data: ${JSON.stringify(fields).slice(0, -1)},"choices":[`
+    this.head = streamHead('text_completion', id, created, model, fingerprint)
   }
 
   open(choice: number): string {

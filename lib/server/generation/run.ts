@@ -115,12 +115,12 @@ async function answerEvents(run: RunOptions): Promise<Response> {
       })
       const usage = work.finish(results)
       exchange.usage = usage
-      void events.write(format.close(usage) + DONE)
+      events.finish(format.close(usage) + DONE)
     } catch (error) {
       const failure = work.fail(error)
       if (!events.isStarted) throw failure
       exchange.errorCode = failure.code ?? failure.type
-      void events.write(`data: ${JSON.stringify(failure.body)}\n\n`)
+      events.finish(`data: ${JSON.stringify(failure.body)}\n\n`)
     } finally {
       events.end()
     }

@@ -10,6 +10,7 @@ const EVENT_HEADERS = {
   'x-accel-buffering': 'no',
 }
 
+const LAST_CHUNK = '0\r\n\r\n'
 const COMMENT = ': keep-alive\n\n'
 export const DONE = 'data: [DONE]\n\n'
 
@@ -24,8 +25,8 @@ export interface EventStreamOptions {
 interface Sink {
   /** Sends status and headers. */
   start(headers: Record<string, string>): Response
-  /** @param bytes of the text in UTF-8. @returns whether the reader keeps up */
-  write(text: string, bytes: number): boolean
+  /** @param bytes of the text in UTF-8. @param last nothing comes behind it but `end`. @returns whether the reader keeps up */
+  write(text: string, bytes: number, last: boolean): boolean
   end(): void
   destroy(): void
   /** The reader has another answer to take before this one. */
@@ -71,6 +72,16 @@ export class EventStream {
    * @returns undefined where the reader keeps up, else a promise of the moment when it does again, or has gone
    */
   write(text: string): Promise<void> | undefined {
+    return this.send(text, false)
+  }
+
+  /** The last events, and the end in the same packet. */
+  finish(text: string): void {
+    void this.send(text, true)
+    this.end()
+  }
+
+  private send(text: string, last: boolean): Promise<void> | undefined {
     if (this.closed || this.exchange.aborted) return undefined
     if (!this.started) this.start()
     this.silent = false
@@ -78,7 +89,7 @@ export class EventStream {
     this.held = ''
     const bytes = Buffer.byteLength(all)
     this.exchange.responseBytes += bytes
-    if (this.sink.write(all, bytes)) return undefined
+    if (this.sink.write(all, bytes, last)) return undefined
     if (this.draining === undefined) {
       this.draining = new Promise((resolve) => (this.drained = resolve))
       this.watchStall()
@@ -139,7 +150,7 @@ export class EventStream {
  * write in a later tick. That is half of what a token costs.
  */
 class NodeSink implements Sink {
-  /** The answer is in chunks: to all but clients of HTTP/1.0. */
+  /** The answer is in chunks, to all but clients of HTTP/1.0, and the one that ends it has not been written. */
   private chunked = false
 
   constructor(
@@ -164,14 +175,15 @@ class NodeSink implements Sink {
     return RESPONSE_ALREADY_SENT
   }
 
-  write(text: string, bytes: number): boolean {
+  write(text: string, bytes: number, last: boolean): boolean {
     const { outgoing } = this
     if (outgoing.destroyed) return true
     // A request behind another one on its connection has no socket yet.
     const { socket } = outgoing
     // Out at once: whoever waits for it should not wait for the other streams of this step.
     socket?.cork()
-    const framed = this.chunked ? `${bytes.toString(16)}\r\n${text}\r\n` : text
+    const framed = this.chunked ? `${bytes.toString(16)}\r\n${text}\r\n${last ? LAST_CHUNK : ''}` : text
+    if (last) this.chunked = false
     // ASCII needs no second look at each character.
     const keepsUp = outgoing.write(framed, bytes === text.length ? 'latin1' : 'utf8')
     socket?.uncork()
@@ -180,7 +192,7 @@ class NodeSink implements Sink {
 
   end(): void {
     const { outgoing } = this
-    // Node writes the last chunk.
+    // Node writes the last chunk, where it is missing.
     outgoing.chunkedEncoding = this.chunked
     outgoing.end()
     if (outgoing.writableLength > 0) watchReader(outgoing, this.stallTimeoutMs)
