@@ -116,7 +116,7 @@ describe('BlockManager', () => {
   ] as [string, PageHash][]) {
     it(`survives a million random operations with ${name}`, () => {
       randomOperations(1_000_000, hash)
-    }, 60_000)
+    }, 600_000)
   }
 })
 

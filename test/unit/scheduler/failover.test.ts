@@ -132,7 +132,7 @@ describe('sequences move to another scheduler when their executor dies', () => {
       fc.property(scenario, (s) => void runScenario(s)),
       { numRuns: 300 },
     )
-  }, 120_000)
+  }, 600_000)
 
   it('with a step in flight and one ahead of it: what they sampled is sampled again', () => {
     const driver = new Driver()

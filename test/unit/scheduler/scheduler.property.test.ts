@@ -108,7 +108,7 @@ describe('the scheduler against its executor', () => {
       fc.property(scenario, (s) => void runScenario(s)),
       { numRuns: 400 },
     )
-  }, 120_000)
+  }, 600_000)
 
   const oversubscribed: Scenario = {
     seed: 7,
