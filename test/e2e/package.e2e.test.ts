@@ -42,7 +42,7 @@ beforeAll(async () => {
   const packed = await run('npm', ['pack', '--json', '--pack-destination', folder], root)
   expect(packed, packed.stderr).toMatchObject({ code: 0 })
   tarball = join(folder, (JSON.parse(packed.stdout) as { filename: string }[])[0]!.filename)
-}, 400_000)
+}, 900_000)
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 async function install(name: string, ...flags: string[]): Promise<string> {
@@ -68,7 +68,7 @@ const streaming = `
   await llm.close()
   console.log(JSON.stringify({ text, chunks }))`
 
-describe('the packed package', { timeout: 300_000 }, () => {
+describe('the packed package', { timeout: 900_000 }, () => {
   it.each([
     ['with install scripts', []],
     ['without install scripts', ['--ignore-scripts']],

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer as createNetServer, type AddressInfo, connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { makeApiKey } from '../../lib/server'
 import { type RawAnswer, RawConnection } from '../fuzz/http/raw_connection'
@@ -32,12 +32,23 @@ afterEach(async () => {
 })
 
 async function serve(args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Served> {
-  const running = start([main, ...BASE, ...(args.includes('--port') ? [] : ['--port', '0']), ...args], { env, limitMs: 120_000 })
+  const running = start([main, ...BASE, ...(args.includes('--port') ? [] : ['--port', '0']), ...args], { env })
   started.push(running)
   let url: string | undefined
   running.child.stderr.on('data', (text: string) => (url ??= /listening at (https?:\/\/\S+?),/.exec(text)?.[1]))
   await running.shows('stderr', /listening at .*\n/)
   return { ...running, url: url!, port: Number(new URL(url!).port) }
+}
+
+/** A free port of those that systems give to nobody who asks for any: it is still free a moment later. */
+async function quietPort(): Promise<number> {
+  for (let port = 20_000 + (process.pid % 8000); ; port++) {
+    const listener = createNetServer()
+    const free = await new Promise<boolean>((resolve) => listener.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true)))
+    if (!free) continue
+    await new Promise((resolve) => listener.close(resolve))
+    return port
+  }
 }
 
 const post = (url: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
@@ -78,7 +89,7 @@ describe('serve: start and end', () => {
     const { child, ended, url, port } = await serve(['--drain', '60000'])
     const streams = Promise.all(Array.from({ length: 100 }, async () => {
       // Long enough that the first have not all ended when the last is let in.
-      const response = await post(url, story({ max_tokens: 200 }))
+      const response = await post(url, story({ max_tokens: 400 }))
       expect(response.status).toBe(200)
       return readStream(response)
     }))
@@ -107,37 +118,35 @@ describe('serve: start and end', () => {
   })
 
   it('cuts what takes longer than --drain, tells the clients so, and ends with 1', async () => {
-    const { child, ended, url } = await serve(['--drain', '300'])
-    const streams = Array.from({ length: 8 }, async () => readStream(await post(url, story({ max_tokens: 1000, n: 8 }))))
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    const { child, ended, url } = await serve(['--drain', '100'])
+    // The heads of their answers are there, and seconds of work left.
+    const streams = await Promise.all(Array.from({ length: 8 }, () => post(url, story({ max_tokens: 1000, n: 8 }))))
     child.kill('SIGTERM')
-    for (const stream of await Promise.all(streams)) expect(stream).toMatchObject({ error: true })
+    for (const stream of await Promise.all(streams.map(readStream))) expect(stream).toMatchObject({ error: true })
     const { code, stderr } = await ended
     expect(code).toBe(1)
-    expect(stderr).toMatch(/\d requests were cut off after 0\.\d s/)
+    expect(stderr).toMatch(/\d requests were cut off after \d+\.\d s/)
   })
 
   it('a second signal ends at once', async () => {
     const { child, ended, url, shows } = await serve(['--drain', '100000'])
-    const stream = post(url, story({ max_tokens: 1000, n: 16 })).then(readStream)
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    const stream = await post(url, story({ max_tokens: 1000, n: 64 }))
     child.kill('SIGTERM')
     await shows('stderr', /taking no more requests/)
     child.kill('SIGINT')
-    expect(await stream).toMatchObject({ error: true })
+    expect(await readStream(stream)).toMatchObject({ error: true })
     const { code, stderr } = await ended
     expect(code).toBe(130)
     expect(stderr).toContain('SIGINT again: ending at once')
   })
 
   it('is there again on the same port after kill -9, with streams under way', async () => {
-    const first = await serve()
-    const broken = post(first.url, story({ max_tokens: 1000 })).then((response) => response.text()).catch((error: unknown) => error)
-    await new Promise((resolve) => setTimeout(resolve, 200))
+    const first = await serve(['--port', String(await quietPort())])
+    const stream = await post(first.url, story({ max_tokens: 1000, n: 64 }))
     first.child.kill('SIGKILL')
     await first.ended
-    // The client learns that it broke, or has what had arrived; it does not wait for ever.
-    await broken
+    // The client learns that it broke; it does not wait for ever.
+    await expect(stream.text()).rejects.toThrow()
     const second = await serve(['--port', String(first.port)])
     expect(second.port).toBe(first.port)
     expect((await post(second.url, { prompt: 'Once', max_tokens: 1 })).status).toBe(200)
@@ -175,12 +184,15 @@ describe('serve: configuration', () => {
   it('is read from file, variables and flags, and what results is printed', async () => {
     const file = join(folder, 'serve.yaml')
     writeFileSync(file, `port: 1\nmaxQueue: 7\nauth:\n  keys:\n    - { name: alice, sha256: ${'0a'.repeat(32)}, maxConcurrent: 2 }\n`)
-    const { code, stdout, stderr } = await execute([main, 'serve', '--config', file, '--max-queue', '9', '--print-config'], {
+    const { code, stdout, stderr } = await execute([main, 'serve', '--config', file, '--max-queue', '9', '--weights', 'weights', '--print-config', 'my-model'], {
       env: { NODE_TENSORRT_SERVE_PORT: '2', NODE_TENSORRT_API_KEY: KEY },
     })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toMatch(/^port: 2$/m)
     expect(stdout).toMatch(/^maxQueue: 9$/m)
+    // Wherever the file will be, its paths are those that were given here.
+    expect(stdout).toContain(`model: ${resolve('my-model')}\n`)
+    expect(stdout).toContain(`weights: ${resolve('weights')}\n`)
     expect(stdout).toContain('name: alice')
     expect(stdout).toContain('name: environment')
     expect(stdout).not.toContain(KEY)
@@ -299,7 +311,7 @@ describe('serve: every route is closed without a key', () => {
 })
 
 describe('serve: clients that are slow, or leave', () => {
-  it('a reader of one byte a second loses its stream, and others do not notice', { timeout: 110_000 }, async () => {
+  it('a reader of one byte a second loses its stream, and others do not notice', async () => {
     const { port, url } = await serve(['--stall-timeout', '1000'])
     const socket = connect({ port, host: '127.0.0.1' })
     const body = JSON.stringify(story({ max_tokens: 900, n: 64, logprobs: 20 }))
@@ -312,7 +324,7 @@ describe('serve: clients that are slow, or leave', () => {
     for (;;) {
       const text = await (await fetch(`${url}/metrics`)).text()
       if (metric(text, 'node_tensorrt_http_aborted_total') >= 1) break
-      expect(performance.now() - startedAt, 'the stream of a reader that takes nothing ends').toBeLessThan(100_000)
+      expect(performance.now() - startedAt, 'the stream of a reader that takes nothing ends').toBeLessThan(180_000)
       expect((await post(url, { prompt: 'Once', max_tokens: 1 })).status).toBe(200)
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
@@ -352,7 +364,7 @@ async function expectIdle(url: string): Promise<void> {
     const text = await (await fetch(`${url}/metrics`)).text()
     const left = [metric(text, 'vllm:num_requests_running'), metric(text, 'vllm:num_requests_waiting'), metric(text, 'node_tensorrt_requests_in_flight')]
     if (left.every((count) => count === 0)) return
-    expect(i, `running, waiting and in flight: ${left.join(', ')}`).toBeLessThan(200)
+    expect(i, `running, waiting and in flight: ${left.join(', ')}`).toBeLessThan(2000)
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }
