@@ -97,7 +97,7 @@ const DEFAULTS = {
   metrics: { enabled: true, host: '127.0.0.1' },
 }
 
-type Tree = { [field: string]: unknown }
+export type Tree = { [field: string]: unknown }
 
 const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value)
 
@@ -177,9 +177,13 @@ function readConfigFile(file: string): Tree {
   }
   if (value === null || value === undefined) return {}
   if (!isTree(value)) throw new TensorRTError('ERR_INVALID_ARGUMENT', `${file} must hold fields and values, such as "port: 8000"`)
-  const tree = structuredClone(value)
   // Paths in a file are the file's.
-  const base = dirname(resolve(file))
+  return withAbsolutePaths(value, dirname(resolve(file)))
+}
+
+/** A copy whose paths do not depend on where they are read. */
+export function withAbsolutePaths(config: Tree, base: string): Tree {
+  const tree = structuredClone(config)
   const paths = [...SETTINGS.filter(({ kind }) => kind.type === 'path').map(({ path }) => path), 'model']
   for (const path of paths) {
     const given = getPath(tree, path)

@@ -6,8 +6,9 @@ import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
 import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
+import { resolveModel } from './options'
 import { say } from './output'
-import { misspeltVariables, readServeConfig, type ServeConfig } from './serve_config'
+import { misspeltVariables, readServeConfig, type ServeConfig, type Tree, withAbsolutePaths } from './serve_config'
 import { findKeys, type FoundKeys } from './serve_keys'
 import { loadServed, warmUp } from './serve_model'
 
@@ -110,7 +111,8 @@ function printable(config: ServeConfig): string {
     return Object.fromEntries(Object.entries(value).flatMap(([key, inner]) => (inner === undefined ? [] : [[key, plain(inner)]])))
   }
   const { keyFile: _, ...auth } = config.auth
-  return stringify(plain({ ...config, auth }), { lineWidth: 0 })
+  const model = config.model === undefined ? undefined : resolveModel(config.model)
+  return stringify(withAbsolutePaths(plain({ ...config, model, auth }) as Tree, process.cwd()), { lineWidth: 0 })
 }
 
 function telemetryOf(llm: LLM, config: ServeConfig, admission: SlaAdmission | undefined): Telemetry {
