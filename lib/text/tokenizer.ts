@@ -1,4 +1,5 @@
 import { TensorRTError } from '../errors'
+import { spellFaster } from './byte_level'
 import { bytesOfPiece, compileDecoder, type DecodePlan, type Piece, type StripRule } from './decode_plan'
 import { Detokenizer, type PieceSource } from './detokenizer'
 import { HfTokenizerClass, type HfAddedToken, type HfTokenizer } from './hf_libraries'
@@ -126,6 +127,7 @@ export class Tokenizer implements PieceSource {
     try {
       const complete = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json }
       this.hf = new HfTokenizerClass({ ...complete, added_tokens: json['added_tokens'] ?? [] }, config)
+      spellFaster(this.hf.pre_tokenizer)
       for (const [token, id] of this.hf.get_vocab(true)) if (typeof token === 'string') this.tokens[id] = token
       for (const [id, token] of this.hf.get_added_tokens_decoder()) this.addedById.set(id, token)
     } catch (cause) {
