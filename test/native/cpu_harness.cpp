@@ -226,15 +226,33 @@ std::vector<int32_t> packStep(int32_t id, const std::vector<SequenceStep>& seque
 }
 
 void Results::onStep(StepResult&& result) noexcept {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  held_ = holds_;
   results_.push_back(std::move(result));
-  arrived_.notify_one();
+  arrived_.notify_all();
+  arrived_.wait(lock, [this] { return !held_; });
 }
 
 StepResult Results::take() {
   std::unique_lock lock(mutex_);
   arrived_.wait(lock, [this] { return taken_ < results_.size(); });
   return std::move(results_[taken_++]);
+}
+
+void Results::hold() {
+  const std::lock_guard lock(mutex_);
+  holds_ = true;
+}
+
+void Results::awaitHeld() {
+  std::unique_lock lock(mutex_);
+  arrived_.wait(lock, [this] { return held_; });
+}
+
+void Results::letGo() {
+  const std::lock_guard lock(mutex_);
+  holds_ = held_ = false;
+  arrived_.notify_all();
 }
 
 Session::Session(const CpuOptions& options) {

@@ -63,12 +63,19 @@ class Results final : public ResultSink {
  public:
   void onStep(StepResult&& result) noexcept override;
   StepResult take();
+  // From now on the next result waits, and with it the executor's thread, until it is let go.
+  void hold();
+  // Waits for that result.
+  void awaitHeld();
+  void letGo();
 
  private:
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::vector<StepResult> results_;
   size_t taken_ = 0;
+  bool holds_ = false;
+  bool held_ = false;
 };
 
 // A backend, run step by step.

@@ -272,15 +272,18 @@ TEST(stopReportsWhatIsQueued) {
   REQUIRE(session.ok());
   std::vector<int32_t> prompt(250, 3);
   REQUIRE(bool(session.open(0, prompt)));
+  session.results.hold();
   for (int32_t i = 0; i < 50; ++i) {
-    REQUIRE(bool(session.backend->submit(packStep(i, {{0, prompt, 0, kSample, session.pages(0, 250)}}))));
+    CHECK(session.backend->submit(packStep(i, {{0, prompt, 0, kSample, session.pages(0, 250)}})));
   }
+  session.results.awaitHeld();
   session.backend->requestStop();
   session.backend->requestStop();
   CHECK_EQ(session.backend->submit(packStep(99, {{0, {1}, 0, kSample, {0}}})).code(),
            std::string("ERR_DISPOSED"));
   CHECK_EQ(session.open(1, {1}).code(), std::string("ERR_DISPOSED"));
   CHECK_EQ(session.backend->closeSlot(0).code(), std::string("ERR_DISPOSED"));
+  session.results.letGo();
   session.backend->join();
   session.backend->join();
   int disposed = 0;
@@ -293,7 +296,7 @@ TEST(stopReportsWhatIsQueued) {
       CHECK_EQ(disposed, 0);
     }
   }
-  CHECK(disposed > 0);
+  CHECK_EQ(disposed, 49);
 }
 
 TEST(backendsComeAndGo) {
