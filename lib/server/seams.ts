@@ -100,6 +100,8 @@ export interface RequestFacts {
   priority: number
   /** Milliseconds within which the whole output must exist. */
   deadlineMs: number | undefined
+  /** Milliseconds since the last of it came: behind other requests, and in reading it. May be left out. */
+  waitedMs?: number | undefined
   /** Name of the API key, never the key; undefined where no keys are asked for. */
   keyName: string | undefined
   /** W3C trace context of the caller. */

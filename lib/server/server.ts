@@ -10,8 +10,9 @@ import { createApp, NODE_PAIR } from './app'
 import { ApiError } from './errors'
 import { drainingError } from './generation/work'
 import { Connections } from './http/connections'
-import type { Exchange } from './http/exchange'
+import type { Exchange, NodePair } from './http/exchange'
 import { answerMalformed } from './http/malformed'
+import { Turns } from './http/turns'
 import { checkServerOptions, type ServerOptions } from './options'
 import { ModelRegistry, ServedModel } from './registry'
 import type { Services } from './services'
@@ -69,6 +70,11 @@ class LLMServer implements Server {
   private readonly live = new Set<Exchange>()
   private readonly app: ReturnType<typeof createApp>
   private http: HttpServer | undefined
+  private handle!: (node: NodePair) => void
+  private readonly turns = new Turns(
+    (node) => this.handle(node),
+    () => this.onIdle?.(),
+  )
   private closing: Promise<void> | undefined
   /** Ends the wait for requests under way. */
   private endDrain: (() => void) | undefined
@@ -82,7 +88,7 @@ class LLMServer implements Server {
   }
 
   get pending(): number {
-    return this.live.size
+    return this.live.size + this.turns.size
   }
 
   get address(): { host: string; port: number; url: string } | undefined {
@@ -153,7 +159,7 @@ class LLMServer implements Server {
     const listener = getRequestListener(
       (request, env) => {
         const { incoming, outgoing } = env as { incoming: IncomingMessage; outgoing: ServerResponse }
-        return this.app.hono.fetch(request, { [NODE_PAIR]: { incoming, outgoing } })
+        return this.app.hono.fetch(request, { [NODE_PAIR]: { incoming, outgoing, cameAt: performance.now() } })
       },
       {
         // A library leaves the process's Request and Response as they are.
@@ -172,9 +178,13 @@ class LLMServer implements Server {
     const connections = new Connections()
     const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
       connections.begin(incoming.socket, outgoing)
-      if (!this.app.answers({ incoming, outgoing })) void listener(incoming, outgoing)
+      this.turns.add(incoming, outgoing)
     }
     const http = tls === undefined ? createHttpServer(settings, onRequest) : createHttpsServer({ ...settings, ...tls }, onRequest)
+    this.handle = (node) => {
+      if (!this.app.answers(node)) void listener(node.incoming, node.outgoing)
+    }
+    http.on('connection', () => this.turns.onConnection())
     answerMalformed(http, (socket) => connections.isAnswering(socket))
     if (maxConnections !== undefined) http.maxConnections = maxConnections
     return http
@@ -209,7 +219,7 @@ class LLMServer implements Server {
       const timer = setTimeout(end, Math.min(ms, 2 ** 31 - 1))
       this.endDrain = end
       this.onIdle = () => {
-        if (this.live.size === 0) end()
+        if (this.pending === 0) end()
       }
       this.onIdle()
     })

@@ -90,7 +90,14 @@ async function readBytes(exchange: Exchange, limits: BodyLimits): Promise<Uint8A
   const declared = Number(exchange.header('content-length') ?? 0)
   if (declared > limits.maxBodyBytes) throw tooLarge(limits.maxBodyBytes)
   const { node, request } = exchange
-  if (node !== undefined) return readIncoming(node.incoming, limits)
+  if (node !== undefined) {
+    const { incoming } = node
+    // What came with the head waited with it.
+    if (incoming.complete) return readIncoming(incoming, limits)
+    const bytes = await readIncoming(incoming, limits)
+    exchange.completeAt = performance.now()
+    return bytes
+  }
   const body = request?.body ?? null
   return body === null ? new Uint8Array(0) : readStream(body, limits)
 }

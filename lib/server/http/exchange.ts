@@ -12,6 +12,8 @@ import { watchReader } from './slow_reader'
 export interface NodePair {
   incoming: IncomingMessage
   outgoing: ServerResponse
+  /** When its head was read, on the clock of `performance.now()`. */
+  cameAt?: number | undefined
 }
 
 /** What may be repeated in headers, logs and metrics as it is. */
@@ -24,7 +26,9 @@ const COMMON_HEADERS = { 'cache-control': 'no-store', 'x-content-type-options': 
 
 export class Exchange implements RequestHead {
   readonly id: string
-  readonly startedAt = performance.now()
+  readonly startedAt: number
+  /** When the last of its body came: what is slow before that is the client. */
+  completeAt: number
   route = 'other'
   caller: Caller = {}
   status = 0
@@ -60,6 +64,8 @@ export class Exchange implements RequestHead {
     private readonly stallTimeoutMs: number,
     private readonly onEnd: (exchange: Exchange) => void,
   ) {
+    this.startedAt = node?.cameAt ?? performance.now()
+    this.completeAt = this.startedAt
     const given = this.header('x-request-id')
     this.id = given !== undefined && HARMLESS_ID.test(given) ? given : `req-${randomUUID()}`
     if (node !== undefined) this.followSocket(node.outgoing)

@@ -59,6 +59,7 @@ export function factsOf(
     maxTokens: options.maxTokens,
     priority: options.priority ?? 0,
     deadlineMs: options.deadlineMs,
+    waitedMs: performance.now() - exchange.completeAt,
     keyName: exchange.caller.keyName,
     ...traceContext(exchange),
     temperature: options.temperature,
