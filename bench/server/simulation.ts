@@ -27,6 +27,11 @@ export interface MachineModel {
   noise: number
   /** Share of steps that take three times as long. */
   hiccups: number
+  /** What the host adds to each step before the next one begins, and no step's own time has in it; mean of an exponential distribution. */
+  hostMs?: number
+  /** Requests wait before they are asked about, in the mean so long, and so long that admission does not see; exponential too. */
+  waitMs?: number
+  unreadMs?: number
 }
 
 /**
@@ -127,12 +132,21 @@ class Simulation {
   private readonly served: Served[] = []
   private stepCount = 0
   private freeAt = 0
+  /** When each arrival is asked about, and how much of the wait until then is known. */
+  private readonly asked: readonly { at: number; waitedMs: number }[]
 
   constructor(
     private readonly arrivals: readonly Arrival[],
     private readonly options: SimulationOptions,
   ) {
     const machine = (this.machine = options.machine ?? H200_8B)
+    const random = seededRandom(options.seed ?? 1)
+    let last = 0
+    this.asked = arrivals.map(({ at }) => {
+      const readAt = at + exponential(random, machine.unreadMs)
+      last = Math.max(last, readAt + exponential(random, machine.waitMs))
+      return { at: last, waitedMs: last - readAt }
+    })
     this.scheduler = new Scheduler(
       {
         vocabSize: 32_000,
@@ -148,14 +162,14 @@ class Simulation {
       ...this.scheduler.load(),
       oldestStepMs: this.steps.length === 0 ? 0 : Math.max(this.now - this.steps[0]!.from, 0),
     })
-    if (options.sla !== undefined) this.admission = createSlaAdmission({ load }, options.sla, () => this.now)
+    if (options.sla !== undefined) this.admission = createSlaAdmission({ load }, options.sla, () => this.now, () => -Math.log(0.01) * (machine.unreadMs ?? 0))
   }
 
   run(): SimulationResult {
     const { arrivals, scheduler, steps } = this
     for (let next = 0; next < arrivals.length || steps.length > 0 || scheduler.hasWork; ) {
-      const arrivalAt = arrivals[next]?.at ?? Infinity
-      if (this.advance(arrivalAt)) this.arrive(arrivals[next++]!)
+      const arrivalAt = this.asked[next]?.at ?? Infinity
+      if (this.advance(arrivalAt)) this.arrive(arrivals[next]!, this.asked[next++]!.waitedMs)
       this.pump()
     }
     const { served, now: endMs, admission, stepCount } = this
@@ -176,7 +190,7 @@ class Simulation {
     return arrives
   }
 
-  private arrive(arrival: Arrival): void {
+  private arrive(arrival: Arrival, waitedMs: number): void {
     const id = this.served.length
     const of: Served = { arrival, refused: undefined, retryAfterSeconds: 0, ttftMs: NaN, gaps: [], endMs: NaN, error: undefined }
     this.served.push(of)
@@ -186,7 +200,7 @@ class Simulation {
       return
     }
     const { prompt, maxTokens, priority, deadlineMs } = arrival
-    const decision = this.admission?.admit(requestFacts({ id: String(id), promptTokens: prompt, maxTokens, priority, deadlineMs }))
+    const decision = this.admission?.admit(requestFacts({ id: String(id), promptTokens: prompt, maxTokens, priority, deadlineMs, waitedMs }))
     if (decision?.admitted === false) {
       of.refused = decision.reason
       of.retryAfterSeconds = decision.retryAfterSeconds
@@ -200,8 +214,8 @@ class Simulation {
     }
   }
 
-  private add(id: number, { prompt, maxTokens, output, priority, deadlineMs }: Arrival): void {
-    this.live.set(id, { at: this.now, ttftMs: NaN, gaps: [], lastAt: NaN, output })
+  private add(id: number, { at, prompt, maxTokens, output, priority, deadlineMs }: Arrival): void {
+    this.live.set(id, { at, ttftMs: NaN, gaps: [], lastAt: NaN, output })
     const deadline = deadlineMs === undefined ? {} : { deadline: this.now + deadlineMs }
     const request = { id, prompt: ZEROS.subarray(0, prompt), sampling: GREEDY_SAMPLING, maxTokens, priority, ...deadline }
     this.scheduler.add(request, this.now)
@@ -209,7 +223,7 @@ class Simulation {
 
   /** Whether the arrival and all that wait would have their first tokens in time if nothing else came. Nothing changes. */
   private wouldKeep(id: number, arrival: Arrival, ttftMs: number): boolean {
-    const fork = deepClone(this as Simulation, new Map<object, unknown>([[this.options, this.options], [this.arrivals, this.arrivals], [this.served, []]]))
+    const fork = deepClone(this as Simulation, new Map<object, unknown>([[this.options, this.options], [this.arrivals, this.arrivals], [this.asked, this.asked], [this.served, []]]))
     const waiting = [...fork.live].flatMap(([other, { ttftMs: had }]) => (Number.isNaN(had) ? [other] : []))
     fork.add(id, arrival)
     waiting.push(id)
@@ -258,8 +272,10 @@ class Simulation {
     let ms = machine.base + machine.perToken * Math.max(tokens - machine.free, 0) + attentionMs
     ms *= Math.exp(machine.noise * gauss) * (random() < machine.hiccups ? 3 : 1)
     if (options.slowdown !== undefined && from >= options.slowdown.at) ms *= options.slowdown.factor
+    const runMs = ms
+    ms += exponential(random, machine.hostMs)
     this.freeAt = from + ms
-    const timings = { queueUs: (from - now) * 1000, runUs: ms * 1000 }
+    const timings = { queueUs: (from - now) * 1000, runUs: runMs * 1000 }
     const result = { stepId: packed[1]!, tokens: new Int32Array(samples).fill(7), logprobs: [], logits: NO_LOGITS, timings }
     this.steps.push({ from, to: this.freeAt, result })
   }
@@ -297,6 +313,11 @@ class Simulation {
     const { count, sequences, errors } = this.scheduler.expire(this.now)
     for (let i = 0; i < count; i++) this.end(sequences[i]!.id as number, errors[i]!.code)
   }
+}
+
+/** Nothing is drawn where the mean is nothing. */
+function exponential(random: () => number, mean = 0): number {
+  return mean === 0 ? 0 : -mean * Math.log(1 - random())
 }
 
 /** A copy of everything that can be reached; functions, and prompts, which all lie in one array, are shared. */

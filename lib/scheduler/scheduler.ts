@@ -310,6 +310,7 @@ export class Scheduler {
     if (this.halted || this.inFlight.length > this.runAhead) return null
     const record = this.spareRecords.pop()!
     record.reset(this.nextStep)
+    record.plannedAt = now
     const open: SlotInit[] = []
     const decodeRows = this.planner.fill(record, open, now)
     if (record.rows === 0) {
@@ -355,7 +356,7 @@ export class Scheduler {
     const error = result.error ?? malformed(record, result, this.limits)
     if (error === undefined) {
       this.cost.observe(record.tokens, result.timings)
-      this.steps.curve.observe(record.tokens, result.timings)
+      this.steps.observe(record.tokens, result.timings, record.plannedAt, now)
       this.accounts.takeTokens(record, result, events)
     } else {
       this.accounts.takeFailure(record, error, this.inFlight, now, events)
@@ -427,6 +428,7 @@ export class Scheduler {
       totalPages: limits.numPages,
       availablePages: blocks.available,
       stepTimes: steps.curve,
+      stepDelayMs: steps.delay.ms,
     }
   }
 

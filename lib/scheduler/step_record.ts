@@ -18,6 +18,8 @@ export class StepRecord {
   samples = 0
   /** Hidden states that were asked for. */
   hiddens = 0
+  /** ms */
+  plannedAt = 0
 
   private packed = new Int32Array(4096)
 

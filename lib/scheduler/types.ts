@@ -116,6 +116,8 @@ export interface SchedulerLoad {
   availablePages: number
   /** By number of tokens, as observed until now. Live: it goes on changing. */
   stepTimes: Pick<StepCurve, 'observations' | 'meanMs' | 'p99Ms'>
+  /** How much longer a step takes in the mean than it runs, in ms: until its result is taken, and the next one can begin. */
+  stepDelayMs: number
 }
 
 /** What one scheduler gives up and another takes over. */

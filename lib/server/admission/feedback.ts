@@ -6,7 +6,7 @@ const WINDOW = 512
 /** What is later than that is no error of a forecast, but a pause, or a machine that has become another. */
 const MOST_RATIO = 2
 /** Assumed of forecasts until the window is full of what came true. */
-const FIRST_RATIO = 1.1
+const FIRST_RATIO = 1.2
 const RECENT = 1024
 
 /** The last values of something, for their percentiles. */

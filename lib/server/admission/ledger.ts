@@ -7,7 +7,9 @@ import { OutputLengths } from './output_lengths'
 export interface Entry {
   readonly facts: RequestFacts
   readonly order: number
-  readonly admittedAt: number
+  /** When all of it had come, and when it was asked about. */
+  readonly cameAt: number
+  readonly askedAt: number
   readonly deadlineAt: number
   /** It was promised a first token in time. */
   readonly promised: boolean
@@ -20,12 +22,12 @@ export interface Entry {
   firstAt: number
   /** Tokens of all choices. */
   produced: number
-  /** ms from its admission to its first token; NaN where none was made. */
+  /** ms from its admission to its first token, not corrected; NaN where none was made. */
   forecastMs: number
 }
 
-/** In which order prompts run: the scheduler's, but for the urgency that comes with waiting. */
-function before(a: Entry, b: Entry): number {
+/** In which order prompts run: the scheduler's, but for the urgency that comes with waiting. Negative: `a` first. */
+export function before(a: Entry, b: Entry): number {
   const urgency = a.facts.priority - b.facts.priority
   if (urgency !== 0) return urgency
   if (a.deadlineAt !== b.deadlineAt) return a.deadlineAt - b.deadlineAt
@@ -34,6 +36,8 @@ function before(a: Entry, b: Entry): number {
 
 export class Ledger {
   private readonly decoding = new Set<Entry>()
+  /** Counts what changes a forecast for a request behind all others, but for the passing of time and the steps of the scheduler. */
+  version = 0
   /** Sorted. */
   readonly waiting: Entry[] = []
   private arrivals = 0
@@ -69,7 +73,8 @@ export class Ledger {
     return {
       facts,
       order: this.arrivals++,
-      admittedAt: now,
+      cameAt: now - (facts.waitedMs ?? 0),
+      askedAt: now,
       deadlineAt: facts.deadlineMs === undefined ? Infinity : now + facts.deadlineMs,
       promised,
       size,
@@ -89,16 +94,19 @@ export class Ledger {
   }
 
   add(entry: Entry): void {
+    this.version++
     this.waiting.splice(this.position(entry), 0, entry)
   }
 
   firstToken(entry: Entry, now: number): void {
+    this.version++
     entry.firstAt = now
     this.unqueue(entry)
     this.decoding.add(entry)
   }
 
   end(entry: Entry): void {
+    this.version++
     this.unqueue(entry)
     this.decoding.delete(entry)
     if (entry.produced > 0) this.lengths.observe(entry.produced / entry.facts.n, entry.facts.maxTokens)

@@ -4,11 +4,12 @@ import { ArgumentReader } from '../../runtime'
 import type { Admission, AdmissionDecision, AdmissionTicket, RefusalReason, RequestFacts } from '../seams'
 import { Feedback, Recent } from './feedback'
 import { type Forecast, forecast, type Machine } from './forecast'
-import { type Entry, Ledger } from './ledger'
+import { before, type Entry, Ledger } from './ledger'
+import { LoopDelay } from './loop_delay'
 
 /** What is promised to requests that are let in. Times are milliseconds. */
 export interface SlaOptions {
-  /** Bound on the time to first token, from admission on. */
+  /** Bound on the time to first token, from the moment when all of the request has come. */
   ttftMs: number
   /** Bound on the inter-token latency. Give the LLM the same as `maxStepMs`: the scheduler keeps it. */
   itlMs: number
@@ -45,12 +46,32 @@ const BLIND_TOKENS = 4096
 /** Forecasts go so many times the bound into the future. */
 const HORIZON = 8
 const MAX_RETRY_SECONDS = 120
+/** Of the bound: who has waited less has seen too little. */
+const SLIP_SHARE = 0.2
+const MOST_SLIP = 2
+/** Of the bound, what the event loop's delay may take: it is a pause that takes more. */
+const MOST_UNREAD_SHARE = 0.25
 
 export type CheckedSla = { readonly [K in keyof SlaOptions]-?: NonNullable<SlaOptions[K]> }
+
+/** A refusal that holds for whoever asks for as much, and comes behind, until something else has changed than the time. */
+interface StandingRefusal {
+  entry: Entry
+  version: number
+  /** Steps that had ended, and tokens of prompts that had begun to run. */
+  steps: number
+  prefilled: number
+  overMs: number
+  refuse: (overMs: number) => Refused
+}
+
+type Refused = AdmissionDecision & { admitted: false }
 
 interface Policy extends CheckedSla {
   load: () => LLMLoad
   now: () => number
+  loopDelayMs: () => number
+  close: () => void
 }
 
 /**
@@ -67,6 +88,7 @@ class SlaPolicy implements SlaAdmission {
   private readonly gaps = new Recent()
   private admitted = 0
   private refused = 0
+  private standing: StandingRefusal | undefined
 
   constructor(private readonly policy: Policy) {
     this.ttft = new Feedback(policy.ttftMs, policy.percentile)
@@ -94,7 +116,7 @@ class SlaPolicy implements SlaAdmission {
     this.ledger.advance(load)
     const entry = this.ledger.entry(facts, facts.priority <= this.policy.interactivePriority, now)
     const { own } = this.look(entry, load, now)
-    return seconds(own - this.policy.ttftMs)
+    return seconds(own - this.limitMs)
   }
 
   snapshot(): SlaSnapshot {
@@ -108,10 +130,17 @@ class SlaPolicy implements SlaAdmission {
     }
   }
 
-  /** Nothing is held. */
-  close(): void {}
+  close(): void {
+    this.policy.close()
+  }
 
-  private weigh(entry: Entry, load: LLMLoad, now: number): (AdmissionDecision & { admitted: false }) | undefined {
+  /** Bound on what is known of a request's time to first token: some goes by before it is read. */
+  private get limitMs(): number {
+    const { ttftMs, loopDelayMs } = this.policy
+    return ttftMs - Math.min(loopDelayMs(), MOST_UNREAD_SHARE * ttftMs)
+  }
+
+  private weigh(entry: Entry, load: LLMLoad, now: number): Refused | undefined {
     const { facts, promised } = entry
     const { batchQueueShare, itlMs, percentile, ttftMs } = this.policy
     const refuse = (reason: RefusalReason, overMs: number, message: string) =>
@@ -126,6 +155,8 @@ class SlaPolicy implements SlaAdmission {
       return refuse('sla', 1000, 'The server has just started, and does not know yet how fast it is')
     }
     if (!promised && entry.deadlineAt === Infinity) return undefined
+    const standing = this.stillRefused(entry, load, now)
+    if (standing !== undefined) return standing
 
     const { forecastMs, own, behind, rows } = this.look(entry, load, now)
     entry.forecastMs = forecastMs
@@ -138,8 +169,13 @@ class SlaPolicy implements SlaAdmission {
       if (overMs > 0) return refuse('deadline', overMs, 'The deadline cannot be met with what is ahead of this request')
     }
     if (!promised) return undefined
-    const overMs = own - ttftMs
-    if (overMs > 0) return refuse('sla', overMs, `No first token within ${ttftMs} ms can be promised at the moment`)
+    const overMs = own - this.limitMs
+    if (overMs > 0) {
+      const tooLate = (overMs: number): Refused => refuse('sla', overMs, `No first token within ${ttftMs} ms can be promised at the moment`)
+      const { version } = this.ledger
+      this.standing = { entry, version, steps: load.stepTimes.observations, prefilled: load.prefillTokens, overMs, refuse: tooLate }
+      return tooLate(overMs)
+    }
     if (behind > 0) return refuse('sla', behind, 'Requests that were promised a first token in time would miss it')
     // Under `maxStepMs` the scheduler runs no more at once than the bound allows: who is too many waits, which the forecast knows.
     const bounded = load.maxStepMs !== undefined && load.maxStepMs <= itlMs
@@ -153,8 +189,22 @@ class SlaPolicy implements SlaAdmission {
     return undefined
   }
 
+  /** Beyond saturation most are refused for the same reason as the last one was, which is known without another forecast. */
+  private stillRefused(entry: Entry, load: LLMLoad, now: number): Refused | undefined {
+    const { standing } = this
+    if (standing === undefined || !entry.promised || entry.deadlineAt < Infinity) return undefined
+    const { entry: other, version, steps, prefilled, overMs, refuse } = standing
+    if (version !== this.ledger.version || steps !== load.stepTimes.observations || prefilled !== load.prefillTokens) return undefined
+    if (before(entry, other) < 0 || entry.size < other.size || entry.facts.n < other.facts.n) return undefined
+    // What is in flight has gone on in the meantime.
+    const passedMs = (now - other.askedAt) * Math.max(this.ttft.factor, 1)
+    const waitedMs = entry.askedAt - entry.cameAt - (other.askedAt - other.cameAt)
+    const left = overMs - passedMs + waitedMs
+    return left > 0 ? refuse(left) : undefined
+  }
+
   /**
-   * Milliseconds to the entry's first token, forecast and corrected; by how much the worst of those behind it would miss the bound because of it; and
+   * Milliseconds from the arrival of the entry to its first token, forecast and corrected; by how much the worst of those behind it would miss the bound because of it; and
    * sequences that decode then.
    */
   private look(entry: Entry, load: LLMLoad, now: number): { forecastMs: number; own: number; behind: number; rows: number } {
@@ -165,22 +215,41 @@ class SlaPolicy implements SlaAdmission {
     const run = (entries: readonly Entry[]): Forecast => this.forecast(entries, entry, load)
     const withIt = run([...ahead, entry, ...behind])
     const forecastMs = withIt.firstTokenMs[at]!
+    const factor = Math.max(ttft.factor, this.slip(ahead, withIt, now))
     let over = 0
     if (behind.length > 0) {
-      const limit = this.policy.ttftMs
+      const limit = this.limitMs
       const without = run([...ahead, ...behind])
-      behind.forEach(({ admittedAt }, i) => {
-        const waited = now - admittedAt
-        const late = waited + ttft.corrected(withIt.firstTokenMs[at + 1 + i]!) - limit
-        if (late > 0 && waited + ttft.corrected(without.firstTokenMs[at + i]!) <= limit) over = Math.max(over, late)
+      behind.forEach(({ cameAt }, i) => {
+        const waited = now - cameAt
+        const late = waited + factor * withIt.firstTokenMs[at + 1 + i]! - limit
+        if (late > 0 && waited + factor * without.firstTokenMs[at + i]! <= limit) over = Math.max(over, late)
       })
     }
-    return { forecastMs, own: ttft.corrected(forecastMs), behind: over, rows: withIt.rows }
+    return { forecastMs, own: now - entry.cameAt + factor * forecastMs, behind: over, rows: withIt.rows }
+  }
+
+  /**
+   * What passes of the time by what passes of the queue, as those who wait have seen it since they were let in. It says that forecasts are too short
+   * before any of them has come true: after the start, and when the machine becomes slower.
+   */
+  private slip(ahead: readonly Entry[], { firstTokenMs }: Forecast, now: number): number {
+    let passed = 0
+    let worked = 0
+    for (let i = 0; i < ahead.length; i++) {
+      const { forecastMs, askedAt } = ahead[i]!
+      const left = firstTokenMs[i]!
+      if (!(now - askedAt > SLIP_SHARE * this.policy.ttftMs) || !Number.isFinite(forecastMs) || left === Infinity) continue
+      passed += now - askedAt
+      worked += forecastMs - left
+    }
+    if (passed === 0) return 1
+    return passed < MOST_SLIP * worked ? passed / worked : MOST_SLIP
   }
 
   private forecast(entries: readonly Entry[], of: Entry, load: LLMLoad): Forecast {
-    const { stepTimes, inFlightTokens } = load
-    const stepMs = (tokens: number): number => stepTimes.meanMs(tokens) || 0
+    const { stepTimes, stepDelayMs, inFlightTokens } = load
+    const stepMs = (tokens: number): number => (stepTimes.meanMs(tokens) || 0) + stepDelayMs
     let inFlightMs = 0
     inFlightTokens.forEach((tokens, i) => {
       inFlightMs += Math.max(stepMs(tokens) - (i === 0 ? load.oldestStepMs : 0), 0)
@@ -195,7 +264,7 @@ class SlaPolicy implements SlaAdmission {
     }
     const yields = (entry: Entry): boolean => load.preemptForPriority && entry.facts.priority > of.facts.priority
     const decodes = this.ledger.decodes(yields)
-    const deadline = of.deadlineAt === Infinity ? 0 : of.deadlineAt - of.admittedAt
+    const deadline = of.deadlineAt === Infinity ? 0 : of.deadlineAt - of.askedAt
     const horizonMs = Math.max(HORIZON * this.policy.ttftMs, Math.min(deadline, HORIZON * HORIZON * this.policy.ttftMs))
     return forecast(machine, decodes, this.ledger.prompts(entries), horizonMs)
   }
@@ -210,9 +279,8 @@ class SlaPolicy implements SlaAdmission {
         const now = policy.now()
         ledger.firstToken(entry, now)
         if (!entry.promised) return
-        const tookMs = now - entry.admittedAt
-        this.recentTtft.add(tookMs)
-        if (!Number.isNaN(entry.forecastMs)) this.ttft.observe(entry.forecastMs, tookMs)
+        this.recentTtft.add(now - entry.cameAt)
+        if (!Number.isNaN(entry.forecastMs)) this.ttft.observe(entry.forecastMs, now - entry.askedAt)
       },
       tokens: (choice, count) => {
         if (ended || count <= 0) return
@@ -263,12 +331,17 @@ export function checkSlaOptions(options: unknown): CheckedSla {
  * itlMs`; where batch work runs beside interactive requests, with `preemptForPriority` too.
  *
  * @param now in ms; of the same clock as nothing else: only its differences count
+ * @param loopDelayMs the time that requests may have waited before they were read, in ms; by default the 99th percentile of the event loop's delay
  * @throws ERR_INVALID_ARGUMENT
  */
 export function createSlaAdmission(
   llm: Pick<LLM, 'load'>,
   options: SlaOptions,
   now: () => number = () => performance.now(),
+  loopDelayMs?: () => number,
 ): SlaAdmission {
-  return new SlaPolicy({ ...checkSlaOptions(options), load: () => llm.load(), now })
+  const policy = { ...checkSlaOptions(options), load: () => llm.load(), now }
+  if (loopDelayMs !== undefined) return new SlaPolicy({ ...policy, loopDelayMs, close: () => {} })
+  const delay = new LoopDelay()
+  return new SlaPolicy({ ...policy, loopDelayMs: () => delay.ms, close: () => delay.close() })
 }

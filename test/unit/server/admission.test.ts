@@ -89,7 +89,7 @@ describe('Feedback', () => {
   it('learns nothing from forecasts far from the bound that were kept, but from every miss', () => {
     const feedback = new Feedback(1000, 0.99)
     for (let i = 0; i < 600; i++) feedback.observe(20, 60)
-    expect(feedback.factor).toBe(1.1)
+    expect(feedback.factor).toBe(1.2)
     for (let i = 0; i < 600; i++) feedback.observe(200, 1001)
     expect(feedback.factor).toBe(2)
     // Not for ever, though it now lets in so little that the forecasts of what it lets in are small.
@@ -129,10 +129,11 @@ describe('SLA admission', () => {
     totalPages: 10_000,
     availablePages: 10_000,
     stepTimes: curve,
+    stepDelayMs: 0,
   }
   function make(load: Partial<LLMLoad> = {}, options: Partial<SlaOptions> = {}) {
-    const state = { now: 0, load: { ...base, ...load } }
-    const admission = createSlaAdmission({ load: () => state.load }, { ttftMs: 200, itlMs: 50, ...options }, () => state.now)
+    const state = { now: 0, loopDelayMs: 0, load: { ...base, ...load } }
+    const admission = createSlaAdmission({ load: () => state.load }, { ttftMs: 200, itlMs: 50, ...options }, () => state.now, () => state.loopDelayMs)
     let id = 0
     const ask = (more: Partial<RequestFacts> = {}) =>
       admission.admit(requestFacts({ id: String(id++), promptTokens: 100, maxTokens: 50, ...more }))
@@ -156,6 +157,54 @@ describe('SLA admission', () => {
     state.load = { ...state.load, prefillTokens: 300 }
     expect(ask().admitted).toBe(true)
     expect(admission.snapshot()).toMatchObject({ admitted: count + 1, refused: 20 - count })
+  })
+
+  it('counts what a request has waited before it is asked about, and what it may have waited before it was read', () => {
+    const count = (waitedMs: number, loopDelayMs: number, stepDelayMs = 0): number => {
+      const { ask, state } = make({ maxRunning: 100, stepDelayMs })
+      state.loopDelayMs = loopDelayMs
+      return Array.from({ length: 20 }, () => ask({ waitedMs })).filter(({ admitted }) => admitted).length
+    }
+    expect(count(0, 0)).toBeGreaterThan(5)
+    expect(count(100, 0)).toBeLessThan(count(0, 0) - 2)
+    expect(count(201, 0)).toBe(0)
+    expect(count(0, 40)).toBeLessThan(count(0, 0))
+    // It is a pause that takes more than a quarter of the bound.
+    expect(count(0, 5000)).toBe(count(0, 50))
+    expect(count(0, 0, 20)).toBeLessThan(count(0, 0) - 2)
+  })
+
+  it('knows from those who wait that forecasts are too short, before one has come true', () => {
+    const { ask, state } = make({ maxRunning: 100 })
+    for (let i = 0; i < 4; i++) expect(ask().admitted).toBe(true)
+    expect(ask({ promptTokens: 300 }).admitted).toBe(true)
+    // 60 ms later one prompt has run, and not three.
+    state.now = 60
+    state.load = { ...state.load, prefillTokens: 100 }
+    expect(ask({ promptTokens: 100 }).admitted).toBe(false)
+    const { ask: other, state: good } = make({ maxRunning: 100 })
+    for (let i = 0; i < 4; i++) other()
+    other({ promptTokens: 300 })
+    good.now = 60
+    good.load = { ...good.load, prefillTokens: 300 }
+    expect(other({ promptTokens: 100 }).admitted).toBe(true)
+  })
+
+  it('a refusal stands for who asks for as much, until something has changed', () => {
+    let forecasts = 0
+    const { ask, state } = make({ maxRunning: 100, stepTokens: () => (forecasts++, 100) })
+    while (ask().admitted);
+    const before = forecasts
+    for (let i = 0; i < 50; i++) expect(ask({ promptTokens: 100 + i })).toMatchObject({ reason: 'sla' })
+    expect(forecasts).toBe(before)
+    // Smaller ones, and more urgent ones, are looked at.
+    ask({ promptTokens: 1 })
+    expect(forecasts).toBeGreaterThan(before)
+    // What is in flight has gone on meanwhile.
+    state.now = 1000
+    const later = forecasts
+    ask()
+    expect(forecasts).toBeGreaterThan(later)
   })
 
   it('what ends leaves nothing behind, however often it is told', () => {

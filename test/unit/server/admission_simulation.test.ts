@@ -91,6 +91,27 @@ describe('steps as fast as they were measured on an H200', () => {
   })
 })
 
+/** What a server adds that shares an event loop, and a machine, with other things. */
+describe.each([
+  ['steps are taken late', { hostMs: 5 }],
+  ['requests wait before they are asked about', { waitMs: 30 }],
+  ['requests wait before they are read, which nobody sees', { unreadMs: 20 }],
+  ['all of that, and steps of uneven length', { hostMs: 4, waitMs: 20, unreadMs: 10, noise: 0.15 }],
+])('a busy host: %s', (_, host) => {
+  const machine = { ...H200_MEASURED, ...host }
+  const bounds = { ttftMs: 1000, itlMs: 80 }
+  const busy = { machine, sla: bounds, scheduler: { maxStepMs: bounds.itlMs } }
+  const saturated = saturation({ machine, scheduler: busy.scheduler })
+
+  it.each([1.5, 3])('%s times what saturates: the 99th percentile of all requests is kept', { timeout: 60_000 }, (load) => {
+    const { served } = simulate(makeArrivals({ count: 2000, rate: load * saturated, seed: 21 }), busy)
+    const outcome = judge(served, bounds)
+    expect(outcome.ttftP99, JSON.stringify(outcome)).toBeLessThanOrEqual(bounds.ttftMs)
+    expect(outcome.good, JSON.stringify(outcome)).toBeGreaterThanOrEqual(0.99)
+    expect(outcome.goodput, JSON.stringify(outcome)).toBeGreaterThan(saturated)
+  })
+})
+
 describe('what changes', () => {
   const long = { prompt: { median: 3000, sigma: 0.4, most: 6000 }, output: { median: 40, sigma: 0.5, most: 800 } }
 
