@@ -218,7 +218,8 @@ describe('with failover', () => {
       return mortal(at, ways[Math.floor(random() * ways.length)])
     }
     const { llm } = await serve(next(), { prefixCache: false, failover: () => substitute({ steps: 5 }), restart: { create: next, ...NOW } })
-    const over = (): boolean => lives <= 0 && llm.health().state === 'ready'
+    // The one that lives has been made, and serves.
+    const over = (): boolean => lives < 0 && llm.health().state === 'ready'
     for (let round = 0; !over(); round++) {
       // One that dies by openSlot may do so only in the next round.
       if (round === 24) throw new Error('The deaths do not come to an end')
