@@ -75,7 +75,10 @@ function translateErrors(call: () => void): void {
 export function fromNativeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
   const { code, hint } = error as Error & { code?: unknown; hint?: string }
-  return isErrorCode(code) ? new TensorRTError(code, error.message, { hint, cause: error }) : error
+  if (!isErrorCode(code)) return error
+  // The addon's classes are called after those of the library, which users know.
+  const message = code === 'ERR_DISPOSED' ? error.message.replace(/^The Native(?=[A-Z])/, 'The ') : error.message
+  return new TensorRTError(code, message, { hint, cause: error })
 }
 
 /** @internal exported for its tests */

@@ -137,7 +137,8 @@ export class PinnedBuffer extends MemoryBuffer {
    */
   write(tensor: Tensor, byteOffset = 0): void {
     if (!(tensor instanceof Tensor)) throw new TensorRTError('ERR_INVALID_TENSOR', `write() takes a Tensor, not ${describeValue(tensor)}`)
-    this.requireFits(tensor.dtype, tensor.shape, tensor.byteLength, byteOffset)
+    this.checkRange('byte', byteOffset, 0)
+    requireFits(this, tensor.dtype, tensor.shape, tensor.byteLength, byteOffset)
     new Uint8Array(this.arrayBuffer, byteOffset, tensor.byteLength).set(tensor.bytes)
   }
 
@@ -148,19 +149,19 @@ export class PinnedBuffer extends MemoryBuffer {
   read<D extends DataType>(dtype: D, shape: readonly number[], byteOffset = 0): Tensor<D> {
     const sizes = checkShape(shape, `A tensor of ${checkDataType(dtype, 'A tensor')}`)
     const bytes = byteLengthOf(dtype, volume(sizes))
-    this.requireFits(dtype, sizes, bytes, byteOffset)
+    this.checkRange('byte', byteOffset, 0)
+    requireFits(this, dtype, sizes, bytes, byteOffset)
     // slice() copies, which lets any offset do.
     const copy = this.arrayBuffer.slice(byteOffset, byteOffset + bytes)
     return Tensor.wrap(dtype, new (arrayTypeOf(dtype))(copy), sizes)
   }
+}
 
-  private requireFits(dtype: DataType, shape: readonly number[], bytes: number, byteOffset: number): void {
-    this.checkRange('byte', byteOffset, 0)
-    if (byteOffset + bytes <= this.bytes) return
-    throw new TensorRTError(
-      'ERR_INVALID_TENSOR',
-      `A tensor of ${dtype} and shape ${formatShape(shape)} has ${bytes} bytes, and the PinnedBuffer of ` +
-        `${this.bytes} has ${this.bytes - byteOffset} from byte ${byteOffset} on`,
-    )
-  }
+function requireFits(buffer: PinnedBuffer, dtype: DataType, shape: readonly number[], bytes: number, byteOffset: number): void {
+  if (byteOffset + bytes <= buffer.bytes) return
+  throw new TensorRTError(
+    'ERR_INVALID_TENSOR',
+    `A tensor of ${dtype} and shape ${formatShape(shape)} has ${bytes} bytes, and the PinnedBuffer of ` +
+      `${buffer.bytes} has ${buffer.bytes - byteOffset} from byte ${byteOffset} on`,
+  )
 }

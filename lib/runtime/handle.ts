@@ -1,6 +1,6 @@
 /** What all objects with native memory have in common: closing, and waits that end with it. */
 import { AbortError, TensorRTError } from '../errors'
-import { nativeAsync, type NativeClosable } from '../native'
+import { nativeAsync } from '../native'
 import { followSignal } from './abort_signals'
 import { ArgumentReader } from './argument_reader'
 
@@ -49,6 +49,11 @@ export function discard(late: { close(): Promise<void> }): void {
   late.close().catch(() => {})
 }
 
+interface ClosableMemory {
+  /** @param ownedClosed when what was made of it has let go */
+  close(ownedClosed?: Promise<unknown>): Promise<void>
+}
+
 /**
  * An object with native memory behind it. {@link close} gives it back; what is queued on the device goes on, and keeps what it uses for as
  * long as it needs it. Closing an object closes what was made of it, and rejects what waits for it with ERR_DISPOSED.
@@ -57,7 +62,7 @@ export function discard(late: { close(): Promise<void> }): void {
  */
 export abstract class NativeHandle implements AsyncDisposable {
   readonly #what: string
-  readonly #native: NativeClosable
+  readonly #native: ClosableMemory
   readonly #owner: NativeHandle | undefined
   /** Held weakly: an object that nobody refers to any more is freed by the garbage collector. */
   readonly #owned = new Set<WeakRef<NativeHandle>>()
@@ -70,7 +75,7 @@ export abstract class NativeHandle implements AsyncDisposable {
    * @param owner closes it when it is closed itself
    * @internal
    */
-  constructor(what: string, memory: NativeClosable, owner: NativeHandle | undefined) {
+  constructor(what: string, memory: ClosableMemory, owner: NativeHandle | undefined) {
     this.#what = what
     this.#native = memory
     this.#owner = owner
@@ -158,7 +163,8 @@ export abstract class NativeHandle implements AsyncDisposable {
     const closing: Promise<void>[] = []
     for (const owned of this.#owned) closing.push(owned.deref()?.close() ?? Promise.resolve())
     this.#owned.clear()
-    closing.push(nativeAsync(() => this.#native.close()))
+    const ownedClosed = Promise.allSettled(closing)
+    closing.push(nativeAsync(() => this.#native.close(ownedClosed)))
     try {
       await Promise.all(closing)
     } finally {

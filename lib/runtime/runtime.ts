@@ -66,21 +66,29 @@ export interface EventOptions {
 
 const MAX_DEVICE = 1023
 
+/** The pool is the device's: once its last runtime is closed, nobody could trim it. */
+async function closeAndTrim(runtime: NativeRuntime, ownedClosed: Promise<unknown> | undefined): Promise<void> {
+  await ownedClosed
+  // A device that is dead has lost its memory anyway.
+  await nativeAsync(() => runtime.trim()).catch(() => {})
+  await runtime.close()
+}
+
 /** @throws ERR_INVALID_ARGUMENT @internal */
 export function readDeviceOptions(reader: ArgumentReader): { device: number; libraryPath: string } {
   return { device: reader.integer('device', 0, MAX_DEVICE) ?? 0, libraryPath: reader.path('libraryPath') ?? '' }
 }
 
 /**
- * TensorRT's runtime on one device: engines, memory, streams and events are made of it. Closing it closes all of them. Several may be open at
- * a time, for one device or for several.
+ * TensorRT's runtime on one device: engines, memory, streams and events are made of it. Closing it closes all of them, and gives the device's
+ * pooled memory back. Several may be open at a time, for one device or for several.
  */
 export class Runtime extends NativeHandle {
   readonly info: RuntimeInfo
   readonly #native: NativeRuntime
 
   private constructor(runtime: NativeRuntime) {
-    super('Runtime', runtime, undefined)
+    super('Runtime', { close: (ownedClosed) => closeAndTrim(runtime, ownedClosed) }, undefined)
     this.#native = runtime
     this.info = Object.freeze(JSON.parse(runtime.info) as NativeRuntimeInfo)
   }

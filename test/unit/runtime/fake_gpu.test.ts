@@ -251,6 +251,17 @@ describe.skipIf(!fakeGpu.available)('the runtime API on a GPU of host memory', (
     expect(view).toHaveLength(0)
   })
 
+  it('gives pooled memory back when a runtime is closed', async () => {
+    const other = await Runtime.create()
+    await (await other.allocateDevice(3 << 20)).close()
+    const open = await other.allocatePinned(3 << 20)
+    expect(runtime.memory().pooledDeviceBytes).toBeGreaterThanOrEqual(3 << 20)
+    await other.close()
+    expect(open.closed).toBe(true)
+    // What the close itself lets go of is on its way: it must not stay in the pool.
+    await expect.poll(() => runtime.memory()).toMatchObject({ pooledDeviceBytes: 0, pooledPinnedBytes: 0 })
+  })
+
   it('keeps pooled memory until it is trimmed', async () => {
     await (await runtime.allocateDevice(1 << 20)).close()
     expect(runtime.memory().pooledDeviceBytes).toBeGreaterThanOrEqual(1 << 20)

@@ -80,6 +80,13 @@ describe.skipIf(!fakeGpu.available)('a session on the real module', () => {
     await expect(open(plan, { batching: true })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
   })
 
+  it('is not made of an engine that is closed meanwhile', async () => {
+    const engine = await Engine.load(makePlan(scalePlan()), { runtime })
+    const creating = engine.createSession()
+    await engine.close()
+    await expect(creating).rejects.toMatchObject({ code: 'ERR_DISPOSED', message: expect.stringMatching(/^The (Engine|ExecutionContext|Stream|Session) is closed$/) as string })
+  })
+
   it('takes shape tensors', async () => {
     const session = await open({
       tensors: [
