@@ -268,7 +268,6 @@ async function child(role: string): Promise<void> {
   let server: ReturnType<typeof createServer> | undefined
   let bare: http.Server | undefined
   let port = 0
-  const senders = new Map<number, Sender>()
   if (role === 'library' || role === 'server') llm = loadLLM(meter)
   if (role === 'server') {
     server = createServer(llm!, { modelName: 'bench', telemetry: createTelemetry(llm!, { model: 'bench' }) })
@@ -280,13 +279,14 @@ async function child(role: string): Promise<void> {
   const run = async ({ bursts, endpoint, seed, port }: Extract<Ask, { bursts: number }>): Promise<Round> => {
     const random = seededRandom(seed)
     const round: Round = { ttftMs: [], lastTtftMs: [] }
-    let sender = port === undefined ? undefined : senders.get(port)
-    if (port !== undefined && sender === undefined) senders.set(port, (sender = await Sender.open(port)))
+    // Anew for each round: servers close connections that wait for seconds, as they do while it is others' turn.
+    const sender = port === undefined ? undefined : await Sender.open(port)
     for (let i = 0; i < bursts; i++) {
       if (sender === undefined) await burstOfLibrary(llm!, endpoint, random, round)
       else await sender.burst(endpoint, random, round)
       await pause(PAUSE_MS)
     }
+    sender?.close()
     return round
   }
   process.on('message', (ask: Ask) => {
@@ -297,7 +297,6 @@ async function child(role: string): Promise<void> {
         meter.reset()
         process.send!({})
       } else {
-        for (const sender of senders.values()) sender.close()
         bare?.close()
         await server?.close()
         await llm?.close()
@@ -374,6 +373,7 @@ async function measure(endpoint: Endpoint, rounds: number, bursts: number) {
       const { round, cost } = await run(arm, 2 + i, bursts)
       arm.rounds.push(round)
       arm.costs.push(cost)
+      process.stderr.write(`${endpoint}, ${arm.name}: ${Math.round(cost.in)} and ${Math.round(cost.all)} us a request\n`)
     }
   }
   await Promise.all([client, ...arms.map(({ peer }) => peer)].map((peer) => peer.end()))
