@@ -73,6 +73,18 @@ describe('max_tokens beyond the context', () => {
     expect(message).toMatch(/^"\w+" is 10\d\d, and the prompt has \d+ tokens: together more than the 1024 of the model's context$/)
   })
 
+  it("and beyond the server's own limit is refused by the name that it came by", async () => {
+    const small = await startServer({ limits: { maxOutputTokens: 8 } })
+    try {
+      for (const field of ['max_tokens', 'max_completion_tokens']) {
+        const { error } = (await (await small.post(CHAT, { messages, [field]: 9 })).json()) as ErrorAnswer
+        expect(error).toMatchObject({ param: field, code: 'max_tokens_too_large', message: 'At most 8 tokens may be generated per choice, not 9' })
+      }
+    } finally {
+      await small.close()
+    }
+  })
+
   it('up to it is not', async () => {
     expect((await answered('/v1/completions', { prompt: 'Once upon a time', max_tokens: 1019 })).usage.prompt_tokens).toBe(5)
   })

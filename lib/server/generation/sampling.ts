@@ -16,6 +16,7 @@ export type SharedOptions = Omit<GenerateOptions, 'prompt' | 'messages' | 'token
 
 /**
  * Options that all prompts of a request share.
+ * @param field by which the request gives `maxTokens`
  * @throws ApiError 400
  */
 export function sharedOptions(
@@ -24,11 +25,12 @@ export function sharedOptions(
   { llm }: ServedModel,
   exchange: Exchange,
   limits: RequestLimits,
+  field = 'max_tokens',
 ): SharedOptions {
   const { info } = llm
   if (maxTokens !== undefined && maxTokens > limits.maxOutputTokens) {
     const message = `At most ${limits.maxOutputTokens} tokens may be generated per choice, not ${maxTokens}`
-    throw ApiError.invalid('max_tokens', message, 'max_tokens_too_large')
+    throw ApiError.invalid(field, message, 'max_tokens_too_large')
   }
   if ((body.prompt_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('prompt_logprobs', limits)
   const minTokens = body.min_tokens ?? 0

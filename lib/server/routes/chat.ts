@@ -22,8 +22,9 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   if ((body.n ?? 1) > limits.maxChoices) throw ApiError.invalid('n', `"n" may be at most ${limits.maxChoices}`)
   if ((body.top_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('top_logprobs', limits)
   const maxTokens = body.max_completion_tokens ?? body.max_tokens
+  const maxTokensField = body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens'
   const options: SharedOptions = {
-    ...sharedOptions(body, maxTokens, served, exchange, limits),
+    ...sharedOptions(body, maxTokens, served, exchange, limits, maxTokensField),
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
   }
   const chat = await encodeChat(served, body, exchange, limits)
@@ -31,7 +32,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const forced = output?.forced
   const encoded = await opened(served, chat, forced?.opening, exchange, limits)
   const promptTokens = encoded.tokens.length
-  checkContext(body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens', maxTokens, [promptTokens], served)
+  checkContext(maxTokensField, maxTokens, [promptTokens], served)
   if (forced !== undefined && asked !== undefined) {
     throw ApiError.invalid('tool_choice', `A call that "tool_choice" asks for cannot be held to "${asked.param}", too`)
   }
