@@ -3,20 +3,25 @@
  *
  *     npx tsx bench/server/goodput.ts simulation [--out <folder>]
  *     npx tsx bench/server/goodput.ts server [model folder] [--seconds 10] [--out <folder>]
+ *     npx tsx bench/server/goodput.ts clock [--seconds 10] [--out <folder>]
  *
  * `simulation` is the real scheduler and admission over a model of a GPU, in virtual time; `server` is the server over HTTP on
- * this machine's CPU, with the clients in a process of their own. Arrivals are Poisson, in an open loop: who is refused does not
+ * this machine's CPU, with the clients in a process of their own; `clock` is that
+ * server over steps of 20 ms that take none of the processor, as a GPU's do, so that what is missed is the server's own, or the clients'. Arrivals are Poisson, in an open loop: who is refused does not
  * come again. A request is good when its first token came in time and its mean inter-token latency is within the bound; goodput
  * is good requests a second. `--seconds` is how long requests arrive, for each rate. Writes goodput-<which>.json and .svg into docs/benchmarks, or --out.
  */
 import { fork } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { LLM, seededRandom } from '../../lib/llm'
 import { createServer } from '../../lib/server'
 import { createSlaAdmission, type SlaOptions } from '../../lib/server/admission'
+import { Tokenizer } from '../../lib/text'
 import { commandOf, describeMachine, writeReport } from '../machine'
 import { type Point, writeLines } from '../picture'
+import { TimedExecutor } from './timed_executor'
 import { H200_MEASURED, judge, makeArrivals, quantile, saturation, simulate } from './simulation'
 
 interface Row {
@@ -47,7 +52,7 @@ const { values: flags, positionals } = parseArgs({
 
 async function report(which: string, title: string, sla: SlaOptions, facts: object, rows: Row[]): Promise<void> {
   const rounded = rows.map((row) => Object.fromEntries(Object.entries(row).map(([key, value]) => [key, typeof value === 'number' ? ROUND(value) : value])))
-  const command = `${commandOf(__filename)} ${which}${which === 'server' ? ` --seconds ${SECONDS}` : ''}`
+  const command = `${commandOf(__filename)} ${which}${which === 'simulation' ? '' : ` --seconds ${SECONDS}`}`
   writeReport(join(flags.out, `goodput-${which}.json`), { command, sla, ...facts, rows: rounded })
   const points: Point[] = rows.flatMap(({ admission, load, goodput, ttftP99Ms }) => {
     const line = admission ? 'with admission' : 'without'
@@ -95,6 +100,7 @@ interface Answer {
 }
 
 const SECONDS = Number(flags.seconds)
+const MODEL = join(__dirname, '..', '..', 'models', 'tiny-storyteller')
 
 function makeRequests(rate: number, count: number, seed: number, vocabSize: number): Request[] {
   const random = seededRandom(seed)
@@ -152,10 +158,21 @@ function drive(...of: [url: string, rate: number, count: number, seed: number, v
   })
 }
 
-async function server(folder: string): Promise<void> {
+/** Steps of 20 ms: 128 sequences at once are some 180 requests a second. */
+function clockLLM(options: Parameters<typeof LLM.fromExecutor>[1]): LLM {
+  const vocabSize = 4096
+  const json = (file: string): never => JSON.parse(readFileSync(join(MODEL, file), 'utf8')) as never
+  const tokenizer = new Tokenizer(json('tokenizer.json'), json('tokenizer_config.json'))
+  const tokens = Int32Array.from({ length: 1000 }, (_, i) => 6 + i)
+  return LLM.fromExecutor(new TimedExecutor(20, tokens, { vocabSize, maxSlots: 128, maxStepTokens: 1024 }), { ...options, tokenizer, eosTokenIds: [] })
+}
+
+/** @param folder of a model for the CPU; undefined: a clock */
+async function server(folder: string | undefined): Promise<void> {
   const sla = { ttftMs: 500, itlMs: 50 }
   const run = async (admission: boolean, rate: number, seconds: number, seed: number): Promise<Answer[]> => {
-    const llm = await LLM.load(folder, { backend: 'cpu', maxStepMs: sla.itlMs, maxQueue: 8192, prefixCache: false })
+    const options = { maxStepMs: sla.itlMs, maxQueue: 8192, prefixCache: false }
+    const llm = folder === undefined ? clockLLM(options) : await LLM.load(folder, { backend: 'cpu', ...options })
     const served = createServer(llm, admission ? { admission: createSlaAdmission(llm, sla) } : {})
     const { url } = await served.listen({ port: 0 })
     const { vocabSize } = llm.info
@@ -193,8 +210,8 @@ async function server(folder: string): Promise<void> {
       console.log(JSON.stringify(rows.at(-1)))
     }
   }
-  const title = 'Goodput over HTTP: tiny-storyteller on a CPU'
-  await report('server', title, sla, { machine: describeMachine(), saturation: ROUND(capacity), secondsPerPoint: SECONDS }, rows)
+  const title = folder === undefined ? 'Goodput over HTTP: steps on a clock' : 'Goodput over HTTP: tiny-storyteller on a CPU'
+  await report(folder === undefined ? 'clock' : 'server', title, sla, { machine: describeMachine(), saturation: ROUND(capacity), secondsPerPoint: SECONDS }, rows)
 }
 
 async function main(): Promise<void> {
@@ -203,11 +220,13 @@ async function main(): Promise<void> {
     const answers = await client(...(JSON.parse(argument!) as Parameters<typeof client>))
     process.send!(answers, () => process.exit(0))
   } else if (which === 'server') {
-    await server(resolve(argument ?? join(__dirname, '..', '..', 'models', 'tiny-storyteller')))
+    await server(resolve(argument ?? MODEL))
+  } else if (which === 'clock') {
+    await server(undefined)
   } else if (which === 'simulation') {
     await simulation()
   } else {
-    throw new Error('simulation or server?')
+    throw new Error('simulation, server or clock?')
   }
 }
 
