@@ -27,6 +27,7 @@ import {
   type StepResult,
 } from '../scheduler'
 import { ActiveRequests, type RequestCounters, type RequestId } from './active_requests'
+import { BurstGate } from './burst_gate'
 import { deathByTimeout, deathOf, isDeath, refusedResult } from './death'
 import { MaskHold } from './mask_hold'
 import type { RequestState } from './request_state'
@@ -78,6 +79,8 @@ export class EngineLoop {
   private pumpScheduled = false
   private readonly maskHold = new MaskHold(() => this.guarded(() => this.turn()))
   private readonly wakeup = new WakeupTimer(() => this.expire())
+  /** Set where requests come one by one: see {@link BurstGate}. */
+  private gate: BurstGate | undefined
   /** Why no more work is taken, for ever or for now: closed, or the executor died. */
   private refusal: TensorRTError | undefined
   private draining = false
@@ -153,8 +156,14 @@ export class EngineLoop {
    */
   add(request: GenerationRequest, state: RequestState): void {
     if (this.refusal !== undefined) throw this.refusal
+    const idle = this.requests.size === 0 && this.inFlight.length === 0
     this.requests.add(request.id, state, this.scheduler.add(request, this.now()))
-    this.schedulePump()
+    if (this.gate?.add(idle ? this.scheduler.loneRequestMs : 0) !== true) this.schedulePump()
+  }
+
+  /** Requests that come one by one from now on start together where nothing runs: see {@link BurstGate}. */
+  gatherBursts(): void {
+    this.gate ??= new BurstGate(() => this.guarded(() => this.turn()), this.now)
   }
 
   /**

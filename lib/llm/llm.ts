@@ -319,6 +319,14 @@ export class LLM {
   }
 
   /**
+   * For servers: requests that come one by one, in turns of the event loop on end, start together where nothing runs.
+   * @internal
+   */
+  gatherBursts(): void {
+    this.#loop.gatherBursts()
+  }
+
+  /**
    * Starts a request at once. Never throws: what is wrong with the options rejects the iteration and `result()`, whose
    * documentation lists the errors.
    */

@@ -32,6 +32,9 @@ import { StepPlanner } from './step_planner'
 import { StepRecord } from './step_record'
 import type { Evacuation, PlannedStep, SchedulerCounters, SchedulerLoad, SchedulerOptions, SchedulerStats } from './types'
 
+/** Steps after which it is known how long they take. */
+const LEAST_OBSERVATIONS = 8
+
 export class Scheduler {
   readonly limits: Readonly<SchedulerLimits>
   private readonly prefixCache: boolean
@@ -407,6 +410,15 @@ export class Scheduler {
       kvUtilization: capacity === 0 ? 0 : (capacity - unfilled) / capacity,
       ...this.counters,
     }
+  }
+
+  /**
+   * Milliseconds of the steps that are planned at once where nothing runs and a short request comes: one that comes just behind it
+   * waits for them. 0 while it is not known how long steps take.
+   */
+  get loneRequestMs(): number {
+    const { curve } = this.steps
+    return curve.observations < LEAST_OBSERVATIONS ? 0 : (1 + this.runAhead) * curve.meanMs(1)
   }
 
   /** What a request that comes now finds; see {@link SchedulerLoad}. */

@@ -84,6 +84,7 @@ class LLMServer implements Server {
     const checked = checkServerOptions(llm, options)
     const registry = new ModelRegistry([new ServedModel(llm, checked.names, checked.parsers)])
     this.services = { ...checked, registry, draining: false }
+    llm.gatherBursts()
     this.app = createApp(this.services, this.live, () => this.onIdle?.())
   }
 
