@@ -5,12 +5,15 @@
 
 /** However long steps take, nobody waits longer for company. */
 const MOST_MS = 20
+/** Of what a late one would lose: for so long the last one of a burst is waited for. */
+const QUIET_SHARE = 0.05
 
 export class BurstGate {
-  private waits = false
-  private arrivals = 0
-  /** Of `arrivals`, at the last look. */
+  /** Requests that wait. */
+  private waiting = 0
+  /** Of those, at the last look, and when there were more than at the look before. */
   private seen = 0
+  private seenAt = 0
   private since = 0
   private mostMs = 0
   private readonly look = (): void => this.onTurn()
@@ -22,31 +25,34 @@ export class BurstGate {
   ) {}
 
   /**
-   * A request has come. One that stays alone waits for two turns of the event loop, microseconds where that has nothing else to do; each
-   * turn that brings another one prolongs that.
+   * A request has come. One that stays alone waits for two turns of the event loop, microseconds where that has nothing else to do; several
+   * wait for more until none has come for a while.
    * @param losesMs what a request that came too late would lose, in ms: nobody waits longer. 0 where something runs
    * @returns whether it is planned later: else it is the caller's to plan
    */
   add(losesMs: number): boolean {
-    this.arrivals++
-    if (this.waits) return true
-    if (!(losesMs > 0)) return false
-    this.waits = true
-    this.since = this.now()
-    this.mostMs = Math.min(losesMs, MOST_MS)
-    // The first look is in the next turn, before what that turn brings: it has nothing to compare with.
-    this.seen = -1
-    setImmediate(this.look)
+    if (this.waiting === 0) {
+      if (!(losesMs > 0)) return false
+      this.since = this.now()
+      this.mostMs = Math.min(losesMs, MOST_MS)
+      this.seen = 0
+      setImmediate(this.look)
+    }
+    this.waiting++
     return true
   }
 
   private onTurn(): void {
-    if (this.arrivals !== this.seen && this.now() - this.since < this.mostMs) {
-      this.seen = this.arrivals
-      setImmediate(this.look)
-      return
+    const now = this.now()
+    if (this.waiting > this.seen) {
+      this.seen = this.waiting
+      this.seenAt = now
+      // The first look comes before what its turn brings: one that is alone gets another.
+      if (now - this.since < this.mostMs) return void setImmediate(this.look)
     }
-    this.waits = false
+    const quietMs = this.waiting > 1 ? QUIET_SHARE * this.mostMs : 0
+    if (now - this.seenAt < quietMs && now - this.since < this.mostMs) return void setImmediate(this.look)
+    this.waiting = 0
     this.start()
   }
 }

@@ -48,6 +48,20 @@ describe('BurstGate', () => {
     expect(starts()).toBe(1)
   })
 
+  it('waits for a twentieth of what they would lose for the next one, once there are two', async () => {
+    const { gate, clock, starts } = gateAt()
+    gate.add(10)
+    gate.add(0)
+    clock.now = 1
+    await turn()
+    for (clock.now = 1; clock.now < 1.5; clock.now += 0.125) {
+      await turn()
+      expect(starts()).toBe(0)
+    }
+    await turn()
+    expect(starts()).toBe(1)
+  })
+
   it('never waits for more than 20 ms', async () => {
     const { gate, clock, starts } = gateAt()
     gate.add(1000)
