@@ -156,7 +156,8 @@ export class EngineLoop {
    */
   add(request: GenerationRequest, state: RequestState): void {
     if (this.refusal !== undefined) throw this.refusal
-    const idle = this.requests.size === 0 && this.inFlight.length === 0
+    // A step that was planned ahead may still run: nobody waits for it.
+    const idle = this.requests.size === 0
     this.requests.add(request.id, state, this.scheduler.add(request, this.now()))
     if (this.gate?.add(idle ? this.scheduler.loneRequestMs : 0) !== true) this.schedulePump()
   }
