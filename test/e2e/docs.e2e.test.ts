@@ -29,7 +29,7 @@ describe('docs', () => {
   })
 
   it('environment variables of the pages are those of the code', async () => {
-    const sources = ['lib/native/load.ts', 'lib/native/tensorrt.ts', 'lib/cli/output.ts', 'lib/cli/serve_keys.ts', 'cpp/tensorrt/library.cpp', 'cpp/tensorrt/cublas_linear.cpp', 'scripts/test.mjs', 'scripts/tools.mjs']
+    const sources = ['lib/native/load.ts', 'lib/native/tensorrt.ts', 'lib/cli/output.ts', 'lib/cli/serve_keys.ts', 'cpp/tensorrt/library.cpp', 'cpp/tensorrt/cublas_linear.cpp', 'scripts/test.mjs', 'scripts/tools.mjs', 'test/support/fast_check.ts']
     // Those of settings are made of their flags.
     const settings = SETTINGS.map(environmentName)
     const code = [...sources.map((file) => readFileSync(join(root, file), 'utf8')), ...settings].join('\n')
