@@ -16,7 +16,6 @@
  * the burst to its end. They change less than times do where the machine has other work. `spreadMs` is the time from the first submission to the last.
  * TTFT is from the burst's first byte, in milliseconds. Writes docs/benchmarks/server-burst.json, or --json.
  */
-import { type ChildProcess, fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import { connect, type Socket } from 'node:net'
@@ -26,6 +25,7 @@ import { type GenerateOptions, type Generation, LLM, seededRandom } from '../../
 import { createServer, createTelemetry } from '../../lib/server'
 import { ChatTemplate, Tokenizer } from '../../lib/text'
 import { commandOf, describeMachine, writeReport } from '../machine'
+import { Peer } from './peer'
 import { quantile } from './simulation'
 import { TimedExecutor } from './timed_executor'
 
@@ -309,43 +309,6 @@ async function child(role: string): Promise<void> {
   process.send!({ port })
 }
 
-class Peer {
-  private constructor(
-    private readonly process: ChildProcess,
-    readonly port: number,
-  ) {}
-
-  static async start(role: string, file: string, name: string): Promise<Peer> {
-    const profile = flags.profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', flags.profile, '--cpu-prof-name', `burst-${name}.cpuprofile`]
-    const child = fork(file, ['--role', role, '--streams', String(STREAMS)], { execArgv: [...process.execArgv, ...profile] })
-    const { port } = await Peer.next<{ port: number }>(child)
-    return new Peer(child, port)
-  }
-
-  ask<T>(ask: Ask): Promise<T> {
-    const answer = Peer.next<T>(this.process)
-    this.process.send(ask)
-    return answer
-  }
-
-  end(): Promise<void> {
-    const ended = new Promise<void>((resolve) => this.process.once('exit', () => resolve()))
-    this.process.send({ end: true })
-    return ended
-  }
-
-  private static next<T>(child: ChildProcess): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const onExit = (code: number | null): void => reject(new Error(`A process ended with ${code}`))
-      child.once('exit', onExit)
-      child.once('message', (answer) => {
-        child.off('exit', onExit)
-        resolve(answer as T)
-      })
-    })
-  }
-}
-
 // --- the report ---
 
 const median = (of: readonly number[]): number => quantile([...of], 0.5)
@@ -358,12 +321,14 @@ async function measure(endpoint: Endpoint, rounds: number, bursts: number) {
     ['server', 'server', __filename],
   ]
   if (flags.against !== undefined) files.splice(2, 0, ['before', 'server', flags.against])
-  const client = await Peer.start('client', __filename, 'client')
-  const arms = await Promise.all(files.map(async ([name, role, file]) => ({ name, peer: await Peer.start(role, file, name), rounds: [] as Round[], costs: [] as Cost[] })))
+  const start = (role: string, file: string, name: string): Promise<Peer<{ port: number }, Ask>> =>
+    Peer.start(file, ['--role', role, '--streams', String(STREAMS)], flags.profile, `burst-${name}`)
+  const client = await start('client', __filename, 'client')
+  const arms = await Promise.all(files.map(async ([name, role, file]) => ({ name, peer: await start(role, file, name), rounds: [] as Round[], costs: [] as Cost[] })))
   const run = async ({ name, peer }: (typeof arms)[number], seed: number, count: number): Promise<{ round: Round; cost: Cost }> => {
     await peer.ask({ reset: true })
     const ask = { bursts: count, endpoint, seed }
-    const round = name === 'library' ? await peer.ask<Round>(ask) : await client.ask<Round>({ ...ask, port: peer.port })
+    const round = name === 'library' ? await peer.ask<Round>(ask) : await client.ask<Round>({ ...ask, port: peer.ready.port })
     return { round, cost: await peer.ask<Cost>({ cost: count * STREAMS }) }
   }
   // What is compiled comes with the first thousands.

@@ -12,7 +12,6 @@
  * out each worker's first request, as all of these come at once (`burst`). `--profile` leaves a .cpuprofile of each process there. Writes
  * docs/benchmarks/server-overhead.json and .svg, or --json.
  */
-import { type ChildProcess, fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import { join } from 'node:path'
@@ -22,6 +21,7 @@ import { createServer, createTelemetry } from '../../lib/server'
 import { Tokenizer } from '../../lib/text'
 import { commandOf, describeMachine, writeReport } from '../machine'
 import { type Bar, writeBars } from '../picture'
+import { Peer } from './peer'
 import { quantile } from './simulation'
 import { TimedExecutor } from './timed_executor'
 
@@ -227,40 +227,6 @@ async function child(role: string, backend: Backend, streams: number): Promise<v
   process.send!({ url })
 }
 
-class Peer {
-  private constructor(private readonly process: ChildProcess, readonly url: string) {}
-
-  static async start(role: string, config: { backend: Backend; streams: number }): Promise<Peer> {
-    const profile = flags.profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', flags.profile, '--cpu-prof-name', `${config.backend.kind}-${role}.cpuprofile`]
-    const child = fork(__filename, ['--role', role, '--config', JSON.stringify(config)], { execArgv: [...process.execArgv, ...profile] })
-    const { url } = await Peer.next<{ url: string }>(child)
-    return new Peer(child, url)
-  }
-
-  ask<T>(ask: Ask): Promise<T> {
-    const answer = Peer.next<T>(this.process)
-    this.process.send(ask)
-    return answer
-  }
-
-  end(): Promise<void> {
-    const ended = new Promise<void>((resolve) => this.process.once('exit', () => resolve()))
-    this.process.send({ end: true })
-    return ended
-  }
-
-  private static next<T>(child: ChildProcess): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const onExit = (code: number | null): void => reject(new Error(`A process ended with ${code}`))
-      child.once('exit', onExit)
-      child.once('message', (answer) => {
-        child.off('exit', onExit)
-        resolve(answer as T)
-      })
-    })
-  }
-}
-
 // --- the report ---
 
 interface Arm {
@@ -297,7 +263,9 @@ function mediansOf(arms: readonly Arm[]): Arm {
 
 async function measure({ name, backend, requests, pauseMs }: Case, streams: number, rounds: number) {
   const config = { backend, streams }
-  const [library, server, client] = await Promise.all(['library', 'server', 'client'].map((role) => Peer.start(role, config))) as [Peer, Peer, Peer]
+  const start = (role: string): Promise<Peer<{ url: string }, Ask>> =>
+    Peer.start(__filename, ['--role', role, '--config', JSON.stringify(config)], flags.profile, `${config.backend.kind}-${role}`)
+  const [library, server, client] = await Promise.all([start('library'), start('server'), start('client')])
   const load = (seed: number): Load => ({ streams, requests, pauseMs, seed })
   const inProcess = async (seed: number): Promise<Arm> => {
     const result = await library.ask<Round>({ drive: load(seed) })
@@ -306,7 +274,7 @@ async function measure({ name, backend, requests, pauseMs }: Case, streams: numb
   const clients: Round[] = []
   const overHttp = async (seed: number): Promise<Arm> => {
     await server.ask<Usage>({ meter: true })
-    const result = await client.ask<Round>({ drive: load(seed), url: server.url })
+    const result = await client.ask<Round>({ drive: load(seed), url: server.ready.url })
     clients.push(result)
     return armOf(result, await server.ask<Usage>({ meter: true }))
   }
