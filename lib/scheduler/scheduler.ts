@@ -32,9 +32,6 @@ import { StepPlanner } from './step_planner'
 import { StepRecord } from './step_record'
 import type { Evacuation, PlannedStep, SchedulerCounters, SchedulerLoad, SchedulerOptions, SchedulerStats } from './types'
 
-/** Steps after which it is known how long they take. */
-const LEAST_OBSERVATIONS = 8
-
 export class Scheduler {
   readonly limits: Readonly<SchedulerLimits>
   private readonly prefixCache: boolean
@@ -418,7 +415,7 @@ export class Scheduler {
    */
   get loneRequestMs(): number {
     const { curve } = this.steps
-    return curve.observations < LEAST_OBSERVATIONS ? 0 : (1 + this.runAhead) * curve.meanMs(1)
+    return curve.isKnown ? (1 + this.runAhead) * curve.meanMs(1) : 0
   }
 
   /** What a request that comes now finds; see {@link SchedulerLoad}. */

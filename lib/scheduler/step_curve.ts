@@ -11,6 +11,8 @@ const MAX_SPREAD = 0.5
 const P99_DEVIATIONS = 2.9
 /** Buckets per doubling of the tokens. */
 const PER_DOUBLING = 2
+/** Steps after which it is known how long they take: {@link StepCurve.isKnown}. */
+const LEAST_OBSERVATIONS = 8
 
 interface Bucket {
   tokens: number
@@ -45,6 +47,11 @@ export class StepCurve {
     bucket.tokens += weight * (tokens - bucket.tokens)
     bucket.ms += weight * (ms - bucket.ms)
     this.observations++
+  }
+
+  /** Whether enough steps have run to forecast by; before that, times are what the first ones happened to take. */
+  get isKnown(): boolean {
+    return this.observations >= LEAST_OBSERVATIONS
   }
 
   /**

@@ -115,7 +115,7 @@ export interface SchedulerLoad {
   /** Pages that are free, or cached and used by nobody. */
   availablePages: number
   /** By number of tokens, as observed until now. Live: it goes on changing. */
-  stepTimes: Pick<StepCurve, 'observations' | 'meanMs' | 'p99Ms'>
+  stepTimes: Pick<StepCurve, 'observations' | 'isKnown' | 'meanMs' | 'p99Ms'>
   /** How much longer a step takes in the mean than it runs, in ms: until its result is taken, and the next one can begin. */
   stepDelayMs: number
 }

@@ -39,9 +39,7 @@ export interface SlaAdmission extends Admission {
   snapshot(): SlaSnapshot
 }
 
-/** Steps before which the times of steps count as unknown. */
-const LEAST_OBSERVATIONS = 8
-/** Tokens of prompts that may wait then. */
+/** Tokens of prompts that may wait while it is not known how long steps take. */
 const BLIND_TOKENS = 4096
 /** Forecasts go so many times the bound into the future. */
 const HORIZON = 8
@@ -149,7 +147,7 @@ class SlaPolicy implements SlaAdmission {
     if (!promised && load.waiting + facts.n > batchQueueShare * load.maxQueue) {
       return refuse('queue_full', ttftMs, 'Too many requests of low priority wait')
     }
-    if (load.stepTimes.observations < LEAST_OBSERVATIONS) {
+    if (!load.stepTimes.isKnown) {
       const waiting = this.ledger.waiting.reduce((sum, { left }) => sum + left, 0)
       if (!promised || waiting === 0 || waiting + entry.size <= BLIND_TOKENS) return undefined
       return refuse('sla', 1000, 'The server has just started, and does not know yet how fast it is')

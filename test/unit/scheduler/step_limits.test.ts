@@ -13,6 +13,15 @@ describe('StepCurve', () => {
     const curve = new StepCurve()
     expect(curve.meanMs(10)).toBeNaN()
     expect(curve.tokensWithin(10)).toBe(Infinity)
+    expect(curve.isKnown).toBe(false)
+  })
+
+  it('is known after eight steps, whatever their sizes', () => {
+    const curve = new StepCurve()
+    for (let i = 0; i < 7; i++) observe(curve, 2 ** i)
+    expect(curve.isKnown).toBe(false)
+    observe(curve, 1)
+    expect(curve.isKnown).toBe(true)
   })
 
   it('finds a curve that is no line, and its inverse', () => {
