@@ -12,6 +12,7 @@ import {
   ENGINE_FORMAT,
   formatCudaVersion,
   formatLibraryVersion,
+  guardListener,
   invalidArgument,
   type LLMEngineManifest,
   packProfiles,
@@ -109,7 +110,7 @@ function checkOptions(options: unknown) {
     libraryPath: reader.path('libraryPath') ?? '',
     force: reader.boolean('force') ?? false,
     signal: reader.signal('signal'),
-    onProgress: reader.callback('onProgress') as BuildEngineOptions['onProgress'],
+    onProgress: guardListener('onProgress', reader.callback('onProgress') as BuildEngineOptions['onProgress']),
   }
 }
 

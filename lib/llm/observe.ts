@@ -12,13 +12,17 @@ export type StepObserver = (step: StepProfile) => void
  */
 export function observeLoop(loop: EngineLoop, onStep: StepObserver): () => void {
   if (typeof onStep !== 'function') throw invalidArgument('onStep', 'a function', onStep)
+  // It must not come in the way of requests.
+  const fail = (error: unknown): void => {
+    end()
+    process.emitWarning(error instanceof Error ? error : String(error))
+  }
   const end = loop.observe(({ profile }) => {
     try {
-      onStep(profile)
+      const returned: unknown = onStep(profile)
+      if (returned instanceof Promise) returned.catch(fail)
     } catch (error) {
-      // It must not come in the way of requests.
-      end()
-      process.emitWarning(error instanceof Error ? error : String(error))
+      fail(error)
     }
   })
   return end

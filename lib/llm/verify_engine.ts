@@ -5,6 +5,7 @@ import {
   type EngineFolder,
   type EngineVerification,
   excesses,
+  guardListener,
   invalidArgument,
   type VerificationLimits,
   writeVerification,
@@ -104,7 +105,7 @@ function readPromptOptions(reader: ArgumentReader): CheckedPromptOptions {
   if (prompts !== undefined && (!Array.isArray(prompts) || prompts.length === 0)) {
     throw invalidArgument('prompts', 'an array of texts and lists of token ids that is not empty', prompts)
   }
-  const onProgress = reader.callback('onProgress') as VerifyOptions['onProgress']
+  const onProgress = guardListener('onProgress', reader.callback('onProgress') as VerifyOptions['onProgress'])
   return {
     prompts: prompts as CheckedPromptOptions['prompts'],
     outputs: reader.integer('maxTokens', 1, 4096) ?? DEFAULT_OUTPUTS,
@@ -113,7 +114,7 @@ function readPromptOptions(reader: ArgumentReader): CheckedPromptOptions {
     verifyWeights: reader.boolean('verifyWeights'),
     threads: reader.integer('threads', 1, 4096),
     signal: reader.signal('signal'),
-    onProgress: (progress) => onProgress?.(progress),
+    onProgress: onProgress ?? (() => {}),
   }
 }
 

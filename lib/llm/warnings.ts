@@ -1,4 +1,5 @@
 import type { TensorRTError } from '../errors'
+import { tellListener } from '../runtime'
 import type { ExecutorInfo } from '../scheduler'
 import type { LLMWarning } from './options'
 import type { RestartFailure } from './restart'
@@ -17,12 +18,8 @@ export class Warnings {
   add(warning: LLMWarning): void {
     if (this.all.length === MAX_KEPT) this.all.shift()
     this.all.push(warning)
-    try {
-      if (this.listener === undefined) process.emitWarning(warning.message, 'NodeTensorRTWarning', warning.code)
-      else this.listener(warning)
-    } catch (error) {
-      process.emitWarning(error instanceof Error ? error : String(error))
-    }
+    if (this.listener === undefined) process.emitWarning(warning.message, 'NodeTensorRTWarning', warning.code)
+    else tellListener('onWarning', this.listener, warning)
   }
 }
 

@@ -4,7 +4,7 @@ import { TensorRTError } from '../errors'
 import type { LayerPrecision, OnnxPrecision } from '../native'
 import { ArgumentReader, describeValue, invalidArgument } from './argument_reader'
 import { defaultCacheDir } from './build_cache'
-import { tellListener } from './listeners'
+import { guardListener } from './listeners'
 import {
   HARDWARE_LEVELS,
   IO_TYPES,
@@ -176,15 +176,10 @@ export function checkBuildOptions(options: unknown): CheckedBuild {
     libraryPath: reader.path('libraryPath') ?? '',
     force: reader.boolean('force') ?? false,
     signal: reader.signal('signal'),
-    onProgress: checkProgress(reader),
+    onProgress: guardListener('onProgress', reader.callback('onProgress') as OnnxBuildOptions['onProgress']),
   }
   checkTogether(checked)
   return checked
-}
-
-function checkProgress(reader: ArgumentReader): OnnxBuildOptions['onProgress'] {
-  const listener = reader.callback('onProgress') as OnnxBuildOptions['onProgress']
-  return listener === undefined ? undefined : (progress) => tellListener('onProgress', listener, progress)
 }
 
 export function readModelOption(onnx: unknown): string | Uint8Array {

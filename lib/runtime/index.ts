@@ -30,6 +30,7 @@ export { NativeHandle, type WaitOptions } from './handle'
 export { KvCache, type KvCacheOptions, type KvDataType, type KvGeometry, type KvPageOptions } from './kv_cache'
 export type { KvCacheStats, KvPageTables, KvSequence } from './kv_pages'
 export type { LayerTime } from './layer_profile'
+export { guardListener, tellListener } from './listeners'
 export { type LoggerOptions, type LogLine, type LogSeverity, setLogger } from './logger'
 export {
   ENGINE_FORMAT,

@@ -14,3 +14,8 @@ export function tellListener<T>(name: string, listener: (value: T) => unknown, v
     warn(error)
   }
 }
+
+/** A callback of the caller's that neither throws nor rejects: see {@link tellListener}. */
+export function guardListener<T>(name: string, listener: ((value: T) => unknown) | undefined): ((value: T) => void) | undefined {
+  return listener === undefined ? undefined : (value) => tellListener(name, listener, value)
+}

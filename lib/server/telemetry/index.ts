@@ -2,7 +2,7 @@
 import { Registry } from 'prom-client'
 import type { LLM } from '../../llm'
 import { gpuUsage } from '../../native'
-import { ArgumentReader, invalidArgument } from '../../runtime'
+import { ArgumentReader, guardListener, invalidArgument } from '../../runtime'
 import { defaultModelName } from '../model_names'
 import type { HttpFacts, RefusalReason, RequestFacts, RequestTelemetry, Telemetry, TokenizeFacts } from '../seams'
 import { AccessLog, type AccessLogDestination } from './access_log'
@@ -94,7 +94,7 @@ function checkOptions(llm: LLM, options: unknown): CheckedOptions {
     tracing: reader.boolean('tracing') ?? true,
     gpus: reader.boolean('gpus') ?? true,
     admission,
-    onWarning: (reader.callback('onWarning') as ((message: string) => void) | undefined) ?? warnProcess,
+    onWarning: guardListener('onWarning', reader.callback('onWarning') as ((message: string) => void) | undefined) ?? warnProcess,
   }
 }
 

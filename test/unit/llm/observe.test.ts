@@ -69,6 +69,20 @@ describe('observe', () => {
     expect(warned.mock.calls.map(([error]) => (error as Error).message)).toEqual(['my bug'])
   })
 
+  it('is as forgiving of one that rejects', async () => {
+    const llm = keep(LLM.fromExecutor(new HashExecutor()))
+    const warned = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    let calls = 0
+    llm.observe(() => {
+      calls++
+      return Promise.reject(new Error('my later bug')) as never
+    })
+    expect((await llm.generate(request).result()).tokens).toHaveLength(10)
+    expect(calls).toBeLessThan(llm.stats().steps.completed)
+    for (const [error] of warned.mock.calls) expect((error as Error).message).toBe('my later bug')
+    expect(warned).toHaveBeenCalledTimes(calls)
+  })
+
   it('goes on after a failover', async () => {
     const mortal = new DyingExecutor(new HashExecutor(), 4)
     const llm = keep(LLM.fromExecutor(mortal, { failover: () => Promise.resolve(new HashExecutor()), onWarning: () => {} }))

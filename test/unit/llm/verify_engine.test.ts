@@ -85,6 +85,17 @@ describe('an engine that computes what its model does', () => {
     expect(readdirSync(path).filter((name) => name.startsWith('engine.json'))).toEqual(['engine.json'])
   })
 
+  it('is verified to the end where its listener throws, or rejects', async () => {
+    const warned = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    const wrong = new Error('wrong')
+    for (const onProgress of [() => { throw wrong }, () => Promise.reject(wrong)] as (() => never)[]) {
+      expect(await verifyTarget(path, { ...SMALL, onProgress }, same)).toMatchObject({ written: true, verification: { fit: true } })
+      expect(warned.mock.calls).toEqual(Array.from({ length: 3 }, () => ['onProgress threw: wrong', 'NodeTensorRTWarning']))
+      warned.mockClear()
+    }
+    warned.mockRestore()
+  })
+
   it('is fit with small differences, and they are counted', async () => {
     const { verification, worst } = await verifyTarget(path, SMALL, noisy(0.01))
     expect(verification.maxLogitDifference).toBeCloseTo(0.01, 4)

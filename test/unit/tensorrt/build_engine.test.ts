@@ -71,6 +71,20 @@ describe('buildLLMEngine', () => {
     expect(leftovers()).toEqual([])
   })
 
+  it('goes on where its listener throws, or rejects', async () => {
+    const warnings: string[] = []
+    const onWarning = (warning: Error): void => void warnings.push(warning.message)
+    process.on('warning', onWarning)
+    const wrong = new Error('wrong')
+    for (const onProgress of [() => { throw wrong }, () => Promise.reject(wrong)] as (() => never)[]) {
+      const path = newPath()
+      expect(await buildLLMEngine(demoModel, path, { maxStepTokens: 512, onProgress })).toMatchObject({ path })
+      await expect.poll(() => warnings.length).toBeGreaterThan(0)
+      expect(new Set(warnings.splice(0))).toEqual(new Set(['onProgress threw: wrong']))
+    }
+    process.off('warning', onWarning)
+  })
+
   it('asks before it works', async () => {
     const path = newPath()
     await buildLLMEngine(demoModel, path)

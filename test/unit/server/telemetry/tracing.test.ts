@@ -1,7 +1,7 @@
 /** Spans of requests, by OpenTelemetry's own SDK and its exporter in memory. */
 import { context, propagation, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { InMemorySpanExporter, NodeTracerProvider, type ReadableSpan, SimpleSpanProcessor, TraceIdRatioBasedSampler } from '@opentelemetry/sdk-trace-node'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { LLM, TensorRTError } from '../../../../lib'
 import { createTelemetry, type ServerTelemetry } from '../../../../lib/server/telemetry'
 import { Tracing } from '../../../../lib/server/telemetry/tracing'
@@ -161,8 +161,13 @@ describe('tracing', () => {
     expect(exporter.getFinishedSpans()).toHaveLength(0)
   })
 
-  it('survives a tracer that throws', async () => {
+  it('survives a tracer that throws, and a listener that throws when it hears of it', async () => {
     const warnings: string[] = []
+    const emitted = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    const onWarning = (message: string): void => {
+      warnings.push(message)
+      throw new Error('the log is full')
+    }
     provider = new NodeTracerProvider({
       spanProcessors: [
         {
@@ -178,9 +183,11 @@ describe('tracing', () => {
     trace.disable()
     provider.register()
     const llm = await LLM.load(demoModel, { backend: 'cpu', numPages: 64 })
-    const telemetry = createTelemetry(llm, { model: 'tiny', gpus: false, onWarning: (message) => warnings.push(message) })
+    const telemetry = createTelemetry(llm, { model: 'tiny', gpus: false, onWarning })
     open.push(llm, telemetry)
     for (let i = 0; i < 3; i++) telemetry.start(requestFacts()).end({ kind: 'aborted' }, { queueMs: undefined })
     expect(warnings).toEqual(['A tracer of OpenTelemetry failed'])
+    expect(emitted.mock.calls).toEqual([['onWarning threw: the log is full', 'NodeTensorRTWarning']])
+    emitted.mockRestore()
   })
 })
