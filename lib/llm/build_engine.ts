@@ -1,7 +1,7 @@
 /** Builds an engine folder from a model folder: what LLM.load() runs on a GPU. */
 import { readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { AbortError, TensorRTError } from '../errors'
+import { TensorRTError } from '../errors'
 import { buildPlan, type NativeBuildProgress, type Precision, probeTensorRT, problemError } from '../native'
 import {
   ArgumentReader,
@@ -24,6 +24,7 @@ import {
   writeEngineFolder,
 } from '../runtime'
 import { version } from '../version'
+import { orAbort, throwIfAborted } from './abort'
 import { readModelFolder } from './model_folder'
 
 /** What a model folder has beside weights; copied as far as it is there. */
@@ -143,7 +144,7 @@ export async function buildLLMEngine(
       hint: 'build from the folder in Hugging Face layout that it was made of',
     })
   }
-  const facts = await probeTensorRT(libraryPath)
+  const facts = await orAbort(probeTensorRT(libraryPath), signal, () => {})
   requireUsable(facts, device)
   if (facts.builderResource !== null) throw problemError(facts.builderResource)
   const precision = checked.precision ?? (model.graph.dtype === 'F16' ? 'fp16' : 'bf16')
@@ -198,10 +199,6 @@ export async function buildLLMEngine(
     },
   })
   return { path, manifest }
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new AbortError(signal.reason)
 }
 
 /** Runs two things at once. When one fails the other is aborted, and both have ended before this rejects. */

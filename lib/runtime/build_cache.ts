@@ -6,6 +6,7 @@ import { homedir } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import { TensorRTError } from '../errors'
 import { isEngineFolder, PLAN_FILE, readEngineManifest, replaceFolder, verifyPlan, writeManifest } from './engine_folder'
+import { throwIfAborted } from './handle'
 import type { OnnxEngineManifest } from './onnx_manifest'
 
 /** To be raised when the same key would stand for another engine. */
@@ -57,16 +58,24 @@ export async function findCachedEngine(
   }
 }
 
+interface EngineCopy {
+  to: string
+  /** Absolute, of the model that the copy refers to; '' for one that came as bytes. */
+  onnxPath: string
+  force: boolean
+  signal: AbortSignal | undefined
+}
+
 /**
  * Copies an engine folder of an ONNX model to where it was asked for.
  *
- * @param onnxPath absolute, of the model that the copy refers to; '' for one that came as bytes
- * @throws (as a rejection) what replaceFolder() throws
+ * @throws (as a rejection) what replaceFolder() throws; AbortError, once the plan is copied, and nothing is left of the copy
  */
-export async function copyEngine(from: string, manifest: OnnxEngineManifest, to: string, onnxPath: string, force: boolean): Promise<OnnxEngineManifest> {
+export async function copyEngine(from: string, manifest: OnnxEngineManifest, { to, onnxPath, force, signal }: EngineCopy): Promise<OnnxEngineManifest> {
   const copied = { ...manifest, onnx: { ...manifest.onnx, ...referenceTo(onnxPath, to) } }
   return replaceFolder(to, force, async (temporary) => {
     await copyFile(join(from, PLAN_FILE), join(temporary, PLAN_FILE), constants.COPYFILE_FICLONE)
+    throwIfAborted(signal)
     await writeManifest(temporary, copied)
     return copied
   })

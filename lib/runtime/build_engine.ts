@@ -8,7 +8,7 @@ import { buildKey, cachedEnginePath, copyEngine, findCachedEngine, referenceTo, 
 import { type CheckedBuild, checkBuildOptions, type OnnxBuildOptions } from './build_options'
 import { PLAN_FILE, replaceFolder, requireUsable, requireWritable, writeManifest } from './engine_folder'
 import { sha256Bytes, sha256File } from './file_hash'
-import { throwIfAborted } from './handle'
+import { throwIfAborted, untilAborted } from './handle'
 import { ENGINE_FORMAT, formatCudaVersion, formatLibraryVersion } from './manifest'
 import type { OnnxEngineManifest } from './onnx_manifest'
 import { type OnnxModelInfo, readOnnxModel, requireExternalFiles } from './onnx_model'
@@ -46,7 +46,7 @@ export async function buildEngine(options: OnnxBuildOptions): Promise<BuiltOnnxE
   checkInputProfiles(checked.profiles, model)
   if (out !== undefined) await requireWritable(out, force)
 
-  const facts = await probeTensorRT(libraryPath)
+  const facts = await untilAborted(probeTensorRT(libraryPath), signal, () => {})
   requireUsable(facts, device)
   if (facts.builderResource !== null) throw problemError(facts.builderResource)
   checked.onProgress?.({ phase: 'Hashing the model', fraction: 0 })
@@ -60,7 +60,7 @@ export async function buildEngine(options: OnnxBuildOptions): Promise<BuiltOnnxE
   const manifest = found ?? (await build(checked, path, { facts, model, hashed, key }))
   throwIfAborted(signal)
   if (out === undefined || out === path) return { path, manifest, cached: found !== undefined }
-  return { path: out, manifest: await copyEngine(path, manifest, out, onnxPath, force), cached: found !== undefined }
+  return { path: out, manifest: await copyEngine(path, manifest, { to: out, onnxPath, force, signal }), cached: found !== undefined }
 }
 
 /**

@@ -82,6 +82,8 @@ export class Engine extends NativeHandle {
   readonly #shared: SharedRuntime | undefined
   /** Weights that were stripped and not given yet, as far as the manifest tells: TensorRT runs without them, on whatever is there. */
   readonly #lacking: Set<string>
+  /** The end of the last call of {@link refit}, whatever it was. */
+  #refits: Promise<void> = Promise.resolve()
 
   private constructor({ engine, runtime, shared, manifest, path, lacking }: Parts) {
     super('Engine', engine, runtime)
@@ -125,7 +127,7 @@ export class Engine extends NativeHandle {
       const manifest = opened.kind === 'folder' ? opened.manifest : undefined
       if (manifest !== undefined) requireEngineFit(manifest, { ...runtime.info, gpuName: runtime.info.name })
       const engine = await runtime.track(nativeAsync(() => runtime.native.deserialize(plan, allowHostCode)), signal, discard)
-      const lacking = new Set(manifest?.build.strip === true ? await nativeAsync(() => engine.refittableWeights()) : [])
+      const lacking = await lackingWeights(engine, manifest, signal)
       return new Engine({ engine, runtime, shared, manifest, path: opened.kind === 'bytes' ? undefined : opened.path, lacking })
     } catch (error) {
       const released = sharing?.then(
@@ -171,12 +173,13 @@ export class Engine extends NativeHandle {
    * fused, formats and tactics.
    *
    * @param profile with the shapes of an optimization profile. Default: without
-   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_DISPOSED
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_DISPOSED, AbortError
    */
-  async layers(profile?: number): Promise<EngineLayers> {
+  async layers(profile?: number, options: WaitOptions = {}): Promise<EngineLayers> {
     const engine = this.native
     const number = profile === undefined ? -1 : checkProfile(profile, this.profiles.length)
-    const parsed = JSON.parse(await this.track(nativeAsync(() => engine.layers(number)))) as { Layers?: (string | Record<string, unknown>)[]; Bindings?: string[] }
+    const signal = readWaitOptions(options, 'layers()')
+    const parsed = JSON.parse(await this.track(nativeAsync(() => engine.layers(number)), signal)) as { Layers?: (string | Record<string, unknown>)[]; Bindings?: string[] }
     return { layers: parsed.Layers ?? [], bindings: parsed.Bindings ?? [] }
   }
 
@@ -229,19 +232,32 @@ export class Engine extends NativeHandle {
 
   /**
    * Sets weights by name. All are set or none, where a name, type or count is wrong. No context of the engine may be running, and the
-   * tensors must stay as they are until this resolves.
+   * tensors must stay as they are until this resolves. Calls take effect one after the other.
+   *
+   * An abort ends the wait at once. A call that waits for another one sets nothing then; one that is at work sets its weights all the same,
+   * and reads its tensors until the next call has ended.
    *
    * @throws (as a rejection) ERR_INVALID_TENSOR for a name that the engine has not, with the closest one; ERR_WEIGHTS_INVALID for another type
    * or number of elements; ERR_INVALID_ARGUMENT for an engine that cannot be refitted; ERR_WEIGHTS_MISSING for a stripped engine that still lacks
-   * some, which are named; ERR_DISPOSED
+   * some, which are named; ERR_DISPOSED, AbortError
    */
-  async refit(weights: Readonly<Record<string, Tensor>>): Promise<void> {
-    const engine = this.native
-    const names = await this.refittableWeights()
-    const checked = checkWeights(weights, names)
-    await this.track(nativeAsync(() => engine.refit(checked)))
-    for (const { name } of checked) this.#lacking.delete(name)
+  async refit(weights: Readonly<Record<string, Tensor>>, options: WaitOptions = {}): Promise<void> {
+    this.checkOpen()
+    const signal = readWaitOptions(options, 'refit()')
+    const refitting = this.#refits.then(() => this.#refit(weights, signal))
+    this.#refits = refitting.catch(() => {})
+    await this.track(refitting, signal)
     this.requireWeights()
+  }
+
+  async #refit(weights: Readonly<Record<string, Tensor>>, signal: AbortSignal | undefined): Promise<void> {
+    throwIfAborted(signal)
+    const names = await this.refittableWeights({ signal })
+    const checked = checkWeights(weights, names)
+    const engine = this.native
+    // Nobody may stop waiting for it here: the next one must not begin before its end.
+    await nativeAsync(() => engine.refit(checked))
+    for (const { name } of checked) this.#lacking.delete(name)
   }
 
   /**
@@ -257,6 +273,17 @@ export class Engine extends NativeHandle {
   /** @internal */
   protected override afterClose(): Promise<void> {
     return this.#shared?.release() ?? Promise.resolve()
+  }
+}
+
+/** Names of the weights that a new engine was built without. A wait that ends early closes the engine. */
+async function lackingWeights(engine: NativeEngine, manifest: OnnxEngineManifest | undefined, signal: AbortSignal | undefined): Promise<Set<string>> {
+  if (manifest?.build.strip !== true) return new Set()
+  try {
+    return new Set(await untilAborted(nativeAsync(() => engine.refittableWeights()), signal, () => {}))
+  } catch (error) {
+    discard(engine)
+    throw error
   }
 }
 

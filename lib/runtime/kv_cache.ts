@@ -88,7 +88,7 @@ export class KvCache<D extends KvDataType = KvDataType> implements AsyncDisposab
     const buffer = await runtime.allocateDevice(bytes, { pooled: false, signal })
     let stream = given
     try {
-      stream ??= await runtime.createStream()
+      stream ??= await runtime.createStream({ signal })
       stream.fill(buffer, 0)
       await stream.synchronize({ signal })
       return new KvCache(geometry, runtime, buffer, stream, given === undefined)

@@ -2,7 +2,7 @@
 import { inspectOnnx } from '../native'
 import { ArgumentReader } from './argument_reader'
 import { readModelOption } from './build_options'
-import { throwIfAborted } from './handle'
+import { throwIfAborted, untilAborted } from './handle'
 import { type OnnxModelInfo, type OnnxNode, readOnnxModel, requireExternalFiles } from './onnx_model'
 
 export interface OnnxSupportOptions {
@@ -53,13 +53,13 @@ export async function inspectOnnxModel(onnx: string | Uint8Array, options: OnnxS
   const model = await readOnnxModel(source, signal)
   await requireExternalFiles(model, typeof source === 'string' ? source : 'The ONNX model')
   throwIfAborted(signal)
-  const report = await inspectOnnx({
+  const asking = inspectOnnx({
     modelPath: typeof source === 'string' ? source : '',
     modelBytes: typeof source === 'string' ? Buffer.alloc(0) : Buffer.from(source.buffer, source.byteOffset, source.length),
     libraryPath,
     device,
   })
-  throwIfAborted(signal)
+  const report = await untilAborted(asking, signal, () => {})
   return {
     supported: report.supported,
     libraryVersion: report.libraryVersion,

@@ -4,7 +4,7 @@ import { ArgumentReader } from './argument_reader'
 import { type AllocateOptions, type BufferLayout, type BufferSize, DeviceBuffer, PinnedBuffer, readBufferSize } from './buffers'
 import type { DataType } from './dtype'
 import { Event } from './event'
-import { discard, NativeHandle, throwIfAborted, untilAborted } from './handle'
+import { discard, NativeHandle, readWaitOptions, throwIfAborted, untilAborted, type WaitOptions } from './handle'
 import { readStreamOptions, Stream, type StreamOptions } from './stream'
 
 export interface RuntimeOptions {
@@ -137,11 +137,12 @@ export class Runtime extends NativeHandle {
     return PinnedBuffer.wrap(memory, this, layout)
   }
 
-  /** @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_CUDA, ERR_BACKEND_DEAD, ERR_OUT_OF_DEVICE_MEMORY, ERR_DISPOSED */
+  /** @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_CUDA, ERR_BACKEND_DEAD, ERR_OUT_OF_DEVICE_MEMORY, ERR_DISPOSED, AbortError */
   async createStream(options: StreamOptions = {}): Promise<Stream> {
     const runtime = this.native
-    const checked = readStreamOptions(options, this.info.maxPriority)
-    return Stream.wrap(await this.track(nativeAsync(() => runtime.createStream(checked)), undefined, discard), this)
+    const { signal, priority, spinUs } = readStreamOptions(options, this.info.maxPriority)
+    throwIfAborted(signal)
+    return Stream.wrap(await this.track(nativeAsync(() => runtime.createStream({ priority, spinUs })), signal, discard), this)
   }
 
   /** @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_CUDA, ERR_BACKEND_DEAD, ERR_DISPOSED, AbortError */
@@ -164,10 +165,11 @@ export class Runtime extends NativeHandle {
     return native(() => this.native.counters())
   }
 
-  /** Gives pooled memory back to the system. @throws (as a rejection) ERR_DISPOSED */
-  async trim(): Promise<void> {
+  /** Gives pooled memory back to the system, which may wait for the device. @throws (as a rejection) ERR_DISPOSED, AbortError */
+  async trim(options: WaitOptions = {}): Promise<void> {
     const runtime = this.native
-    await this.track(nativeAsync(() => runtime.trim()))
+    const signal = readWaitOptions(options, 'trim()')
+    await this.track(nativeAsync(() => runtime.trim()), signal)
   }
 
   async #allocate(kind: 'device' | 'pinned', size: BufferSize, options: AllocateOptions): Promise<{ memory: NativeMemory; layout: BufferLayout | undefined }> {

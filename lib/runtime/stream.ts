@@ -16,6 +16,7 @@ export interface StreamOptions {
    * microseconds, spinning a processor core. Default 50.
    */
   spinUs?: number | undefined
+  signal?: AbortSignal | undefined
 }
 
 export interface CopyOptions {
@@ -64,9 +65,13 @@ export interface StreamCounters {
 const MAX_SPIN_US = 1_000_000
 
 /** @throws ERR_INVALID_ARGUMENT @internal */
-export function readStreamOptions(options: unknown, maxPriority: number): { priority: number; spinUs: number } {
-  const reader = new ArgumentReader(options, ['priority', 'spinUs'], 'createStream()')
-  return { priority: reader.integer('priority', 0, maxPriority) ?? 0, spinUs: reader.integer('spinUs', 0, MAX_SPIN_US) ?? 50 }
+export function readStreamOptions(options: unknown, maxPriority: number) {
+  const reader = new ArgumentReader(options, ['priority', 'spinUs', 'signal'], 'createStream()')
+  return {
+    priority: reader.integer('priority', 0, maxPriority) ?? 0,
+    spinUs: reader.integer('spinUs', 0, MAX_SPIN_US) ?? 50,
+    signal: reader.signal('signal'),
+  }
 }
 
 /**

@@ -2,7 +2,7 @@
 import { type ErrorCode, TensorRTError } from '../../errors'
 import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
 import { Engine, type EngineLoadOptions } from '../engine'
-import { NativeHandle, throwIfAborted } from '../handle'
+import { discard, NativeHandle, throwIfAborted, untilAborted } from '../handle'
 import type { BackendSource } from './failover'
 import { OnnxRuntimeBackend, signatureMismatch } from './onnxruntime_session'
 import { type CheckedSessionOptions, checkSessionOptions, type SessionOptions, SESSION_OPTION_NAMES, warnOf } from './options'
@@ -73,7 +73,11 @@ export async function createEngineSession(engine: Engine, options: SessionOption
   const checked = checkSessionOptions(options, 'createSession()')
   throwIfAborted(checked.signal)
   engine.requireWeights()
-  const session = await Session.open(await TensorRTBackend.create(engine, checked), checked)
+  return untilAborted(openOver(engine, checked), checked.signal, discard)
+}
+
+async function openOver(engine: Engine, options: CheckedSessionOptions, fallback?: BackendSource): Promise<Session> {
+  const session = await Session.open(await TensorRTBackend.create(engine, options), options, fallback)
   return follow(session, engine)
 }
 
@@ -100,10 +104,23 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
   }
   throwIfAborted(checked.signal)
   const fallback: OnnxRuntimeSource | undefined = onnx === undefined ? undefined : (signal) => OnnxRuntimeBackend.create({ onnx, threads, signal })
+  const loading = openAny({ backend, fallback, failover, checked, load: () => loadEngine(source, isOnnx, options, checked) })
+  return untilAborted(loading, checked.signal, discard)
+}
+
+interface Sources {
+  backend: 'auto' | 'tensorrt' | 'onnxruntime'
+  load: () => Promise<Engine>
+  fallback: OnnxRuntimeSource | undefined
+  failover: boolean
+  checked: CheckedSessionOptions
+}
+
+async function openAny({ backend, load, fallback, failover, checked }: Sources): Promise<Session> {
   if (backend === 'onnxruntime') return Session.open(await fallback!(checked.signal), checked)
   let engine: Engine
   try {
-    engine = await loadEngine(source, isOnnx, options, checked)
+    engine = await load()
   } catch (cause) {
     const isUnusable = cause instanceof TensorRTError && UNUSABLE.has(cause.code)
     if (backend === 'tensorrt' || !isUnusable || fallback === undefined) throw cause
@@ -113,9 +130,7 @@ export async function loadSession(source: unknown, options: SessionLoadOptions):
   }
   try {
     engine.requireWeights()
-    const runs = await TensorRTBackend.create(engine, checked)
-    const session = await Session.open(runs, checked, failover ? standIn(engine, fallback!) : undefined)
-    follow(session, engine)
+    const session = await openOver(engine, checked, failover ? standIn(engine, fallback!) : undefined)
     session.onClosed(() => (engine.closed ? undefined : engine.close()))
     return session
   } catch (error) {

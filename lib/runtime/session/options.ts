@@ -78,7 +78,7 @@ export interface SessionOptions {
   spinUs?: number | undefined
   /** Called for each warning, in place of `process.emitWarning`. */
   onWarning?: ((warning: SessionWarning) => void) | undefined
-  /** Aborts the creation. */
+  /** Aborts the creation, which rejects at once. What was made until then is closed in the background. */
   signal?: AbortSignal | undefined
 }
 

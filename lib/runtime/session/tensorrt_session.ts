@@ -1,6 +1,7 @@
 /** Runs the batches of a session on a GPU. */
 import { TensorRTError } from '../../errors'
 import { native, nativeAsync, type NativeEngine, type NativeEngineInfo, type NativeRuntime, type NativeRuntimeInfo } from '../../native'
+import { throwIfAborted } from '../handle'
 import type { CheckedSessionOptions } from './options'
 import type { RequestShapes, ShapeClass } from './request_shapes'
 import type { BackendEvents, LaneCounters, SessionBackend } from './session_backend'
@@ -49,7 +50,7 @@ export class TensorRTBackend implements SessionBackend {
   /**
    * Makes the lanes with all their memory.
    *
-   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, ERR_OUT_OF_DEVICE_MEMORY, ERR_CUDA, AbortError
    */
   static async create(engine: SessionEngine, options: CheckedSessionOptions): Promise<TensorRTBackend> {
     const info = JSON.parse(engine.native.info) as NativeEngineInfo
@@ -77,6 +78,7 @@ export class TensorRTBackend implements SessionBackend {
     }
     try {
       for (let i = 0; i < options.contexts; i++) {
+        throwIfAborted(options.signal)
         backend.lane.push(
           await TensorRTLane.create(laneOptions, () => backend.shapes!, {
             done: (batch, error, outputs, submitMs) => backend.events!.done(batch, error, outputs, submitMs),

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { buildEngine, inspectOnnxModel, LLM, type OnnxBuildOptions, type OnnxBuildProgress } from '../../../lib'
 import { readEngineManifest, sha256File, verifyPlan } from '../../../lib/runtime'
+import { copyEngine } from '../../../lib/runtime/build_cache'
 import '../matchers'
 import { compileStandIn, failure, root, temporaryFolder, useModule } from '../tensorrt/fixtures'
 
@@ -179,6 +180,16 @@ describe('buildEngine', () => {
     expect(await failure(buildEngine({ ...options, signal: AbortSignal.abort('early') }))).toMatchObject({ name: 'AbortError', cause: 'early' })
     expect(existsSync(out)).toBe(false)
     expect(leftovers(join(folder, 'out'))).toEqual([])
+  })
+
+  it('leaves nothing of a copy out of the cache whose wait was aborted', async () => {
+    const { path, manifest } = await buildEngine({ onnx: fixture('mlp'), profiles, cacheDir: newCache() })
+    const copy = { to: newPath(), onnxPath: fixture('mlp'), force: false }
+    expect(await failure(copyEngine(path, manifest, { ...copy, signal: AbortSignal.abort('late') }))).toMatchObject({ name: 'AbortError', cause: 'late' })
+    expect(existsSync(copy.to)).toBe(false)
+    expect(leftovers(join(folder, 'out'))).toEqual([])
+    await copyEngine(path, manifest, { ...copy, signal: undefined })
+    expect(plan(copy.to)).toBe(plan(path))
   })
 
   it('goes on where its listener throws, or rejects', async () => {

@@ -179,6 +179,49 @@ describe.skipIf(!fakeGpu.available)('the runtime API on a GPU of host memory', (
     expect(again.inputs).toEqual(engine.inputs)
   })
 
+  it('has the weights of the last refit that was done, whenever others are aborted', async () => {
+    const { engine, context, hostIn, hostOut, queue } = await ready()
+    hostIn.view('float32').fill(1)
+    context.setInputShape('x', [1, 4])
+    const output = async (): Promise<number> => {
+      queue(1)
+      await stream.synchronize()
+      return hostOut.view('float32')[0]!
+    }
+    // Aborted before it begins, and while it waits for another: not done.
+    const early = new AbortController()
+    const aborted = [failure(engine.refit({ a: Tensor.float32([50]) }, { signal: early.signal }))]
+    const done = engine.refit({ a: Tensor.float32([10]) })
+    aborted.push(failure(engine.refit({ a: Tensor.float32([60]) }, { signal: early.signal })))
+    early.abort('enough')
+    for (const error of await Promise.all(aborted)) expect(error).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+    await done
+    expect(await output()).toBe(11)
+    // At any moment: each is done in full or not at all, in order, and the next one begins behind it.
+    const ends = await Promise.allSettled(
+      Array.from({ length: 60 }, (_, i) => {
+        const controller = new AbortController()
+        const refitting = engine.refit({ a: Tensor.float32([100 + i]) }, { signal: controller.signal })
+        setTimeout(() => controller.abort(), i % 8)
+        return refitting
+      }),
+    )
+    expect(ends.some(({ status }) => status === 'rejected')).toBe(true)
+    await engine.refit({ a: Tensor.float32([7]) })
+    expect(await output()).toBe(8)
+    expect(await engine.layers(0, { signal: new AbortController().signal })).toMatchObject({ bindings: ['x', 'y'] })
+  })
+
+  it('closes streams that come after an abort', async () => {
+    const controller = new AbortController()
+    const waits = Array.from({ length: 20 }, () => failure(runtime.createStream({ signal: controller.signal })))
+    controller.abort('enough')
+    for (const error of await Promise.all(waits)) expect(error).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+    expect(await failure(gpus({ signal: AbortSignal.abort('early') }))).toMatchObject({ cause: 'early' })
+    await runtime.trim({ signal: new AbortController().signal })
+    await idle()
+  })
+
   it('measures layers', async () => {
     const { engine, context, hostIn, queue } = await ready(makePlan(scalePlan({ us: 2000 })))
     hostIn.view('float32').fill(1)

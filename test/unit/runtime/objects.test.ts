@@ -1,21 +1,30 @@
 /** What lib/runtime itself does: waits and their ends, what comes too late, captures, checks of arguments. */
 import { getEventListeners } from 'node:events'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { beforeEach, describe, expect, it, vi } from 'vitest'
 import { TensorRTError } from '../../../lib/errors'
-import { Engine, type ExecutionContext, KvCache, Runtime, type Stream, Tensor } from '../../../lib/runtime'
+import { buildLLMEngine } from '../../../lib/llm'
+import type { TensorRTProbe } from '../../../lib/native'
+import { buildEngine, Engine, type ExecutionContext, gpus, inspectOnnxModel, KvCache, Runtime, type Stream, Tensor, type WaitOptions } from '../../../lib/runtime'
 import { shareRuntime } from '../../../lib/runtime/shared_runtime'
 import '../matchers'
+import { demoModel, root, temporaryFolder } from '../tensorrt/fixtures'
 import { NativeDouble } from './native_double'
 
-const { current } = vi.hoisted(() => ({ current: {} as { native: NativeDouble; creations: number } }))
+const { current } = vi.hoisted(() => ({ current: {} as { native: NativeDouble; creations: number; probe: () => Promise<TensorRTProbe> } }))
 vi.mock('../../../lib/native', async (original) => ({
   ...(await original<object>()),
   createNativeRuntime: async ({ device }: { device: number }) => {
     current.creations++
     return current.native.runtime(device)
   },
+  probeTensorRT: () => current.probe(),
+  inspectOnnx: () => current.probe(),
 }))
 
+const temporary = temporaryFolder()
+const onnx = join(root, 'test', 'fixtures', 'onnx', 'mlp.onnx')
 let native: NativeDouble
 let runtime: Runtime
 let stream: Stream
@@ -53,10 +62,61 @@ describe('a wait', () => {
     expect(await failure(stream.synchronize({ signal }))).toHaveCode('ABORT_ERR')
     expect(await failure(runtime.allocateDevice(16, { signal }))).toHaveCode('ABORT_ERR')
     expect(await failure(runtime.createEvent({ signal }))).toHaveCode('ABORT_ERR')
+    expect(await failure(runtime.createStream({ signal }))).toHaveCode('ABORT_ERR')
+    expect(await failure(runtime.trim({ signal }))).toHaveCode('ABORT_ERR')
+    expect(await failure(gpus({ signal }))).toHaveCode('ABORT_ERR')
     expect(await failure(Runtime.create({ signal }))).toHaveCode('ABORT_ERR')
     expect(await failure(Engine.load(Buffer.from('plan'), { signal }))).toHaveCode('ABORT_ERR')
     expect(await failure(stream.capture(() => {}, { signal }))).toHaveCode('ABORT_ERR')
-    expect([native.called('synchronize'), native.called('allocate'), native.called('deserialize'), native.called('beginCapture')]).toEqual([[], [], [], []])
+    const engine = await Engine.load(Buffer.from('plan'), { runtime })
+    expect(await failure(engine.layers(0, { signal }))).toHaveCode('ABORT_ERR')
+    expect(await failure(engine.refit({ 'encoder.bias': Tensor.float32([1]) }, { signal }))).toHaveCode('ABORT_ERR')
+    for (const method of ['synchronize', 'allocate', 'beginCapture', 'refit']) expect(native.called(method)).toEqual([])
+    expect([native.called('createStream'), native.called('deserialize')]).toMatchObject([{ length: 1 }, { length: 1 }])
+  })
+
+  it.each([
+    ['trim', (_: Engine, options: WaitOptions) => runtime.trim(options)],
+    ['layers', (engine: Engine, options: WaitOptions) => engine.layers(1, options)],
+    ['refittableWeights', (engine: Engine, options: WaitOptions) => engine.refittableWeights(options)],
+    ['serialize', (engine: Engine, options: WaitOptions) => engine.serialize(options)],
+  ] as const)('for %s() ends at once, and the object goes on', async (method, call) => {
+    const engine = await Engine.load(Buffer.from('plan'), { runtime })
+    native.held.add(method)
+    const controller = new AbortController()
+    const waiting = failure(call(engine, { signal: controller.signal }))
+    await turn()
+    controller.abort('enough')
+    expect(await waiting).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+    expect(getEventListeners(controller.signal, 'abort')).toEqual([])
+    native.release(method)
+    await call(engine, {})
+  })
+
+  it('for a driver that wakes up ends at once', async () => {
+    let wake!: (probe: TensorRTProbe) => void
+    const awake = new Promise<TensorRTProbe>((resolve) => (wake = resolve))
+    let asked = 0
+    current.probe = () => {
+      asked++
+      return awake
+    }
+    const controller = new AbortController()
+    const { signal } = controller
+    const out = join(temporary, 'engine')
+    const waiting = [
+      gpus({ signal }),
+      buildEngine({ onnx, out, cache: false, profiles: [{ x: { min: [1, 16], opt: [8, 16], max: [32, 16] } }], signal }),
+      buildLLMEngine(demoModel, out, { signal }),
+      inspectOnnxModel(onnx, { signal }),
+    ].map(failure)
+    const patient = gpus()
+    await expect.poll(() => asked).toBe(5)
+    controller.abort('enough')
+    for (const error of await Promise.all(waiting)) expect(error).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+    expect(existsSync(out)).toBe(false)
+    wake({ driver: null, gpus: [] } as Partial<TensorRTProbe> as TensorRTProbe)
+    expect(await patient).toEqual([])
   })
 
   it('leaves no listener behind when it ends by itself', async () => {
@@ -92,6 +152,8 @@ describe('what comes too late is closed', () => {
     ['allocate', (signal) => runtime.allocateDevice(16, { signal })],
     ['allocate', (signal) => runtime.allocatePinned(16, { signal })],
     ['createEvent', (signal) => runtime.createEvent({ signal })],
+    ['createStream', (signal) => runtime.createStream({ signal })],
+    ['createStream', (signal) => KvCache.create(runtime, { layers: 1, pages: 1, kvHeads: 1, headDim: 1, dtype: 'float16', signal })],
     ['deserialize', (signal) => Engine.load(Buffer.from('plan'), { runtime, signal })],
     ['endCapture', (signal) => stream.capture(() => {}, { signal })],
   ]
@@ -363,6 +425,77 @@ describe('an engine', () => {
     expect(await failure(engine.refit({ 'encoder.bias': [1] as never }))).toHaveCode('ERR_INVALID_TENSOR', /must be a Tensor, not an array of 1/)
     expect(await failure(engine.refit([weight] as never))).toHaveCode('ERR_INVALID_ARGUMENT', /an object of tensors by name/)
     expect(native.called('refit')).toHaveLength(1)
+  })
+
+  describe('whose refit is aborted', () => {
+    const weights = (value: number): Record<string, Tensor> => ({ 'encoder.bias': Tensor.float32([value]) })
+    /** Values of the calls that have reached the native side. */
+    const set = (): number[] => native.called('refit').map(([, , given]) => new Float32Array((given as { values: Uint8Array }[])[0]!.values.slice().buffer)[0]!)
+    let engine: Engine
+    let controller: AbortController
+    beforeEach(async () => {
+      engine = await Engine.load(Buffer.from('plan'), { runtime })
+      controller = new AbortController()
+    })
+
+    it('before it has begun, sets nothing', async () => {
+      native.held.add('refittableWeights')
+      const waiting = failure(engine.refit(weights(1), { signal: controller.signal }))
+      await turn()
+      controller.abort('enough')
+      expect(await waiting).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+      native.release('refittableWeights')
+      await engine.refit(weights(2))
+      expect(set()).toEqual([2])
+    })
+
+    it('while it waits for another, sets nothing, and those before and behind it do', async () => {
+      native.held.add('refit')
+      const first = engine.refit(weights(1))
+      const second = failure(engine.refit(weights(2), { signal: controller.signal }))
+      const third = engine.refit(weights(3))
+      await turn()
+      controller.abort('enough')
+      expect(await second).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+      expect(set()).toEqual([1])
+      native.release('refit')
+      await Promise.all([first, third])
+      expect(set()).toEqual([1, 3])
+    })
+
+    it('while it is at work, is not waited for, but the next one begins behind it', async () => {
+      native.held.add('refit')
+      const first = failure(engine.refit(weights(1), { signal: controller.signal }))
+      await turn()
+      expect(set()).toEqual([1])
+      controller.abort('enough')
+      expect(await first).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+      const second = engine.refit(weights(2))
+      await turn()
+      expect(set()).toEqual([1])
+      native.release('refit')
+      await second
+      expect(set()).toEqual([1, 2])
+    })
+
+    it('goes on after one that fails', async () => {
+      native.failures.set('refit', Object.assign(new Error('too few'), { code: 'ERR_WEIGHTS_INVALID' }))
+      const [first, second] = [failure(engine.refit(weights(1))), engine.refit(weights(2))]
+      expect(await first).toHaveCode('ERR_WEIGHTS_INVALID')
+      await second
+      expect(set()).toEqual([1, 2])
+    })
+
+    it('is nothing once the engine is closed', async () => {
+      native.held.add('refit')
+      const waiting = [failure(engine.refit(weights(1))), failure(engine.refit(weights(2)))]
+      await turn()
+      await engine.close()
+      for (const error of await Promise.all(waiting)) expect(error).toHaveCode('ERR_DISPOSED')
+      native.release('refit')
+      await turn()
+      expect(set()).toEqual([1])
+    })
   })
 
   it('shares a runtime with others of its device and library, which the last one closes', async () => {

@@ -138,6 +138,33 @@ describe('a folder', () => {
     await (await engine.createContext()).close()
   })
 
+  it('of a stripped plan has its weights once a refit that nobody waits for is done', async () => {
+    const engine = await Engine.load(engineFolder(({ build }) => Object.assign(build as object, { strip: true, refit: 'any' })), { runtime })
+    native.held.add('refit')
+    const controller = new AbortController()
+    const both = { 'encoder.weight': Tensor.float16([1, 2]), 'encoder.bias': Tensor.float16([1, 2]) }
+    const waiting = failure(engine.refit(both, { signal: controller.signal }))
+    await expect.poll(() => native.called('refit')).toHaveLength(1)
+    controller.abort()
+    expect(await waiting).toHaveCode('ABORT_ERR')
+    await expect(engine.createContext()).rejects.toHaveCode('ERR_WEIGHTS_MISSING')
+    native.release('refit')
+    await engine.refit({})
+    await (await engine.createContext()).close()
+  })
+
+  it('of a stripped plan is closed where its load is aborted while its weights are looked up', async () => {
+    const before = native.open.size
+    native.held.add('refittableWeights')
+    const controller = new AbortController()
+    const path = engineFolder(({ build }) => Object.assign(build as object, { strip: true, refit: 'any' }))
+    const waiting = failure(Engine.load(path, { runtime, signal: controller.signal }))
+    await expect.poll(() => [...native.open].some((id) => id.startsWith('engine'))).toBe(true)
+    controller.abort()
+    expect(await waiting).toHaveCode('ABORT_ERR')
+    await expect.poll(() => native.open.size).toBe(before)
+  })
+
   const wrong: [what: string, make: () => string, code: string, message: RegExp][] = [
     ['without a manifest', () => (mkdirSync(join(folder, 'bare')), join(folder, 'bare')), 'ERR_ENGINE_INVALID', /has no engine.json/],
     ['of another format', () => engineFolder((manifest) => (manifest.format = 99)), 'ERR_VERSION_MISMATCH', /format 99/],

@@ -43,6 +43,39 @@ describe.skipIf(!fakeGpu.available)('a session on the real module', () => {
     expect(stats.lanes.reduce((sum, { enqueueMs }) => sum + enqueueMs, 0)).toBeGreaterThan(0)
   })
 
+  it('is aborted at any moment of its creation, at once, and leaves nothing behind', async () => {
+    const engine = await Engine.load(makePlan(scalePlan({ us: 2000 })), { runtime })
+    await runtime.trim()
+    const before = runtime.memory().deviceBytes
+    for (let i = 0; i < 12; i++) {
+      const controller = new AbortController()
+      const options: SessionOptions = { contexts: 3, batching: { maxBatch: 8 }, warmUp: i % 3 > 0, signal: controller.signal }
+      const opening = i % 2 === 0 ? engine.createSession(options) : Session.load(makePlan(scalePlan({ us: 2000 })), { backend: 'tensorrt', runtime, ...options })
+      await new Promise((resolve) => setTimeout(resolve, i % 4))
+      controller.abort('enough')
+      let turned = false
+      setImmediate(() => (turned = true))
+      const end = await opening.then(
+        async (session) => {
+          await session.close()
+          return undefined
+        },
+        (error: Error) => error,
+      )
+      if (end === undefined) continue
+      expect(end).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+      expect(turned).toBe(false)
+    }
+    await expect
+      .poll(async () => {
+        await runtime.trim()
+        const { deviceBytes, pinnedBytes } = runtime.memory()
+        return { deviceBytes, pinnedBytes }
+      })
+      .toEqual({ deviceBytes: before, pinnedBytes: 0 })
+    await engine.close()
+  })
+
   it('answers hundreds of calls in flight', async () => {
     const session = await open(scalePlan(), { contexts: 2, batching: { maxBatch: 8, maxDelayMs: 1 } })
     const outs = await Promise.all(Array.from({ length: 500 }, (_, i) => session.run(row(i, i, i, i), { priority: i % 3 })))
