@@ -113,7 +113,9 @@ export class EncoderThread {
       this.ready = true
     } else {
       const job = this.finishCurrent()
-      if (answer.kind === 'encoded') job?.resolve(answer.ids)
+      // What a thread posts is of the process's first context, whose classes are not those of a library that runs in another (node:vm, as test
+      // runners have it).
+      if (answer.kind === 'encoded') job?.resolve(new Int32Array(answer.ids.buffer))
       else job?.reject(new TensorRTError(answer.code, answer.message, { hint: answer.hint }))
     }
     this.next()

@@ -1,4 +1,5 @@
 /** The check of `logitBias`. */
+import { isMap } from 'node:util/types'
 import { TensorRTError } from '../errors'
 import { describeValue, invalidArgument } from '../runtime'
 import { type LogitBias, MAX_LOGIT_BIAS, MAX_LOGIT_BIAS_VALUE } from '../scheduler'
@@ -13,18 +14,18 @@ const TOKEN_ID = /^(0|[1-9][0-9]{0,9})$/
 export function checkLogitBias(bias: unknown, vocabSize: number): LogitBias | undefined {
   if (bias === undefined) return undefined
   const isObject = Object.prototype.toString.call(bias) === '[object Object]'
-  if (typeof bias !== 'object' || bias === null || !(isObject || bias instanceof Map)) {
+  if (typeof bias !== 'object' || bias === null || !(isObject || isMap(bias))) {
     throw invalidArgument('logitBias', 'a Map, or an object of token ids and biases', bias)
   }
-  const size = bias instanceof Map ? bias.size : Object.keys(bias).length
+  const size = isMap(bias) ? bias.size : Object.keys(bias).length
   if (size > MAX_LOGIT_BIAS) {
     throw invalidArgument('logitBias', `a bias of at most ${MAX_LOGIT_BIAS} tokens`, `${size} of them`)
   }
   const ids = new Int32Array(size)
   const values = new Float32Array(size)
   let at = 0
-  for (const [key, value] of bias instanceof Map ? (bias as Map<unknown, unknown>) : Object.entries(bias)) {
-    const id = typeof key === 'string' && !(bias instanceof Map) && TOKEN_ID.test(key) ? Number(key) : key
+  for (const [key, value] of isMap(bias) ? bias : Object.entries(bias)) {
+    const id = typeof key === 'string' && !(isMap(bias)) && TOKEN_ID.test(key) ? Number(key) : key
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= vocabSize) {
       const expected = `token ids, integers in [0, ${vocabSize})`
       throw new TensorRTError('ERR_INVALID_TOKEN', `The keys of "logitBias" must be ${expected}, not ${describeValue(key)}`)

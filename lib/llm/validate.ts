@@ -1,4 +1,5 @@
 /** The checks of what callers hand in. Nothing here changes state; every failure is a TensorRTError. */
+import { isDate } from 'node:util/types'
 import { TensorRTError } from '../errors'
 import { checkGrammar, type GrammarSource } from '../grammar'
 import type { Executor, ExecutorInfo, LogitBias } from '../scheduler'
@@ -318,7 +319,7 @@ function checkDeadline(reader: ArgumentReader): number | undefined {
   const deadline = reader.get('deadline')
   if (deadline === undefined) return inMs
   if (inMs !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'Give "deadline" or "deadlineMs", not both')
-  const moment = deadline instanceof Date ? deadline.getTime() : deadline
+  const moment = isDate(deadline) ? deadline.getTime() : deadline
   if (typeof moment !== 'number' || !Number.isFinite(moment)) {
     throw invalidArgument('deadline', 'a valid Date or milliseconds since the epoch', deadline)
   }

@@ -1,4 +1,5 @@
 /** Options of one request, checked. */
+import { isDate } from 'node:util/types'
 import { AbortError, TensorRTError } from '../../errors'
 import { ArgumentReader, describeValue, invalidArgument } from '../argument_reader'
 import type { RunOptions } from './options'
@@ -34,7 +35,7 @@ export function readRunOptions(options: RunOptions, signature: ModelSignature, n
 
 function readDeadline(value: unknown, now: number): number {
   if (value === undefined) return Infinity
-  const at = value instanceof Date ? value.getTime() : value
+  const at = isDate(value) ? value.getTime() : value
   if (typeof at !== 'number' || !Number.isFinite(at)) throw invalidArgument('deadline', 'a Date or milliseconds since the epoch', value)
   return now + (at - Date.now())
 }

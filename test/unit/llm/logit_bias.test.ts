@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import '../matchers'
 import { TensorRTError } from '../../../lib/errors'
@@ -11,6 +12,7 @@ describe('logitBias', () => {
     const expected = { ids: Int32Array.of(7, 9), values: Float32Array.of(-100, 2.5) }
     expect(checkLogitBias({ 9: 2.5, 7: -100 }, VOCAB)).toEqual(expected)
     expect(checkLogitBias(new Map([[7, -100], [9, 2.5]]), VOCAB)).toEqual(expected)
+    expect(checkLogitBias(runInNewContext('new Map([[7, -100], [9, 2.5]])'), VOCAB)).toEqual(expected)
     expect(checkLogitBias(Object.assign(Object.create(null) as object, { 7: -100, 9: 2.5 }), VOCAB)).toEqual(expected)
     for (const none of [undefined, {}, new Map()]) expect(checkLogitBias(none, VOCAB)).toBeUndefined()
   })

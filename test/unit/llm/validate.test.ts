@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it, vi } from 'vitest'
 import '../matchers'
 import { StopSet } from '../../../lib/text'
@@ -47,7 +48,7 @@ describe('request options', () => {
     ['n', [1, 1024], [0, -1, 1025, 2 ** 31, 1.5, NaN]],
     ['priority', [-1000, 0, 1000], [-1001, 0.5, NaN]],
     ['deadlineMs', [1, 0.5], [0, -1, NaN, Infinity]],
-    ['deadline', [Date.now(), new Date()], [NaN, new Date(NaN), 'tomorrow', null]],
+    ['deadline', [Date.now(), new Date(), runInNewContext('new Date()')], [NaN, new Date(NaN), 'tomorrow', null]],
     ['timeoutMs', [1, 5000], [0, -1, NaN, Infinity]],
     ['cacheSalt', ['', 'tenant'], [7, 'x'.repeat(1025)]],
     ['ignoreEos', [true, false], [1, 'yes']],
