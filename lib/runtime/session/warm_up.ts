@@ -12,9 +12,11 @@ import { type SessionBatch, SessionRequest } from './session_request'
 const RUNS = 3
 /** Requests that run before a session is ready. */
 const REQUESTS = 20
-/** Requests after which the code that serves them is compiled, which the first session of a process sees to; fewer where they take long. */
+/** Requests after which the code that serves them is compiled, which the first session of a process sees to. */
 const COMPILED_AFTER = 500
-const COMPILE_MS = 200
+/** Fewer where they take longer than that in all: what code that is not compiled adds to a request, a millisecond or two, is little then. */
+const REQUESTS_MS = 200
+const LEAST_REQUESTS = 3
 let servedToCompile = 0
 
 /** Runs every declared shape on every lane, and requests through the session, so that the first one that matters is as fast as the next. */
@@ -68,8 +70,9 @@ export class WarmUp {
   private async compile(target: WarmUpTarget, request: (inputs: TensorMap) => Promise<unknown>): Promise<void> {
     const { tensors } = zeroRequest(this.shapes, target)
     const inputs = Object.fromEntries(this.shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
-    const until = performance.now() + COMPILE_MS
-    for (let i = 0; i < REQUESTS || (servedToCompile < COMPILED_AFTER && performance.now() < until); i++) {
+    const until = performance.now() + REQUESTS_MS
+    const isEnough = (i: number): boolean => (i >= REQUESTS && servedToCompile >= COMPILED_AFTER) || performance.now() >= until
+    for (let i = 0; i < LEAST_REQUESTS || !isEnough(i); i++) {
       throwIfAborted(this.options.signal)
       await request(inputs)
       servedToCompile++

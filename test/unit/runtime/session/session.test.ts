@@ -264,6 +264,20 @@ describe('CUDA graphs and warm-up', () => {
     expect(session.stats().lanes[0]!.enqueues).toBe(1)
   })
 
+  it('sends requests until the way of one is compiled, and few where each takes long', async () => {
+    const requests = async (runMs: number): Promise<number> => {
+      const gpu = new GpuDouble(dynamic)
+      gpu.runMs = runMs
+      await open(gpu, { batching: { runSizes: [8] } })
+      // Beside three runs in each of two slots.
+      return gpu.graphLaunches - 6
+    }
+    expect(await requests(0)).toBeGreaterThan(10)
+    expect(await requests(80)).toBe(3)
+    // The process has compiled it by now, or does so here.
+    expect(await requests(0)).toBeGreaterThan(10)
+  })
+
   it('warms up shapes that the caller names', async () => {
     const model = affineModel([range([1, 1], [4, 4], [8, 16])], [-1, -1])
     const { gpu } = await open(model, { warmUp: [{ x: [3, 7] }] })
