@@ -97,6 +97,9 @@ const DEFAULTS = {
   metrics: { enabled: true, host: '127.0.0.1' },
 }
 
+/** As `createServer` has it, which is asked too late to end the start with. */
+const MODEL_NAME = /^\w[\w.:/@+-]{0,255}$/
+
 export type Tree = { [field: string]: unknown }
 
 const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -228,6 +231,7 @@ function fromText(text: string, kind: SettingKind): unknown {
     case 'boolean':
       return { true: true, on: true, yes: true, '1': true, false: false, off: false, no: false, '0': false }[text.toLowerCase()] ?? text
     case 'strings':
+    case 'names':
       return text.split(',').map((part) => part.trim())
     case 'integers':
       return text === kind.all ? text : text.split(',').map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : part))
@@ -251,6 +255,12 @@ function schemaOf(kind: SettingKind): z.ZodType {
       return expecting('a path', (value) => typeof value === 'string' && value !== '' && !value.includes('\0'))
     case 'strings':
       return z.preprocess((value) => (typeof value === 'string' ? [value] : value), strings('a list of names'))
+    case 'names': {
+      const check = (value: unknown): boolean => Array.isArray(value) && value.length > 0 && value.every((name) => typeof name === 'string' && MODEL_NAME.test(name))
+      const different = (value: unknown): boolean => new Set(value as unknown[]).size === (value as unknown[]).length
+      const names = expecting('names of up to 256 letters, digits and . : / @ + - _, beginning with a letter or digit', check)
+      return z.preprocess((value) => (typeof value === 'string' ? [value] : value), names.refine((value) => !check(value) || different(value), { message: 'names that differ' }))
+    }
     case 'integers': {
       const { all } = kind
       const check = (value: unknown): boolean => Array.isArray(value) && value.length > 0 && value.every((one) => Number.isSafeInteger(one) && (one as number) >= 1)

@@ -1,16 +1,16 @@
 /** Runs a server from its configuration to its end. */
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
-import { type AddressInfo, createServer as createNetServer } from 'node:net'
-import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
 import { stringify } from 'yaml'
 import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
-import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
+import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Security, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
 import { resolveModel } from './options'
 import { say } from './output'
 import { misspeltVariables, readServeConfig, type ServeConfig, type Tree, withAbsolutePaths } from './serve_config'
 import { findKeys, type FoundKeys } from './serve_keys'
 import { loadServed, warmUp } from './serve_model'
+import { preflight } from './serve_preflight'
 
 /** Exit codes of a process that a signal ended, as shells have them. */
 const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const
@@ -25,16 +25,13 @@ export class UsageError extends Error {
 
 /** @throws what keeps the server from being started */
 export async function serve(model: string | undefined, flags: Readonly<Record<string, unknown>>): Promise<void> {
-  const { config, keys, warnings } = configure(model, flags)
+  const { config, keys, warnings, security } = configure(model, flags)
   for (const warning of [...warnings, ...misspeltVariables(process.env)]) say(warning)
   if (flags['printConfig'] === true) {
     process.stdout.write(printable({ ...config, auth: { ...config.auth, keys } }))
     return
   }
-  // Before the model, which may take minutes: what is missing, or taken, is told at once.
-  const tls = config.tls === undefined ? undefined : { cert: readPem(config.tls.cert), key: readPem(config.tls.key) }
-  await assertFree(config.host, config.port)
-  if (config.metrics.enabled && config.metrics.port !== undefined) await assertFree(config.metrics.host, config.metrics.port)
+  const { tls } = await preflight(config)
   const end = new End(config.drainMs)
   try {
     const llm = await loadServed(config, end.signal)
@@ -46,7 +43,7 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
       ...serverOptions(config),
       admission,
       telemetry,
-      security: keys.length === 0 ? undefined : createKeySecurity({ keys, open: config.auth.open, shareCache: config.auth.shareCache }),
+      security,
     })
     end.server = server
     if (telemetry !== undefined && config.metrics.port !== undefined) {
@@ -72,34 +69,15 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
 }
 
 /** What is wrong with the configuration is a usage error. */
-function configure(model: string | undefined, flags: Readonly<Record<string, unknown>>): FoundKeys & { config: ServeConfig } {
+function configure(model: string | undefined, flags: Readonly<Record<string, unknown>>): FoundKeys & { config: ServeConfig; security: Security | undefined } {
   try {
     const config = readServeConfig({ model, flags, env: process.env, file: flags['config'] as string | undefined })
-    return { config, ...findKeys(config, process.env) }
+    const found = findKeys(config, process.env)
+    const { open, shareCache } = config.auth
+    return { config, ...found, security: found.keys.length === 0 ? undefined : createKeySecurity({ keys: found.keys, open, shareCache }) }
   } catch (error) {
     throw new UsageError(error)
   }
-}
-
-function readPem(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (cause) {
-    throw new TensorRTError('ERR_IO', `${path} cannot be read: ${(cause as Error).message}`, { cause })
-  }
-}
-
-/** @throws ERR_IO where this process could not listen there */
-async function assertFree(host: string, port: number): Promise<void> {
-  if (port === 0) return
-  const trial = createNetServer((socket) => socket.destroy())
-  await new Promise<void>((resolve, reject) => {
-    trial.once('error', (cause: NodeJS.ErrnoException) => {
-      const hint = cause.code === 'EADDRINUSE' ? 'another process listens there; give another port, or 0 for any that is free' : undefined
-      reject(new TensorRTError('ERR_IO', `Listening at ${host}:${port} failed: ${cause.message}`, { cause, hint }))
-    })
-    trial.listen({ host, port }, () => trial.close(() => resolve()))
-  })
 }
 
 /** YAML that gives the same configuration again. Hashes of keys are in it, keys are not. */

@@ -10,6 +10,8 @@ export type SettingKind =
   | { type: 'string' }
   | { type: 'path' }
   | { type: 'strings' }
+  /** Names of the model, as `createServer` takes them. */
+  | { type: 'names' }
   /** A list of integers of at least 1, or a word that stands for all. */
   | { type: 'integers'; all: string }
   | { type: 'integer'; min: number; max: number; unlimited?: boolean }
@@ -61,7 +63,7 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
   {
     title: 'Model:',
     settings: [
-      { path: 'modelName', flag: 'served-model-name', kind: { type: 'strings' }, placeholder: 'names', help: 'names that requests may use, separated by commas; the first is in answers (default: name of the folder)' },
+      { path: 'modelName', flag: 'served-model-name', kind: { type: 'names' }, placeholder: 'names', help: 'names that requests may use, separated by commas; the first is in answers (default: name of the folder)' },
       { path: 'toolCallParser', flag: 'tool-call-parser', kind: { type: 'choice', choices: ['auto', 'none', ...TOOL_CALL_FORMATS] }, placeholder: 'name', help: `how the model writes tool calls: ${TOOL_CALL_FORMATS.join(', ')}; none refuses tools (default: auto, by the chat template)` },
       { path: 'reasoningParser', flag: 'reasoning-parser', kind: { type: 'choice', choices: ['auto', 'none', ...REASONING_FORMATS] }, placeholder: 'name', help: `how the model writes its reasoning: ${REASONING_FORMATS.join(', ')}; none leaves it in the content (default: auto, by the chat template)` },
       { path: 'embedding.pooling', flag: 'pooling', kind: { type: 'choice', choices: POOLINGS }, placeholder: 'name', help: `what embeddings are made of: ${POOLINGS.join(', ')}, that is the last token, all tokens, the first (default: as the model folder says, else last)` },

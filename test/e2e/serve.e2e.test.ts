@@ -208,6 +208,25 @@ describe('serve: configuration', () => {
     expect(stderr).toContain('--port must be an integer from 0 to 65535, not "eighty" [ERR_INVALID_ARGUMENT]')
   })
 
+  it.each<[string, string, number, RegExp]>([
+    ['two keys of one name', 'auth: { keys: [{ name: a, sha256: HASH }, { name: a, sha256: OTHER }] }', 2, /"keys" has the name "a" twice/],
+    ['a key twice', 'auth: { keys: [{ name: a, sha256: HASH }, { name: b, sha256: HASH }] }', 2, /"keys\[1\]" is the key that "a" is/],
+    ['two models of one name', 'modelName: [a, a]', 2, /"modelName" must be names that differ/],
+    ['a name that no path can hold', 'modelName: "a b"', 2, /"modelName" must be names of up to 256 letters/],
+    ['a certificate that is none', 'tls: { cert: serve.yaml, key: serve.yaml }', 1, /"tls" cannot be used: /],
+    ['metrics at the port of the server', 'port: PORT\nmetrics: { port: PORT }', 1, /Listening at 127\.0\.0\.1:\d+ failed: .*metrics need a port of their own/],
+    ['an address that is not of this machine', 'host: 192.0.2.1', 1, /Listening at 192\.0\.2\.1:0 failed: /],
+    ['an access log in no folder', 'accessLog: nowhere/access.log', 1, /The access log cannot be written: ENOENT/],
+  ])('%s: told before the model is loaded', async (_, text, code, message) => {
+    const port = String(await quietPort())
+    const file = join(folder, 'serve.yaml')
+    writeFileSync(file, text.replaceAll('HASH', 'a'.repeat(64)).replaceAll('OTHER', 'b'.repeat(64)).replaceAll('PORT', port))
+    const outcome = await execute([main, 'serve', '--config', file, ...(text.includes('PORT') ? [] : ['--port', '0'])])
+    expect(outcome).toMatchObject({ code, stdout: '' })
+    expect(outcome.stderr).toMatch(message)
+    expect(outcome.stderr).not.toContain('loading')
+  })
+
   it('metrics have a port of their own', async () => {
     const { url, shows, child, ended } = await serve(['--metrics-port', '0'], { NODE_TENSORRT_API_KEY: KEY })
     await shows('stderr', /metrics at (http:\S+)/)

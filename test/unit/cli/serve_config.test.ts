@@ -2,8 +2,10 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { LLM } from '../../../lib/llm'
 import { checkLoadOptions } from '../../../lib/llm/validate'
 import { DEFAULT_LIMITS, hashApiKey } from '../../../lib/server'
+import { checkModelNames } from '../../../lib/server/model_names'
 import { type ConfigSources, readServeConfig } from '../../../lib/cli/serve_config'
 import { findKeys } from '../../../lib/cli/serve_keys'
 import { llmOptions } from '../../../lib/cli/serve_model'
@@ -59,7 +61,7 @@ describe('configuration of serve', () => {
   })
 
   it('takes every setting from a flag, a variable and a file alike', () => {
-    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', integers: '64, 128', integer: '7', number: '0.75', bytes: '4k', boolean: 'on' }
+    const texts: Record<string, string> = { string: 'x', path: '/x', strings: 'a,b', names: 'a,b', integers: '64, 128', integer: '7', number: '0.75', bytes: '4k', boolean: 'on' }
     for (const setting of SETTINGS) {
       const { kind, path } = setting
       const text = kind.type === 'choice' ? kind.choices[1]! : texts[kind.type]!
@@ -127,6 +129,23 @@ describe('configuration of serve', () => {
   })
 })
 
+it.each([['a'], ['Org/model-7B.v2:latest+lora@1_x'], ['a', 'b'], ['a', 'a'], ['a b'], ['-a'], ['/a'], [''], ['é'], ['a'.repeat(256)], ['a'.repeat(257)], []].map((names) => [names]))(
+  'takes the names of a model that the server takes: %j',
+  (names) => {
+    const taken = (check: () => unknown): boolean => {
+      try {
+        check()
+        return true
+      } catch {
+        return false
+      }
+    }
+    const byServer = taken(() => checkModelNames({ info: {} } as LLM, names))
+    expect(taken(() => fromFile(JSON.stringify({ modelName: names })))).toBe(byServer)
+    if (names.length > 0 && names[0] !== '') expect(taken(() => read({ flags: { servedModelName: names.join(',') } }))).toBe(byServer)
+  },
+)
+
 describe('options of the model', () => {
   const optionsOf = (flags: Record<string, string> = {}) => {
     const options = llmOptions(read({ flags }))
@@ -142,7 +161,7 @@ describe('options of the model', () => {
     for (const setting of groups.flatMap(({ settings }) => settings)) {
       if (ofServer.includes(setting.path)) continue
       const { kind } = setting
-      const texts = { choice: kind.type === 'choice' ? kind.choices : [], boolean: ['on', 'off'], integer: ['7'], number: ['0.75'], bytes: ['1G'], path: ['/x'], string: ['x'], strings: ['x'], integers: ['64', 'any'] }[kind.type]
+      const texts = { choice: kind.type === 'choice' ? kind.choices : [], boolean: ['on', 'off'], integer: ['7'], number: ['0.75'], bytes: ['1G'], path: ['/x'], string: ['x'], strings: ['x'], names: ['x'], integers: ['64', 'any'] }[kind.type]
       const changed = texts.filter((text) => JSON.stringify(optionsOf({ [optionName(setting)]: text })) !== JSON.stringify(optionsOf()))
       expect(changed.length, setting.path).toBeGreaterThan(0)
     }
