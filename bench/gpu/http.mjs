@@ -9,9 +9,9 @@
  *   server    node-tensorrt serve on loopback, with metrics, which are read every 5 s
  *   vllm      python3 -m vllm.entrypoints.cli.main serve MODEL_FOLDER, likewise; --python is another interpreter, --vllm-arg=--flag a further flag
  *
- * Each gets the --loads 64x128-128, 64x512-256 and 256x128-128 (streams of a closed loop, tokens in and out) and sharegpt (Poisson arrivals at each of
- * --rates, lengths like ShareGPT's), sent for --seconds each; what has not ended 5 s later (12 s with arrivals) is broken off. With the defaults that is at
- * most 85 s a side, beside starting it and a warm-up of --warmup requests. Greedy, exact lengths, no prefix cache, 256 sequences at once, steps of at most
+ * Each gets the --loads 64x128-128, 64x512-256 and 256x128-128 (streams of a closed loop, tokens in and out: all in step), 64xmixed (64 streams, 64 to 192
+ * tokens in and out: not in step) and sharegpt (Poisson arrivals at each of --rates, lengths like ShareGPT's), sent for --seconds each; what has not ended
+ * 5 s later (12 s with arrivals) is broken off. With the defaults that is at most 104 s a side, beside starting it and a warm-up of --warmup requests. Greedy, exact lengths, no prefix cache, 256 sequences at once, steps of at most
  * 8192 tokens. MODEL_FOLDER (make_random_llama.py writes one) is by default the engine folder without "-engine", and is what vLLM loads.
  *
  * The report is written after each load, what sides print goes to REPORT.json.SIDE.log. Two runs with a side each, on a GPU each (CUDA_VISIBLE_DEVICES), are

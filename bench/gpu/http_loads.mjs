@@ -1,13 +1,18 @@
 /** The loads of http.mjs. Lengths, contents and arrivals come of seeds: each program that is measured gets the same requests. */
 
-const exactly = (length) => ({ kind: 'uniform', min: length, max: length })
+const between = (min, max) => ({ kind: 'uniform', min, max })
+const exactly = (length) => between(length, length)
 
-/** `streams` of a closed loop, or `open` at rates. @see bench_serve_plan in lib/cli for ShareGPT's lengths */
+/**
+ * `streams` of a closed loop, or `open` at rates. Of exact lengths all streams run in step: their requests end together, and the next ones come as one
+ * burst of prompts. Of mixed lengths prompts come one by one while the others decode. @see bench_serve_plan in lib/cli for ShareGPT's lengths
+ */
 const LOADS = {
-  '64x128-128': { streams: 64, input: 128, output: 128 },
-  '64x512-256': { streams: 64, input: 512, output: 256 },
-  '256x128-128': { streams: 256, input: 128, output: 128 },
+  '64x128-128': { streams: 64, input: exactly(128), output: exactly(128) },
+  '64x512-256': { streams: 64, input: exactly(512), output: exactly(256) },
+  '256x128-128': { streams: 256, input: exactly(128), output: exactly(128) },
   sharegpt: { open: true },
+  '64xmixed': { streams: 64, input: between(64, 192), output: between(64, 192) },
 }
 export const LOAD_NAMES = Object.keys(LOADS)
 
@@ -22,6 +27,8 @@ function scaled(lengths, scale) {
   return lengths.median === undefined ? cut : { ...cut, median: Math.max(cut.min, lengths.median * scale) }
 }
 
+const words = ({ min, max }) => (min === max ? `${min}` : `${min} to ${max}`)
+
 /**
  * What runServeLoad of lib/cli takes, by name; the rest of it is the target's.
  * @param sharegpt lengths `{ input, output }`
@@ -33,9 +40,10 @@ export function planLoads(sharegpt, { names, rates, seconds, scale, tokenIds }) 
     const load = LOADS[name]
     if (load === undefined) throw new Error(`there is no load ${name}; there are ${LOAD_NAMES.join(', ')}`)
     if (!load.open) {
-      const { streams, input, output } = load
-      const what = `${streams} streams, ${Math.round(input * scale)} in, ${Math.round(output * scale)} out`
-      return [{ name, what, limitSeconds: seconds + CLOSED_TAIL, ...common, concurrency: streams, input: scaled(exactly(input), scale), output: scaled(exactly(output), scale) }]
+      const { streams } = load
+      const lengths = { input: scaled(load.input, scale), output: scaled(load.output, scale) }
+      const what = `${streams} streams, ${words(lengths.input)} in, ${words(lengths.output)} out`
+      return [{ name, what, limitSeconds: seconds + CLOSED_TAIL, ...common, concurrency: streams, ...lengths }]
     }
     return rates.map((rate) => ({
       name: `sharegpt-${rate}`,

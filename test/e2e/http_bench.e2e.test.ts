@@ -33,12 +33,12 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 describe.skipIf(process.platform !== 'linux')('bench/gpu/http.mjs', () => {
   it('gives library and server the same requests, measures both, and makes a report', async () => {
     const out = join(folder, 'both.json')
-    const args = ['--sides', 'library,server', '--loads', '64x128-128,sharegpt', '--rates', '8', '--seconds', '1.5']
+    const args = ['--sides', 'library,server', '--loads', '64x128-128,sharegpt,64xmixed', '--rates', '8', '--seconds', '1.5']
     const { code, stdout, stderr } = await execute(bench(out, args))
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toMatch(/server 64x128-128 .* tokens\/s/)
     const { loads, sides } = read(out)
-    expect(Object.keys(loads)).toEqual(['64x128-128', 'sharegpt-8'])
+    expect(Object.keys(loads)).toEqual(['64x128-128', 'sharegpt-8', '64xmixed'])
     for (const side of ['library', 'server']) {
       const measured = sides[side]!.loads
       for (const load of Object.values(measured)) {
@@ -51,6 +51,13 @@ describe.skipIf(process.platform !== 'linux')('bench/gpu/http.mjs', () => {
       expect(closed).toMatchObject({ concurrency: 64, client: { maxActive: 64 } })
       expect(closed.outputTokens).toBe(closed.completed * 6)
       expect(closed.promptTokens).toBe(closed.completed * 6)
+      // 3 to 10 in and out, each as often.
+      const mixed = measured['64xmixed']!
+      expect(mixed).toMatchObject({ concurrency: 64, client: { maxActive: 64 } })
+      for (const tokens of [mixed.promptTokens, mixed.outputTokens]) {
+        expect(tokens).toBeGreaterThan(mixed.completed * 5)
+        expect(tokens).toBeLessThan(mixed.completed * 8)
+      }
     }
     // Arrivals and lengths come of a seed, so both were asked for the same.
     const asked = (side: string) => {
@@ -66,10 +73,22 @@ describe.skipIf(process.platform !== 'linux')('bench/gpu/http.mjs', () => {
     expect(await execute(report)).toMatchObject({ code: 0, stderr: '' })
     const text = readFileSync(join(folder, 'serving-http.md'), 'utf8')
     expect(text).toContain('## Tiny')
-    expect(text.match(/\| node-tensorrt serve \|/g)).toHaveLength(2)
+    expect(text.match(/\| node-tensorrt serve \|/g)).toHaveLength(3)
     const share = (100 * sides['server']!.loads['64x128-128']!.outputTokensPerSecond) / sides['library']!.loads['64x128-128']!.outputTokensPerSecond
     expect(text).toContain(`| 64 streams, 6 in, 6 out | ${share.toFixed(1)}% |`)
-    expect(readFileSync(join(folder, 'http-tiny.svg'), 'utf8')).toContain('64 streams, 6 in, 6 out')
+    for (const what of ['64 streams, 6 in, 6 out', '64 streams, 3 to 10 in, 3 to 10 out']) expect(readFileSync(join(folder, 'http-tiny.svg'), 'utf8')).toContain(what)
+
+    // A side that ran some of the loads, beside one that ran others.
+    const [library, server] = [['64x128-128', '64xmixed'], ['64xmixed']].map((kept, i) => {
+      const { loads, ...side } = sides[['library', 'server'][i]!]!
+      return { ...side, loads: Object.fromEntries(kept.map((load) => [load, loads[load]])) }
+    })
+    const some = join(folder, 'some.json')
+    writeFileSync(some, JSON.stringify({ ...read(out), sides: { library, server } }))
+    expect(await execute([report[0]!, 'tiny', some, '--out', folder])).toMatchObject({ code: 0, stderr: '' })
+    const partial = readFileSync(join(folder, 'serving-http.md'), 'utf8')
+    expect(partial.match(/\| node-tensorrt serve \|/g)).toHaveLength(1)
+    expect(partial.match(/\| 64 streams, 3 to 10 in, 3 to 10 out \|/g)).toHaveLength(2)
 
     const other = join(folder, 'other.json')
     writeFileSync(other, JSON.stringify({ ...read(out), settings: { ...read(out).settings, seconds: 2 } }))
