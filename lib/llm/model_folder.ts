@@ -12,6 +12,9 @@ import { checkWeightHeaders } from './weight_headers'
 const MAX_JSON_BYTES = 256 * 2 ** 20
 const WEIGHTS = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
+/** What a clone without Git LFS has in a large file's place; the specification bounds its size. */
+const LFS_POINTER = 'version https://git-lfs.github.com/spec/'
+const MAX_POINTER_BYTES = 1024
 
 export interface ModelFolder {
   /** Absolute. */
@@ -199,8 +202,22 @@ function parseAnyJson(text: string, path: string, code: ErrorCode): unknown {
   try {
     return JSON.parse(text)
   } catch (cause) {
+    if (text.startsWith(LFS_POINTER)) throw pointerError(code, path)
     throw new TensorRTError(code, `${path} is no valid JSON: ${(cause as Error).message}`, { cause })
   }
+}
+
+function pointerError(code: ErrorCode, path: string): TensorRTError {
+  return new TensorRTError(code, `${path} is a pointer of Git LFS, not the file`, { hint: 'fetch the file: git lfs pull' })
+}
+
+/** @throws ERR_WEIGHTS_INVALID, ERR_IO */
+async function assertNoPointer(path: string, size: number): Promise<void> {
+  if (size > MAX_POINTER_BYTES) return
+  const text = await readFile(path, 'latin1').catch((error: NodeJS.ErrnoException) => {
+    throw ioError(path, error)
+  })
+  if (text.startsWith(LFS_POINTER)) throw pointerError('ERR_WEIGHTS_INVALID', path)
 }
 
 function parseJson(text: string, path: string, code: ErrorCode): unknown {
@@ -219,7 +236,10 @@ async function findEngineWeights(
 
 async function findWeights(folder: string): Promise<{ files: string[]; bytes: number }> {
   const single = await sizeOf(join(folder, WEIGHTS))
-  if (single !== undefined) return { files: [join(folder, WEIGHTS)], bytes: single }
+  if (single !== undefined) {
+    await assertNoPointer(join(folder, WEIGHTS), single)
+    return { files: [join(folder, WEIGHTS)], bytes: single }
+  }
   const index = await readJson(folder, INDEX, 'ERR_WEIGHTS_INVALID')
   if (index === undefined) {
     const others = (await readdir(folder)).filter((name) => /\.(bin|gguf|pth|pt|safetensors|onnx)$/.test(name))
@@ -236,6 +256,7 @@ async function findWeights(folder: string): Promise<{ files: string[]; bytes: nu
     if (size === undefined) {
       throw new TensorRTError('ERR_WEIGHTS_MISSING', `${INDEX} names ${name}, which is not in ${folder}`)
     }
+    await assertNoPointer(path, size)
     files.push(path)
     bytes += size
   }

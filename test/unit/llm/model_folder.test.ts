@@ -44,6 +44,19 @@ describe('a model folder', () => {
     })
   })
 
+  it.each([
+    ['model.safetensors', 'ERR_WEIGHTS_INVALID'],
+    ['tokenizer.json', 'ERR_TOKENIZER_INVALID'],
+  ])('that was cloned without Git LFS is told so: %s', async (name, code) => {
+    write(name, `version https://git-lfs.github.com/spec/v1\noid sha256:${'4d'.repeat(32)}\nsize 6892304\n`)
+    expect(await failure()).toHaveCode(code, /is a pointer of Git LFS, not the file \(fetch the file: git lfs pull\)$/)
+    if (name !== 'model.safetensors') return
+    remove(name)
+    write('model-00001-of-00001.safetensors', 'version https://git-lfs.github.com/spec/v1\n')
+    write('model.safetensors.index.json', { weight_map: { a: 'model-00001-of-00001.safetensors' } })
+    expect(await failure()).toHaveCode(code, /model-00001-of-00001\.safetensors is a pointer of Git LFS/)
+  })
+
   it('is found from the working directory', async () => {
     expect((await readModelFolder(relative(process.cwd(), folder))).path).toBe(folder)
   })
