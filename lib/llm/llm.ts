@@ -129,6 +129,10 @@ export class LLM {
   #endDrain: (() => void) | undefined
 
   private constructor(parts: Parts) {
+    // For JavaScript, which knows no private constructors.
+    if (!((parts as Partial<Parts> | undefined)?.warnings instanceof Warnings)) {
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', 'An LLM is not made with new', { hint: 'await LLM.load(folder), or LLM.fromExecutor(executor)' })
+    }
     const { executor, fallback, tokenizer, defaults } = parts
     const grammars = new GrammarConstraints(tokenizer, executor.info.vocabSize, {
       timeoutMs: parts.engine.grammarTimeoutMs,

@@ -10,6 +10,11 @@ afterAll(() => llm.close())
 
 const chat = [{ role: 'user', content: 'Hello' }]
 
+it.each<unknown[]>([[], [{ model: 'folder' }], ['folder'], [null]])('made with new, it names what makes one: %j', (...given) => {
+  const make = LLM as unknown as new (...given: unknown[]) => LLM
+  expect(() => new make(...given)).toThrowCode('ERR_INVALID_ARGUMENT', /LLM\.load\(folder\)/)
+})
+
 describe('calls about text', () => {
   it.each<[string, () => unknown, RegExp]>([
     ['tokenize: a number', () => llm.tokenize(5 as never), /string/],
