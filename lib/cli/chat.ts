@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { Command } from 'commander'
 import { AbortError, TensorRTError } from '../errors'
 import type { ChatMessage } from '../text'
-import { Interrupt, reportFailure, writeOut } from './output'
+import { failureJson, Interrupt, reportFailure, writeOut } from './output'
 import { addModelOptions, addSamplingOptions, loadModel, type ModelOptions, samplingOf, type SamplingOptions } from './options'
 
 interface ChatOptions extends ModelOptions, SamplingOptions {
@@ -68,6 +68,8 @@ async function chat(options: ChatOptions): Promise<void> {
             // An answer that was stopped, or a question that does not fit, leaves the conversation as it was before it.
             if (error instanceof AbortError) process.stderr.write('\n(stopped)\n')
             else if (error instanceof TensorRTError && error.code === 'ERR_PROMPT_TOO_LONG') {
+              // Who reads lines of JSON waits for one line per question.
+              if (json) await writeOut(`${failureJson(error)}\n`, answer.signal)
               process.stderr.write(`The conversation has outgrown the model's context: ${error.message}. /reset starts over.\n`)
             } else throw error
           } finally {

@@ -32,7 +32,7 @@ Examples:
   $ node-tensorrt bench serve --url http://localhost:8000 --rate 1,2,4 --svg load.svg
   $ node-tensorrt doctor --json
 
-Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.`,
+Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted, 143 terminated.`,
   )
   .addCommand(runCommand())
   .addCommand(chatCommand())

@@ -3,26 +3,32 @@ import { setMaxListeners } from 'node:events'
 import { AbortError, TensorRTError } from '../errors'
 import type { LLMWarning } from '../llm'
 
-export const INTERRUPTED = 130
+/** Exit codes of a process that a signal ended, as shells have them. */
+export const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 
 /** Prints an error for a human on stderr, or as JSON on stdout, and sets the exit code. */
 export function reportFailure(error: unknown, json: boolean): void {
   if (error instanceof AbortError) {
-    process.exitCode = INTERRUPTED
+    process.exitCode = SIGNAL_CODES.SIGINT
     return
   }
   process.exitCode = 1
   const known = error instanceof TensorRTError
   const message = error instanceof Error ? error.message : String(error)
   if (json) {
-    const code = known ? error.code : 'ERR_INTERNAL'
-    process.stdout.write(`${JSON.stringify({ error: { code, message, hint: known ? error.hint : undefined } })}\n`)
+    process.stdout.write(`${failureJson(error)}\n`)
   } else {
     process.stderr.write(`node-tensorrt: ${message}${known ? ` [${error.code}]` : ''}\n`)
     if (!known && error instanceof Error && process.env['NODE_TENSORRT_DEBUG'] !== undefined) {
       process.stderr.write(`${error.stack}\n`)
     }
   }
+}
+
+/** A failure as stdout has it with `--json`. */
+export function failureJson(error: unknown): string {
+  const { code, hint } = error instanceof TensorRTError ? error : { code: 'ERR_INTERNAL', hint: undefined }
+  return JSON.stringify({ error: { code, message: error instanceof Error ? error.message : String(error), hint } })
 }
 
 /** A line on stderr of what goes on. */
@@ -35,11 +41,13 @@ export function printWarning(warning: LLMWarning): void {
   say(warning.message)
 }
 
-/** Aborts on the first Ctrl-C (or when the reader of stdout goes away); a second Ctrl-C ends the process at once. */
+/** Aborts on the first Ctrl-C or SIGTERM (or when the reader of stdout goes away); a second one ends the process at once. */
 export class Interrupt {
   readonly #controller = new AbortController()
-  readonly #onSignal = (): void => {
-    if (this.#controller.signal.aborted) process.exit(INTERRUPTED)
+  #code: number = SIGNAL_CODES.SIGINT
+  readonly #onSignal = (signal: keyof typeof SIGNAL_CODES): void => {
+    this.#code = SIGNAL_CODES[signal]
+    if (this.#controller.signal.aborted) process.exit(this.#code)
     this.#controller.abort(new Error('interrupted'))
   }
   readonly #onStdoutError = (error: NodeJS.ErrnoException): void => {
@@ -60,7 +68,7 @@ export class Interrupt {
   /** Of a process that this ended: a reader that goes away is no failure. */
   get exitCode(): number {
     const { reason } = this.#controller.signal as { reason?: { code?: unknown } }
-    return reason?.code === 'EPIPE' ? 0 : INTERRUPTED
+    return reason?.code === 'EPIPE' ? 0 : this.#code
   }
 
   dispose(): void {

@@ -6,14 +6,12 @@ import { TensorRTError } from '../errors'
 import type { LLM } from '../llm'
 import { createKeySecurity, createServer, createSlaAdmission, createTelemetry, type Security, type Server, type ServerOptions, type SlaAdmission, type Telemetry } from '../server'
 import { resolveModel } from './options'
-import { say } from './output'
+import { say, SIGNAL_CODES } from './output'
 import { misspeltVariables, readServeConfig, type ServeConfig, type Tree, withAbsolutePaths } from './serve_config'
 import { findKeys, type FoundKeys } from './serve_keys'
 import { loadServed, warmUp } from './serve_model'
 import { preflight } from './serve_preflight'
 
-/** Exit codes of a process that a signal ended, as shells have them. */
-const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 const LOOPBACK = /^(?:127\.\d+\.\d+\.\d+|::1|localhost)$/i
 
 /** The command line, a variable or the configuration file is wrong; `cause` says how. */

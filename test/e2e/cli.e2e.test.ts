@@ -205,8 +205,8 @@ describe('failures', () => {
 
 describe('an early end', () => {
   /** Ctrl-C as soon as there is output, or as input is waited for: sent from here it may come too late. */
-  const interrupted = (at: 'output' | 'input', args: string[], input?: string): Promise<Outcome> => {
-    const { child, ended } = start(['--require', join(__dirname, 'fixtures', 'interrupt_self.cjs'), main, ...args], { env: { INTERRUPT_AT: at } })
+  const interrupted = (at: 'output' | 'input', args: string[], input?: string, by = 'SIGINT'): Promise<Outcome> => {
+    const { child, ended } = start(['--require', join(__dirname, 'fixtures', 'interrupt_self.cjs'), main, ...args], { env: { INTERRUPT_AT: at, INTERRUPT_BY: by } })
     if (input !== undefined) child.stdin.write(input)
     return ended
   }
@@ -219,6 +219,10 @@ describe('an early end', () => {
     expect(stdout.length).toBeGreaterThan(0)
     expect(stdout.length).toBeLessThan(whole.stdout.length)
     expect(whole.stdout.startsWith(stdout)).toBe(true)
+  })
+
+  it('SIGTERM stops a stream: exit code 143', async () => {
+    expect(await interrupted('output', LONG, undefined, 'SIGTERM')).toMatchObject({ code: 143, signal: null })
   })
 
   it('SIGINT while stdin is read', async () => {
@@ -299,6 +303,16 @@ describe('chat', () => {
     await shows('stderr', /\/reset starts over/)
     child.stdin.write('/exit\nHello!\n')
     expect(await ended).toMatchObject({ code: 0, stdout: '' })
+  })
+
+  it('--json gives a line for a question that does not fit, too, and goes on', async () => {
+    const { code, stdout, stderr } = await chat(`${'many words '.repeat(2000)}\nWhat is 7 plus 5?\n`, '--json')
+    expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining('outgrown') as string })
+    const lines = stdout.trimEnd().split('\n').map((line) => JSON.parse(line) as RunReport | Failure)
+    expect(lines).toEqual([
+      { error: { code: 'ERR_PROMPT_TOO_LONG', message: expect.any(String) as string, hint: 'shorten it' } },
+      expect.objectContaining({ text: '7 plus 5 is 12.' }),
+    ])
   })
 
   it('--json gives a line per answer', async () => {
