@@ -1,6 +1,6 @@
 import { TensorRTError } from '../errors'
 import { JinjaTemplateClass, type JinjaNode, type JinjaTemplate } from './hf_libraries'
-import { normalizeMessages, plainJson, SizeBudget, withArgumentsAsText, type ChatMessage, type JsonValue } from './messages'
+import { normalizeMessages, plainJson, SizeBudget, withArgumentsAsText, withContentAsText, type ChatMessage, type JsonValue } from './messages'
 
 /** What a render takes beside the messages. */
 export interface RenderOptions {
@@ -140,10 +140,37 @@ export function validateChat(messages: readonly ChatMessage[], options: RenderOp
 /** `... + tool['function']['arguments'] + ...` (DeepSeek): of an object, that would fail. */
 const CONCATENATES_ARGUMENTS = /\barguments['"]?\]?\s*\+|\+\s*[\w.'"[\]]*\barguments['"]?\]?\s*-?\}\}/
 
+/**
+ * `message['content'] is none`, `content is not none`, `message.get('content') == None` (DeepSeek, where it tells a message of calls): such a
+ * template is to see null. Others put content into text, search it or strip it, which fails on null.
+ */
+const ASKS_FOR_NONE = /\bcontent\b['"]?[\s\])]*(?:\bis\s+(?:not\s+)?none\b|[!=]=\s*none\b)/i
+
+/** What a template expects of messages. */
+interface Expectations {
+  /** Arguments of calls as JSON in a string. */
+  argumentsAsText: boolean
+  /** Content that is null as an empty text. */
+  contentAsText: boolean
+}
+
+interface Compiled extends Expectations {
+  template: JinjaTemplate
+}
+
+function expectedBy(source: string): Expectations {
+  return { argumentsAsText: CONCATENATES_ARGUMENTS.test(source), contentAsText: !ASKS_FOR_NONE.test(source) }
+}
+
+function adapted(messages: JsonValue[], { argumentsAsText, contentAsText }: Expectations): JsonValue[] {
+  const texts = contentAsText ? withContentAsText(messages) : messages
+  return argumentsAsText ? withArgumentsAsText(texts) : texts
+}
+
 /** A model's chat template: Jinja as transformers renders it, `raise_exception` and `strftime_now` included. */
 export class ChatTemplate {
   private readonly sources: ReadonlyMap<string, string>
-  private readonly compiled = new Map<string, { template: JinjaTemplate; takesText: boolean }>()
+  private readonly compiled = new Map<string, Compiled>()
 
   /**
    * @param chatTemplate `chat_template` of tokenizer_config.json (a string, or a list of named templates), or the text
@@ -158,7 +185,7 @@ export class ChatTemplate {
     this.sources = namedTemplates(chatTemplate)
     for (const [name, source] of this.sources) {
       try {
-        this.compiled.set(name, { template: compile(source), takesText: CONCATENATES_ARGUMENTS.test(source) })
+        this.compiled.set(name, { template: compile(source), ...expectedBy(source) })
       } catch (cause) {
         const message = `Chat template "${name}" does not parse: ${(cause as Error).message}`
         throw new TensorRTError('ERR_CHAT_TEMPLATE', message, { cause })
@@ -202,12 +229,12 @@ export class ChatTemplate {
    */
   renderInput(input: RenderInput, guard?: RenderGuard): string {
     let stopped: { reason: unknown } | undefined
-    const { template, takesText } = this.choose(input.tools !== null)
+    const chosen = this.choose(input.tools !== null)
     try {
-      return template.render({
+      return chosen.template.render({
         ...Object.fromEntries(this.specialTokens),
         ...input.templateArgs,
-        messages: takesText ? withArgumentsAsText(input.messages) : input.messages,
+        messages: adapted(input.messages, chosen),
         tools: input.tools,
         documents: input.documents,
         add_generation_prompt: input.addGenerationPrompt,
@@ -229,7 +256,7 @@ export class ChatTemplate {
     }
   }
 
-  private choose(withTools: boolean): { template: JinjaTemplate; takesText: boolean } {
+  private choose(withTools: boolean): Compiled {
     const chosen = (withTools ? this.compiled.get(TOOL_TEMPLATE) : undefined) ?? this.compiled.get(DEFAULT_TEMPLATE)
     if (chosen) return chosen
     throw new TensorRTError('ERR_CHAT_TEMPLATE', 'This model has no chat template', {

@@ -13,7 +13,10 @@ export interface TextPart {
 export interface ChatMessage {
   /** `system`, `user`, `assistant`, `tool` or what else the model's template knows. */
   readonly role: string
-  /** Text, or parts of text, which are joined by line breaks; null only beside other fields such as `tool_calls`. */
+  /**
+   * Text, or parts of text, which are joined by line breaks; null or missing only beside other fields such as `tool_calls`. A template that
+   * asks whether it is none is given that, others an empty text.
+   */
   readonly content?: string | readonly TextPart[] | null
   readonly [field: string]: unknown
 }
@@ -128,6 +131,14 @@ export function withArgumentsAsText(messages: readonly JsonValue[]): JsonValue[]
   return messages.map((message) =>
     mapArguments(message as { [key: string]: JsonValue }, (value) => (typeof value === 'string' ? value : JSON.stringify(value))),
   )
+}
+
+/** The same messages with an empty text for content that is null, for templates that do not expect that. */
+export function withContentAsText(messages: readonly JsonValue[]): JsonValue[] {
+  return messages.map((message) => {
+    const { content, ...rest } = message as { [key: string]: JsonValue }
+    return content === null ? { ...rest, content: '' } : message
+  })
 }
 
 /**

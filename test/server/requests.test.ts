@@ -137,6 +137,17 @@ describe("assistants' turns as clients keep them", () => {
     })
   })
 
+  it.each([
+    ['null', { content: null }],
+    ['left out', {}],
+  ])('a call, whose content is %s, as if it were empty', async (_, content) => {
+    const call = { id: 'call_1', type: 'function', function: { name: 'f', arguments: '{}' } }
+    const answer = (assistant: object): Promise<Json> => answered(CHAT, turn({ ...assistant, tool_calls: [call] }))
+    const [empty, asked] = [await answer({ content: '' }), await answer(content)]
+    expect(asked.usage.prompt_tokens).toBe(empty.usage.prompt_tokens)
+    expect(asked.choices[0].message).toEqual(empty.choices[0].message)
+  })
+
   it('with nothing in it, or a call of the older kind, are refused', async () => {
     expect(await refused(CHAT, turn({ tool_calls: [] }))).toMatchObject({ status: 400, param: 'messages[1].content', code: 'missing_required_parameter' })
     expect(await refused(CHAT, turn({ function_call: { name: 'f', arguments: '{}' } }))).toMatchObject({

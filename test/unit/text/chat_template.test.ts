@@ -41,6 +41,54 @@ describe('rendering', () => {
     expect(template.render([call], { tools: [{ name: 'f' }] })).toBe('f:c1:true')
   })
 
+  describe('content that is null', () => {
+    const call = { id: 'c1', type: 'function', function: { name: 'f', arguments: { x: 1 } } }
+    const calling = { role: 'assistant', content: null, tool_calls: [call] }
+    const said = { ...calling, content: '' }
+    const missing = { role: 'assistant', tool_calls: [call] }
+
+    it.each([
+      ['the demo model', storyTokenizerConfig.chat_template as string],
+      ['ChatML', `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}`],
+      ['one that looks for reasoning', `{% for m in messages %}{% if '</think>' in m.content %}{% set content = m.content.split('</think>')[-1] %}{% else %}{% set content = m.content %}{% endif %}{{ content.lstrip() + '<|end|>' }}{% endfor %}`],
+      ['one that strips', `{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m['content'] | trim }}<end_of_turn>{% endfor %}`],
+      ['one that takes parts', `{% for m in messages %}{% if m.content is string %}{{ m.content }}.{% elif m.content is iterable %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}`],
+      ['one that asks for the reasoning', `{% for m in messages %}{{ m.content + '.' }}{% if m.reasoning_content is not none %}?{% endif %}{% endfor %}`],
+    ])('is an empty text for %s', (_, source) => {
+      const template = new ChatTemplate(source, storyTokenizer().specialTokens)
+      const chat = (assistant: ChatMessage): ChatMessage[] => [user('Hi'), assistant, user('And?')]
+      const text = template.render(chat(said))
+      expect(template.render(chat(calling))).toBe(text)
+      expect(template.render(chat(missing))).toBe(text)
+      expect(text).not.toMatch(/none|null/i)
+    })
+
+    it.each([
+      `message['content'] is none`,
+      `message["content"] is  none`,
+      `not message.content is not none`,
+      `message.content == None`,
+      `message.get('content') is none`,
+      `not (message['content']) != none`,
+    ])('is none for a template that asks for it: %s', (question) => {
+      // As DeepSeek's: none tells a message of calls.
+      const template = new ChatTemplate(
+        `{% for message in messages %}{% if ${question} %}<calls>{{ message.tool_calls[0].function.name }}{% else %}{{ message['content'] + '<end>' }}{% endif %}{% endfor %}`,
+      )
+      expect(template.render([user('Hi'), calling])).toBe('Hi<end><calls>f')
+      expect(template.render([missing, said])).toBe('<calls>f<end>')
+    })
+
+    it('is what each of several templates expects', () => {
+      const template = new ChatTemplate([
+        { name: 'default', template: `{{ messages[0].content + '.' }}` },
+        { name: 'tool_use', template: `{% set content = messages[0].content %}{{ content is none }}` },
+      ])
+      expect(template.render([calling])).toBe('.')
+      expect(template.render([calling], { tools: [{ name: 'f' }] })).toBe('true')
+    })
+  })
+
   it('keeps the variables of a render from being replaced', () => {
     const template = new ChatTemplate('{{ messages[0].content }}', new Map())
     expect(template.render([user('mine')], { templateArgs: { messages: [{ content: 'other' }] } })).toBe('mine')
