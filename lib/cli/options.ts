@@ -96,7 +96,7 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option('-b, --backend <name>', 'what runs the model').choices(['auto', 'cpu', 'tensorrt']).default('auto'),
     )
-    .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 4096))
+    .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 1024))
     .option('--device <n>', 'GPU: its number, as CUDA counts (default: 0)', parseInteger(0, 1023))
     .option('--library-path <path>', 'GPU: libnvinfer, or the folder that has it')
     .option('--weights <folder>', 'engine folders: where the weights are (default: where the build found them)')

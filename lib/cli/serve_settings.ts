@@ -70,7 +70,7 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
       { path: 'embedding.normalize', flag: 'normalize', kind: { type: 'boolean' }, help: 'scale embeddings to length 1 (default: as the model folder says, else on)', off: 'embeddings as the model makes them' },
       { path: 'embedding.matryoshkaDimensions', flag: 'matryoshka-dimensions', kind: { type: 'integers', all: 'any' }, placeholder: 'sizes', help: 'sizes that embeddings may be cut to, separated by commas, or any (default: as config.json says, else none)' },
       { path: 'backend', flag: 'backend', kind: { type: 'choice', choices: ['auto', 'cpu', 'tensorrt'] }, placeholder: 'name', help: 'what runs the model: auto, cpu or tensorrt (default: auto)' },
-      { path: 'threads', flag: 'threads', kind: { type: 'integer', min: 1, max: 4096 }, placeholder: 'n', help: 'CPU backend: threads (default: all that the process may use)' },
+      { path: 'threads', flag: 'threads', kind: { type: 'integer', min: 1, max: 1024 }, placeholder: 'n', help: 'CPU backend: threads (default: all that the process may use)' },
       { path: 'device', flag: 'device', kind: { type: 'integer', min: 0, max: 1023 }, placeholder: 'n', help: 'GPU: its number, as CUDA counts (default: 0)' },
       { path: 'libraryPath', flag: 'library-path', kind: { type: 'path' }, placeholder: 'path', help: 'GPU: libnvinfer, or the folder that has it' },
       { path: 'weights', flag: 'weights', kind: { type: 'path' }, placeholder: 'folder', help: 'engine folders: where the weights are' },

@@ -41,7 +41,7 @@ export function verifyCommand(): Command {
     .option('--device <n>', 'number of the GPU', parseInteger(0, 1023))
     .option('--library-path <path>', 'libnvinfer, or the folder that has it')
     .option('--weights <folder>', 'where the weights are (default: where the build found them)')
-    .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 4096))
+    .option('--threads <n>', 'CPU backend: threads (default: all that the process may use)', parseInteger(1, 1024))
     .option('--json', 'the report as JSON on stdout')
     .addHelpText('after', '\nExit code 0 when the engine is fit, 1 otherwise. An unfit engine is not loaded any more, unless --allow-unfit is given.')
     .action(verify)

@@ -456,7 +456,7 @@ export function checkLoadOptions(options: unknown): CheckedLoadOptions {
     failover: readFailover(reader) ?? backend !== 'tensorrt',
     restart: checkRestart(reader.get('restart')),
     pageSize: reader.integer('pageSize', 1, 4096) ?? 16,
-    threads: reader.integer('threads', 1, 4096) ?? 0,
+    threads: reader.integer('threads', 1, 1024) ?? 0,
     simd: reader.choice('simd', ['avx512', 'avx2', 'portable']) ?? '',
     device: reader.integer('device', 0, 1023) ?? 0,
     libraryPath: reader.path('libraryPath') ?? '',

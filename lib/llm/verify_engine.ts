@@ -112,7 +112,7 @@ function readPromptOptions(reader: ArgumentReader): CheckedPromptOptions {
     seed: reader.integer('seed', 0, Number.MAX_SAFE_INTEGER) ?? 1,
     weights: reader.path('weights'),
     verifyWeights: reader.boolean('verifyWeights'),
-    threads: reader.integer('threads', 1, 4096),
+    threads: reader.integer('threads', 1, 1024),
     signal: reader.signal('signal'),
     onProgress: onProgress ?? (() => {}),
   }

@@ -172,7 +172,7 @@ describe('load options', () => {
     ['kvCacheMemory', [1, 2 ** 40], [0, -1, NaN, 1.5, '1G']],
     ['numPages', [1], [0, 2 ** 31, NaN]],
     ['pageSize', [1, 16], [0, 4097, NaN]],
-    ['threads', [1, 64], [0, -1, 1.5]],
+    ['threads', [1, 64, 1024], [0, -1, 1.5, 1025]],
     ['simd', ['avx2', 'portable'], ['sse', '']],
     ['prefixCache', [true, false], [0]],
     ['maxQueue', [1], [0, NaN, -5]],
