@@ -6,9 +6,9 @@ import type { EncodeJob, EncoderAnswer, EncoderSource } from './encoder_messages
 
 /** Longest time that one prompt may take; a template that does not end in time says so itself, long before. */
 const JOB_LIMIT_MS = 10_000
-/** Most prompts, and UTF-16 units of their text, that may wait. */
-const MAX_WAITING = 1024
-const MAX_WAITING_LENGTH = 64 * 2 ** 20
+/** Most prompts that may wait, where the queue of requests holds fewer; and UTF-16 units of their text, for each of them. */
+const MIN_MAX_WAITING = 1024
+const LENGTH_EACH = 2 ** 16
 /** A template that piles up text ends its thread, not the process. */
 const HEAP_MIB = 1024
 
@@ -16,6 +16,8 @@ interface Job {
   request: EncodeJob
   /** UTF-16 units, more or less. */
   length: number
+  /** It waits no more: it was taken, or dropped. */
+  taken: boolean
   resolve(ids: Int32Array): void
   reject(error: unknown): void
 }
@@ -30,25 +32,37 @@ export interface PendingPrompt {
 export class EncoderThread {
   private worker: Worker | undefined
   private ready = false
-  private readonly waiting: Job[] = []
+  /** From `first` on; before it are jobs that were taken. */
+  private waiting: Job[] = []
+  private first = 0
+  /** Of those that wait and were not dropped. */
+  private waitingCount = 0
   private waitingLength = 0
+  private readonly maxWaiting: number
   /** The one that the thread works at, unless it is still starting. */
   private current: Job | undefined
   private timer: NodeJS.Timeout | undefined
   private closed: TensorRTError | undefined
 
-  constructor(private readonly source: () => EncoderSource) {}
+  /** @param maxQueue requests that may wait elsewhere: who lets many wait lets their prompts wait, too */
+  constructor(
+    private readonly source: () => EncoderSource,
+    maxQueue = 0,
+  ) {
+    this.maxWaiting = Math.max(MIN_MAX_WAITING, maxQueue)
+  }
 
   /** @throws ERR_QUEUE_FULL, and what {@link close} was given */
   encode(request: EncodeJob, length: number): PendingPrompt {
     if (this.closed !== undefined) throw this.closed
-    if (this.waiting.length >= MAX_WAITING || this.waitingLength + length > MAX_WAITING_LENGTH) {
-      throw new TensorRTError('ERR_QUEUE_FULL', `${this.waiting.length} long prompts wait to be encoded`, { hint: 'try again later' })
+    if (this.waitingCount >= this.maxWaiting || this.waitingLength + length > this.maxWaiting * LENGTH_EACH) {
+      throw new TensorRTError('ERR_QUEUE_FULL', `${this.waitingCount} prompts wait to be encoded`, { hint: 'retry later, or raise maxQueue' })
     }
     let job: Job | undefined
     const ids = new Promise<Int32Array>((resolve, reject) => {
-      job = { request, length, resolve, reject }
+      job = { request, length, taken: false, resolve, reject }
       this.waiting.push(job)
+      this.waitingCount++
       this.waitingLength += length
     })
     this.next()
@@ -58,25 +72,43 @@ export class EncoderThread {
   /** Rejects what is under way with `reason`, and so everything from now on. */
   async close(reason: TensorRTError): Promise<void> {
     this.closed ??= reason
-    const jobs = [...(this.current === undefined ? [] : [this.current]), ...this.waiting.splice(0)]
-    this.waitingLength = 0
-    for (const job of jobs) job.reject(reason)
+    this.current?.reject(reason)
+    for (let job = this.take(); job !== undefined; job = this.take()) job.reject(reason)
     await this.stop()
   }
 
   private drop(job: Job): void {
-    const at = this.waiting.indexOf(job)
     // One that has begun comes to its end: a new thread would take longer to start.
-    if (at < 0) return
-    this.waiting.splice(at, 1)
-    this.waitingLength -= job.length
-    if (this.waiting.length === 0 && this.current === undefined) this.worker?.unref()
+    if (job.taken) return
+    this.leave(job)
+    if (this.waitingCount === 0 && this.current === undefined) this.worker?.unref()
     job.reject(new AbortError())
+  }
+
+  /** The first that waits, which waits no more. */
+  private take(): Job | undefined {
+    while (this.first < this.waiting.length) {
+      const job = this.waiting[this.first++]!
+      if (job.taken) continue
+      this.leave(job)
+      return job
+    }
+    return undefined
+  }
+
+  private leave(job: Job): void {
+    job.taken = true
+    this.waitingCount--
+    this.waitingLength -= job.length
+    // What was taken or dropped is let go when it is most of the list: in constant time for each, however many are dropped at once.
+    if (this.waitingCount > 0 && (this.waiting.length < 64 || this.waitingCount * 2 > this.waiting.length)) return
+    this.waiting = this.waiting.slice(this.first).filter(({ taken }) => !taken)
+    this.first = 0
   }
 
   private next(): void {
     if (this.current !== undefined) return
-    if (this.waiting.length === 0) {
+    if (this.waitingCount === 0) {
       // An idle thread keeps no process alive.
       this.worker?.unref()
       return
@@ -84,8 +116,7 @@ export class EncoderThread {
     this.worker ??= this.start()
     this.worker.ref()
     if (!this.ready) return
-    const job = this.waiting.shift()!
-    this.waitingLength -= job.length
+    const job = this.take()!
     this.current = job
     this.timer = setTimeout(() => this.overdue(), JOB_LIMIT_MS)
     this.worker.postMessage(job.request)
@@ -142,11 +173,7 @@ export class EncoderThread {
     if (this.worker !== worker) return
     this.worker = undefined
     this.ready = false
-    let job = this.finishCurrent()
-    if (job === undefined) {
-      job = this.waiting.shift()
-      this.waitingLength -= job?.length ?? 0
-    }
+    const job = this.finishCurrent() ?? this.take()
     job?.reject(new TensorRTError('ERR_INTERNAL', `The thread that encodes prompts has ended: ${cause.message}`, { cause }))
     this.next()
   }

@@ -166,7 +166,7 @@ export class LLM {
     }
     this.#chatTemplate = parts.chatTemplate ?? new ChatTemplate(undefined)
     this.#grammars = grammars
-    this.#encoder = new PromptEncoder(tokenizer, parts.chatTemplate, parts.tokenizerJson)
+    this.#encoder = new PromptEncoder(tokenizer, parts.chatTemplate, parts.tokenizerJson, parts.engine.maxQueue)
     this.#warnings = parts.warnings
     this.#info = describe(parts, loop)
   }

@@ -49,11 +49,15 @@ export class PromptEncoder {
   private spentMs = 0
   private turnEnd: NodeJS.Immediate | undefined
 
-  /** @param tokenizerJson text of tokenizer.json, where it is at hand */
+  /**
+   * @param tokenizerJson text of tokenizer.json, where it is at hand
+   * @param maxQueue requests that may wait in the LLM's queue
+   */
   constructor(
     private readonly tokenizer: Tokenizer | undefined,
     chatTemplate: ChatTemplate | undefined,
     tokenizerJson: string | undefined,
+    maxQueue?: number,
   ) {
     const template = chatTemplate ?? new ChatTemplate(undefined)
     this.template = template
@@ -65,7 +69,7 @@ export class PromptEncoder {
         chatTemplate: template.definition,
       }
     }
-    this.thread = new EncoderThread(source)
+    this.thread = new EncoderThread(source, maxQueue)
   }
 
   /**

@@ -155,6 +155,57 @@ describe('EncoderThread', () => {
   })
 })
 
+describe('prompts that wait', () => {
+  const { definition } = new ChatTemplate('')
+  const jobOf = (prompt: string) => ({ input: { kind: 'prompt' as const, prompt, addSpecialTokens: false, allowSpecial: false }, maxTokens: 100 })
+  const threadOf = (maxQueue?: number): EncoderThread =>
+    new EncoderThread(() => ({ ...llm.tokenizer!.definition, chatTemplate: definition }), maxQueue)
+
+  it.each([[undefined, 1024], [10, 1024], [3000, 3000]])('are as many as requests may wait, at least 1024: maxQueue %j', async (maxQueue, most) => {
+    const thread = threadOf(maxQueue)
+    const pending = Array.from({ length: most }, (_, i) => thread.encode(jobOf(`${i}`), 1))
+    expect(() => thread.encode(jobOf('x'), 1)).toThrow(/^\d+ prompts wait to be encoded \(retry later, or raise maxQueue\)$/)
+    pending[5]!.cancel()
+    pending.push(thread.encode(jobOf('x'), 1))
+    const ends = Promise.allSettled(pending.map(({ ids }) => ids))
+    await thread.close(new TensorRTError('ERR_DISPOSED', 'closed'))
+    expect((await ends).map((end) => (end as PromiseRejectedResult).reason?.code as string)).toEqual(
+      pending.map((_, i) => (i === 5 ? 'ABORT_ERR' : 'ERR_DISPOSED')),
+    )
+  })
+
+  it('are encoded in their order, without those that were dropped, and all units of text are given back', async () => {
+    const thread = threadOf()
+    const share = Math.floor((1024 * 2 ** 16) / 300)
+    for (let round = 0; round < 3; round++) {
+      const order: number[] = []
+      const pending = Array.from({ length: 300 }, (_, i) => thread.encode(jobOf(`${i}`), share))
+      // The first may have begun.
+      expect(() => thread.encode(jobOf('x'), 2 * share)).toThrow('wait to be encoded')
+      const told = pending.map(({ ids }, i) => ids.then((tokens) => [order.push(i), [...tokens]] as const, (error: unknown) => error))
+      const dropped = new Set([1, 2, ...Array.from({ length: 200 }, (_, i) => 50 + i), 299])
+      for (const i of dropped) pending[i]!.cancel()
+      for (const [i, end] of (await Promise.all(told)).entries()) {
+        if (dropped.has(i)) expect(end).toMatchObject({ code: 'ABORT_ERR' })
+        else expect((end as [number, number[]])[1]).toEqual(llm.tokenizer!.encode(`${i}`, { addSpecialTokens: false }))
+      }
+      expect(order).toEqual([...order].sort((a, b) => a - b))
+    }
+    await thread.close(new TensorRTError('ERR_DISPOSED', 'closed'))
+  })
+
+  it('are no more than the queue of requests lets wait', async () => {
+    const busy = LLM.fromExecutor(new HashExecutor({ vocabSize: 4096 }), { tokenizer: llm.tokenizer, maxQueue: 1500 })
+    const controller = new AbortController()
+    const prompt = 'The fox found a silver key. '.repeat(80)
+    const all = Array.from({ length: 1500 }, () => busy.generate({ prompt, maxTokens: 4, signal: controller.signal }).result())
+    const ends = Promise.allSettled(all)
+    controller.abort()
+    expect(new Set((await ends).map((end) => (end as PromiseRejectedResult).reason?.code as string))).toEqual(new Set(['ABORT_ERR']))
+    await busy.close()
+  })
+})
+
 describe('LLM with long prompts', () => {
   const story = 'Once upon a time, there was a fox. '.repeat(80)
   const room = (): string => {
