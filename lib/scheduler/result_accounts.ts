@@ -53,6 +53,10 @@ export class ResultAccounts {
           ;(promptRows ??= []).push(reported)
         }
       }
+      if (samples && lacksLogprobs(seq, token, tokenRow)) {
+        this.fail(seq, new TensorRTError('ERR_STEP_FAILED', 'The executor reported no log-probabilities, which the request asks for'), events)
+        continue
+      }
       let finish: FinishReason | null = null
       if (samples) {
         if (seq.constraint !== null && token === NOTHING_ALLOWED) {
@@ -120,4 +124,10 @@ export class ResultAccounts {
     this.requests.end(seq, 'sequencesFailed')
     events.push(seq, NO_TOKEN, null, null, null, error)
   }
+}
+
+/** Whether something of what a request asks for did not come by the time of a sampled token. */
+function lacksLogprobs(seq: Sequence, token: number, tokenRow: LogprobRow | null): boolean {
+  if (token === NOTHING_ALLOWED) return false
+  return (tokenRow === null && seq.request.sampling.logprobs >= 0) || seq.nextPromptLogprob < seq.promptLength
 }

@@ -698,6 +698,24 @@ describe('a failed step', () => {
   })
 })
 
+describe('an executor that reports no log-probabilities', () => {
+  const timings = { queueUs: 0, runUs: 0 }
+  const logits = new Float32Array(0)
+
+  it.each([
+    ['of tokens', { logprobs: 0 }],
+    ['of the prompt', { promptLogprobs: 1 }],
+  ])('fails the request that asks for them, %s, and no other', (_, asked) => {
+    const d = new Driver({}, { runAhead: 0 })
+    const [seq] = d.add(request('a', prompt(3), { sampling: { ...GREEDY, ...asked } }))
+    const [other] = d.add(request('b', prompt(4)))
+    const step = d.scheduler.plan(0)!
+    const events = d.scheduler.complete({ stepId: step.stepId, tokens: Int32Array.of(9, 9), logprobs: [], logits, timings }, 0)
+    expect([events.errors[0]?.code, events.errors[0]?.message]).toEqual(['ERR_STEP_FAILED', expect.stringContaining('no log-probabilities')])
+    expect([seq!.finished, other!.finished, [...other!.output]]).toEqual([true, false, [9]])
+  })
+})
+
 it('a stop token before minTokens does not stop', () => {
   const d = new Driver({}, { runAhead: 0 })
   const sampling = { ...GREEDY, minTokens: 1 }
