@@ -341,6 +341,9 @@ export class LLM {
       if (this.#closing !== undefined) throw disposed()
       const checked = checkRequestOptions(options, this.info.vocabSize)
       if (checked.signal?.aborted === true) throw new AbortError(checked.signal.reason)
+      if (checked.stops.patterns.length > 0 && this.#context.tokenizer === undefined) {
+        throw new TensorRTError('ERR_INVALID_ARGUMENT', 'This LLM has no tokenizer, without which there is no text to find "stop" in', { hint: 'give "stopTokenIds"' })
+      }
       // A service that is overloaded must not spend its time on text that it refuses.
       loop.assertTakes(checked.n)
       const prompt = this.#encoder.encode(checked.source, this.#limits)

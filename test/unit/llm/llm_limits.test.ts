@@ -89,6 +89,8 @@ describe('bad requests', () => {
       'ERR_INVALID_ARGUMENT',
       /no tokenizer.*give "tokens"/,
     )
+    expect(await failure(subject.generate({ tokens: [1], stop: ['x'] }).result())).toHaveCode('ERR_INVALID_ARGUMENT', /no tokenizer.*"stop".*give "stopTokenIds"/)
+    expect((await subject.generate({ tokens: [1], stop: [], maxTokens: 2 }).result()).tokens).toHaveLength(2)
     expect(() => subject.tokenize('x')).toThrowCode('ERR_INVALID_ARGUMENT', /no tokenizer/)
     expect(() => subject.detokenize([1])).toThrowCode('ERR_INVALID_ARGUMENT', /no tokenizer/)
   })
