@@ -1,6 +1,7 @@
-import { writeFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { AbortError, TensorRTError } from '../errors'
+import { TensorRTError } from '../errors'
 import { version } from '../version'
 import { apiBase, firstModel, type ServeTarget } from './bench_serve_client'
 import { type GoodputBounds, runServeLoad, type ServeLoadOptions, type ServeLoadReport } from './bench_serve_load'
@@ -162,6 +163,8 @@ async function benchServe(options: BenchServeOptions): Promise<void> {
   const json = options.json === true
   try {
     const arrivals = arrivalsOf(options)
+    // Now, and not when a load of an hour has been measured.
+    for (const file of [options.save, options.svg]) if (file !== undefined) assertWritable(file)
     const goodput = options.goodput ?? {}
     const apiKey = options.apiKey ?? process.env['OPENAI_API_KEY']
     const headers = { ...(apiKey === undefined || apiKey === '' ? {} : { authorization: `Bearer ${apiKey}` }), ...options.header }
@@ -222,11 +225,26 @@ async function benchServe(options: BenchServeOptions): Promise<void> {
     else if (reports.some((report) => report.failed > 0)) process.exitCode = 1
   } catch (error) {
     progress.clear()
-    if (interrupt.signal.aborted) reportFailure(new AbortError(error), json)
+    if (interrupt.signal.aborted) process.exitCode = interrupt.exitCode
     else reportFailure(error, json)
   } finally {
     interrupt.dispose()
   }
+}
+
+/** @throws ERR_IO */
+function assertWritable(file: string): void {
+  try {
+    const there = existsSync(file)
+    if (there && statSync(file).isDirectory()) throw new Error('it is a folder')
+    accessSync(there ? file : dirname(resolve(file)), constants.W_OK)
+  } catch (cause) {
+    throw unwritable(file, cause)
+  }
+}
+
+function unwritable(file: string, cause: unknown): TensorRTError {
+  return new TensorRTError('ERR_IO', `Cannot write ${file}: ${(cause as Error).message}`, { cause })
 }
 
 function finish(options: BenchServeOptions, target: ServeTarget, goodput: GoodputBounds, reports: ServeLoadReport[]): void {
@@ -256,7 +274,7 @@ function finish(options: BenchServeOptions, target: ServeTarget, goodput: Goodpu
     try {
       writeFileSync(file, content())
     } catch (cause) {
-      throw new TensorRTError('ERR_IO', `Cannot write ${file}: ${(cause as Error).message}`, { cause })
+      throw unwritable(file, cause)
     }
   }
   write(options.save, () => text)

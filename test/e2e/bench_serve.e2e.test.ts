@@ -53,6 +53,14 @@ describe('against a server of this package', () => {
     expect(readFileSync(svg, 'utf8')).toMatch(/^<svg [^]*tiny-storyteller[^]*<\/svg>\n$/)
   })
 
+  it.each(['--save', '--svg'])('%s to where nothing can be written is told before anything is sent', async (option) => {
+    for (const file of [join(folder, 'nowhere', 'x'), folder]) {
+      const { code, stdout, stderr } = await bench(['--url', 'http://127.0.0.1:1', '--json', option, file])
+      expect({ code, stderr }).toEqual({ code: 1, stderr: '' })
+      expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'ERR_IO', message: expect.stringContaining(`Cannot write ${file}`) as string } })
+    }
+  })
+
   it('chats in an open loop, and prints JSON alone', async () => {
     const { code, stdout, stderr } = await bench(['-u', `${fixture.url}/v1`, '-e', 'chat', '--rate', '50', '-r', '5', '-o', '4', '--json', '-m', 'tiny-storyteller'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
