@@ -5,6 +5,7 @@ import { checkGrammar, type GrammarSource } from '../grammar'
 import type { Executor, ExecutorInfo, LogitBias } from '../scheduler'
 import { ArgumentReader, describeValue, invalidArgument } from '../runtime'
 import { StopSet } from '../text'
+import { guardClose } from './guarded_constraint'
 import { checkLogitBias } from './logit_bias'
 import type { RestartOptions } from './options'
 import { checkEmbeddingOptions, type EmbeddingOptions } from './pooling'
@@ -194,7 +195,7 @@ export function checkRequestOptions(options: unknown, vocabSize: number): Checke
       minTokens,
       logitBias: checkLogitBias(reader.get('logitBias'), vocabSize),
     },
-    constrain: reader.callback('constrain') as GenerateOptions['constrain'],
+    constrain: guardClose(reader.callback('constrain') as GenerateOptions['constrain']),
     grammar: readGrammar(reader),
     n: reader.integer('n', 1, MAX_CHOICES) ?? 1,
     maxTokens,

@@ -24,7 +24,7 @@ export interface TokenConstraint {
    * order, and for each token once, also where the sequence moves to another place or executor.
    */
   accept(token: number): void
-  /** The sequence has ended, however it did. Called once. */
+  /** The sequence has ended, however it did. Called once. What it throws is a warning of the process: the request has its result by then. */
   close?(): void
 }
 

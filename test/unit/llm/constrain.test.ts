@@ -33,6 +33,37 @@ class Dying extends HashExecutor {
 }
 
 describe('constrain', () => {
+  it('with a close() that throws warns, and ends nothing: finished, aborted, refused or failed', async () => {
+    const llm = serve(new HashExecutor())
+    const warned: string[] = []
+    const onWarning = (warning: Error): void => void warned.push(`${warning.name}: ${warning.message}`)
+    process.on('warning', onWarning)
+    try {
+      const closing = (...also: (() => void)[]) => (): TokenConstraint => ({
+        mask: () => null,
+        accept: () => also.forEach((one) => one()),
+        close: () => {
+          throw new Error('of the caller')
+        },
+      })
+      const free = llm.generate({ tokens, maxTokens: COUNT })
+      const controller = new AbortController()
+      const aborted = llm.generate({ tokens, maxTokens: COUNT, signal: controller.signal, constrain: closing(() => controller.abort()) })
+      const failed = llm.generate({ tokens, maxTokens: COUNT, constrain: closing(() => { throw new Error('accept') }) })
+      const refused = llm.generate({ tokens, maxTokens: 2, deadline: 0, constrain: closing() })
+      expect((await llm.generate({ tokens, maxTokens: 4, n: 2, constrain: closing() }).result()).choices).toHaveLength(2)
+      await expect(aborted.result()).rejects.toHaveCode('ABORT_ERR')
+      await expect(failed.result()).rejects.toHaveCode('ERR_INVALID_ARGUMENT', /accept/)
+      await expect(refused.result()).rejects.toHaveCode('ERR_DEADLINE_EXCEEDED')
+      expect((await free.result()).tokens).toHaveLength(COUNT)
+      expect(llm.health().state).toBe('ready')
+      await expect.poll(() => warned.length).toBe(5)
+      expect(new Set(warned)).toEqual(new Set(['NodeTensorRTWarning: The close() of a token constraint threw: of the caller']))
+    } finally {
+      process.off('warning', onWarning)
+    }
+  })
+
   it('binds each choice, beside choices and requests that are free', async () => {
     const llm = serve(new HashExecutor())
     const seen: number[][] = []
