@@ -1,6 +1,7 @@
 import { LLM } from '../llm'
 import { ArgumentReader, invalidArgument } from '../runtime'
 import { REASONING_FORMATS, TOOL_CALL_FORMATS } from '../text'
+import { guardAdmission, guardOnError, guardSecurity, guardTelemetry } from './guarded_parts'
 import { healthOf } from './health'
 import { checkLimits, DEFAULT_LIMITS } from './limits'
 import { checkModelNames } from './model_names'
@@ -44,7 +45,10 @@ export interface ServerOptions {
   headersTimeoutMs?: number | undefined
   /** Connections at once; further ones are closed. Default: no limit but the system's. */
   maxConnections?: number | undefined
-  /** Called with what failed inside of the server, beside the answer 500 that says nothing of it. Default: a process warning. */
+  /**
+   * Called with what failed inside of the server, beside the answer 500 that says nothing of it; and with what `telemetry`, a ticket of
+   * `admission` or a claim of `security` threw when it was told of a request, which goes on. Default: a process warning.
+   */
   onError?: ((error: unknown, requestId: string) => void) | undefined
 }
 
@@ -85,22 +89,26 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 export function checkServerOptions(llm: unknown, options: unknown): CheckedServerOptions {
   if (!(llm instanceof LLM)) throw invalidArgument('llm', 'an LLM', llm)
   const reader = new ArgumentReader(options, OPTION_NAMES, 'createServer()')
+  const onError = guardOnError((reader.callback('onError') as ServerOptions['onError']) ?? warnOfError)
+  const security = readPart<Security>(reader, 'security', ['authenticate'])
+  const admission = readPart<Admission>(reader, 'admission', ['admit', 'retryAfterSeconds', 'close'])
+  const telemetry = readPart<Telemetry>(reader, 'telemetry', ['start', 'refused', 'httpStarted', 'http', 'metrics', 'close'])
   return {
     names: checkModelNames(llm, reader.get('modelName')),
     parsers: {
       toolCallParser: reader.choice('toolCallParser', ['auto', 'none', ...TOOL_CALL_FORMATS]),
       reasoningParser: reader.choice('reasoningParser', ['auto', 'none', ...REASONING_FORMATS]),
     },
-    security: readPart(reader, 'security', ['authenticate']),
-    admission: readPart(reader, 'admission', ['admit', 'retryAfterSeconds', 'close']),
-    telemetry: readPart(reader, 'telemetry', ['start', 'refused', 'http', 'metrics', 'close']),
+    security: security && guardSecurity(security, onError),
+    admission: admission && guardAdmission(admission, onError),
+    telemetry: telemetry && guardTelemetry(telemetry, onError),
     health: readPart(reader, 'health', []) ?? healthOf(llm),
     limits: { ...DEFAULT_LIMITS, ...checkLimits(reader.get('limits'), '"limits"') },
     keepAliveMs: reader.integer('keepAliveMs', 1, MAX_TIMER_MS) ?? 15_000,
     stallTimeoutMs: reader.integer('stallTimeoutMs', 1, MAX_TIMER_MS) ?? 60_000,
     headersTimeoutMs: reader.integer('headersTimeoutMs', 1, MAX_TIMER_MS) ?? 15_000,
     maxConnections: reader.integer('maxConnections', 1, MAX_TIMER_MS),
-    onError: (reader.callback('onError') as ServerOptions['onError']) ?? warnOfError,
+    onError,
   }
 }
 

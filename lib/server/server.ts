@@ -44,7 +44,7 @@ export interface Server {
    * Takes no new work from now on (503 with `retry-after`, and /health/ready says no), lets requests under way end for
    * `drainMs`, aborts the rest, and closes all connections. Streams that are aborted end with an `error` event. May be called
    * again: all calls end together, and one without `drainMs` cuts an earlier one's wait short.
-   * @throws (as a rejection) ERR_INVALID_ARGUMENT
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT, and what `admission` or `telemetry` throws when it is closed
    */
   close(options?: ServerCloseOptions): Promise<void>
   /** Answers a request without a socket: to mount the routes elsewhere, and for tests. */
@@ -204,8 +204,11 @@ class LLMServer implements Server {
       http.closeAllConnections()
       await closed
     }
-    this.services.admission?.close()
-    await this.services.telemetry?.close()
+    try {
+      this.services.admission?.close()
+    } finally {
+      await this.services.telemetry?.close()
+    }
   }
 
   /** Resolves when nothing is under way, and after `ms` at the latest. */
