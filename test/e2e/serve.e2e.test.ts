@@ -211,6 +211,7 @@ describe('serve: configuration', () => {
   it.each<[string, string, number, RegExp]>([
     ['two keys of one name', 'auth: { keys: [{ name: a, sha256: HASH }, { name: a, sha256: OTHER }] }', 2, /"keys" has the name "a" twice/],
     ['a key twice', 'auth: { keys: [{ name: a, sha256: HASH }, { name: b, sha256: HASH }] }', 2, /"keys\[1\]" is the key that "a" is/],
+    ['an open route that is none', 'auth: { open: [/metric], keys: [{ name: a, sha256: HASH }] }', 2, /"open" has "\/metric", which is no route \(did you mean "\/metrics"\?\)/],
     ['two models of one name', 'modelName: [a, a]', 2, /"modelName" must be names that differ/],
     ['a name that no path can hold', 'modelName: "a b"', 2, /"modelName" must be names of up to 256 letters/],
     ['a certificate that is none', 'tls: { cert: serve.yaml, key: serve.yaml }', 1, /"tls" cannot be used: /],

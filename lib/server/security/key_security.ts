@@ -1,8 +1,9 @@
 /** Security by API keys: every route is closed, unless it is opened by name. */
 import { createHmac, randomBytes } from 'node:crypto'
 import { TensorRTError } from '../../errors'
-import { ArgumentReader, invalidArgument } from '../../runtime'
+import { ArgumentReader, closest, describeValue, invalidArgument } from '../../runtime'
 import { checkLimits } from '../limits'
+import { ROUTES } from '../routes'
 import type { Caller, Refusal, RequestFacts, RequestHead, RequestLimits, Security, TokenizeFacts } from '../seams'
 import { KeyRing } from './api_keys'
 import { RateLimit } from './rate_limit'
@@ -43,6 +44,8 @@ export interface KeySecurityOptions {
 /** Routes that need no key: who watches over a process must see it without secrets. */
 export const OPEN_ROUTES: readonly string[] = ['/health/live', '/health/ready']
 
+/** By their patterns; `other` are the paths that are none. */
+const KNOWN_ROUTES: ReadonlySet<string> = new Set([...ROUTES.map(({ name }) => name), 'other'])
 const KEY_FIELDS = ['name', 'sha256', 'limits', 'maxConcurrent', 'requestsPerMinute', 'models', 'cacheSalt'] as const satisfies readonly (keyof ApiKey)[]
 const NAME = /^[\w.@-]{1,64}$/
 const SHA256 = /^[0-9a-f]{64}$/i
@@ -74,7 +77,7 @@ class KeySecurity implements Security {
     if (!Array.isArray(keys) || keys.length === 0) throw invalidArgument('keys', 'an array of at least one key', keys)
     const shareCache = reader.boolean('shareCache') ?? false
     const now = (reader.callback('now') as (() => number) | undefined) ?? (() => performance.now())
-    this.open = new Set(options.open ?? OPEN_ROUTES)
+    this.open = new Set(checkOpen(reader.get('open')))
     // Nobody who knows the configuration can tell a key's salt, and so none can be given by a client.
     const secret = randomBytes(32)
     const hashes = new Map<string, string>()
@@ -143,6 +146,20 @@ function presentedKey(request: RequestHead): string | undefined {
   const plain = request.header('x-api-key')?.trim()
   if (bearer !== undefined && plain !== undefined && plain !== '' && bearer !== plain) return undefined
   return bearer ?? (plain === '' ? undefined : plain)
+}
+
+/** A route that is none would be closed, and nobody told. */
+function checkOpen(given: unknown): readonly string[] {
+  if (given === undefined) return OPEN_ROUTES
+  if (!Array.isArray(given)) throw invalidArgument('open', 'an array of routes', given)
+  for (const route of given as readonly unknown[]) {
+    if (typeof route === 'string' && KNOWN_ROUTES.has(route)) continue
+    const meant = typeof route === 'string' ? closest(route, [...KNOWN_ROUTES]) : undefined
+    throw new TensorRTError('ERR_INVALID_ARGUMENT', `"open" has ${describeValue(route)}, which is no route`, {
+      hint: meant === undefined ? `there are: ${[...KNOWN_ROUTES].join(', ')}` : `did you mean "${meant}"?`,
+    })
+  }
+  return given as readonly string[]
 }
 
 function checkKey(given: unknown, where: string): ApiKey {

@@ -166,6 +166,9 @@ describe('options', () => {
     ['a name for a log to stumble over', { keys: [key('a\nb', ALICE)] }, '"keys[0].name" must be'],
     ['an unknown field', { keys: [{ ...key('a', ALICE), maxConcurent: 1 }] }, 'did you mean "maxConcurrent"?'],
     ['an unknown option', { keys: [key('a', ALICE)], opens: [] }, 'did you mean "open"?'],
+    ['a route that is none', { keys: [key('a', ALICE)], open: ['/health/live', 'metrics'] }, '"open" has "metrics", which is no route (did you mean "/metrics"?)'],
+    ['a path for a pattern', { keys: [key('a', ALICE)], open: ['/v1/models/x/y/z'] }, 'there are: /v1/models, '],
+    ['a route alone', { keys: [key('a', ALICE)], open: '/metrics' }, '"open" must be an array of routes'],
   ])('%s is an error', (_, options, message) => {
     expect(() => createKeySecurity(options as KeySecurityOptions)).toThrow(message)
   })
