@@ -11,6 +11,7 @@
  */
 import { TensorRTError } from '../errors'
 import {
+  assertResult,
   type Executor,
   type ExecutorInfo,
   type GenerationRequest,
@@ -357,6 +358,7 @@ export class EngineLoop {
 
   private take(result: StepResult): void {
     if (!this.succession.runs) return
+    assertResult(result)
     const { error, timings } = result
     if (error !== undefined && isDeath(error)) {
       this.succession.lose(deathOf(new TensorRTError(error.code, error.message)))

@@ -1,6 +1,7 @@
 export * from './executor'
 export { type FinishReason, NO_TOKEN, type SequenceEvents } from './output'
 export { type GenerationRequest, type RequestSampling, type SchedulerLimits } from './request'
+export { assertResult } from './result_check'
 export { Scheduler } from './scheduler'
 export { type Sequence } from './sequence'
 export { StepCurve } from './step_curve'

@@ -1,7 +1,16 @@
 /** Whether a step's result is what the step asked for. */
+import { TensorRTError } from '../errors'
 import { NOTHING_ALLOWED, type StepResult } from './executor'
 import type { SchedulerLimits } from './request'
 import type { StepRecord } from './step_record'
+
+/** @throws ERR_INTERNAL for what is no result at all: an executor that breaks the contract so may have lost any step */
+export function assertResult(result: StepResult): void {
+  const { stepId, error, tokens, logprobs, timings } = (result ?? {}) as Partial<StepResult>
+  const ran = error !== undefined || (tokens?.length !== undefined && Array.isArray(logprobs))
+  if (ran && typeof stepId === 'number' && typeof timings?.runUs === 'number') return
+  throw new TensorRTError('ERR_INTERNAL', 'The executor reported what is no result of a step: stepId, tokens, logprobs and timings are in each')
+}
 
 /** @returns the failure that stands for a result that cannot be used; undefined for a good one */
 export function malformed(

@@ -3,7 +3,7 @@ import { getEventListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it, vi } from 'vitest'
 import '../matchers'
-import { AbortError, type Generation } from '../../../lib'
+import { AbortError, type Generation, type StepResult } from '../../../lib'
 import { Detokenizer } from '../../../lib/text'
 import { storyTokenizer } from '../text/fixtures'
 import { PATIENTLY } from '../../support/patience'
@@ -292,6 +292,20 @@ describe('several choices', () => {
     expect(await failure(generation.result())).toHaveCode('ERR_STEP_FAILED', /injected/)
     await expectIdle(llm)
   })
+})
+
+it.each<[string, (result: StepResult) => unknown]>([
+  ['a word', () => 'done'],
+  ['no timings', (result) => ({ ...result, timings: undefined })],
+  ['no log-probabilities', (result) => ({ ...result, logprobs: undefined })],
+  ['no tokens', (result) => ({ ...result, tokens: undefined })],
+])('an executor that reports %s in place of a result is named by the error', async (_, change) => {
+  const { llm, executor } = gated()
+  executor.change = (result) => change(result) as StepResult
+  const generation = llm.generate({ tokens, maxTokens: 5 })
+  executor.open()
+  expect(await failure(generation.result())).toHaveCode('ERR_INTERNAL', /The executor reported what is no result of a step/)
+  expect(llm.health().state).toBe('dead')
 })
 
 describe('what is asked for beside the text', () => {
