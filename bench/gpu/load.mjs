@@ -67,10 +67,11 @@ export async function runLoad(llm, requests) {
   }
 }
 
-/** MiB of device memory that is taken, by all programs; undefined where there is no GPU. */
+/** MiB that are taken, by all programs, of the memory of the first GPU that this process may use; undefined where there is no GPU. */
 async function deviceMiB() {
+  const visible = process.env.CUDA_VISIBLE_DEVICES
   try {
-    const { stdout } = await execute('nvidia-smi', ['--query-gpu=memory.used', '--format=csv,noheader,nounits'])
+    const { stdout } = await execute('nvidia-smi', [...(visible ? ['-i', visible.split(',')[0]] : []), '--query-gpu=memory.used', '--format=csv,noheader,nounits'])
     return Number(stdout.split('\n')[0])
   } catch {
     return undefined

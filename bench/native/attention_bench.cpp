@@ -86,9 +86,8 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
                     shape.heads,    shape.kvHeads,   kPageSize,          0,     true};
   Plan plan;
   const Workspace ws = bench.workspace();
-  const auto makePlan = [&] {
-    CUDA_CHECK((decode ? kernels->planDecode : kernels->planPrefill)(ws, planArgs, &plan, bench.stream));
-  };
+  const auto path = decode ? nt::AttentionPath::kDecode : nt::AttentionPath::kPrefill;
+  const auto makePlan = [&] { CUDA_CHECK((*kernels)[path].plan(ws, planArgs, &plan, bench.stream)); };
   Measured result;
   result.planUs = hostUs(bench.stream, 15, makePlan);
 
@@ -114,7 +113,7 @@ Measured measure(Bench& bench, const Shape& shape, const std::vector<uint32_t>& 
     for (size_t i = 0; i < launches; ++i) {
       args.kv.k = bench.pool.as<char>() + i * launchBytes;
       args.kv.v = static_cast<char*>(args.kv.k) + pageElements;
-      CUDA_CHECK((decode ? kernels->runDecode : kernels->runPrefill)(ws, plan, args, bench.stream));
+      CUDA_CHECK((*kernels)[path].run(ws, plan, args, bench.stream));
     }
   });
   result.us =

@@ -1,6 +1,7 @@
 // A C surface over the attention kernels for attention_check.py (ctypes).
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "tensorrt/kernels/attention.h"
 
@@ -76,10 +77,14 @@ __attribute__((visibility("default"))) int checkStep(const CheckArgs* a) {
   cudaStream_t stream = nullptr;
   cudaError_t status = cudaStreamCreate(&stream);
   if (status != cudaSuccess) return status;
+  std::vector<int32_t> lastPageLen(a->batch);
+  status = cudaMemcpy(lastPageLen.data(), a->lastPageLen, lastPageLen.size() * sizeof(int32_t),
+                      cudaMemcpyDeviceToHost);
+  if (status != cudaSuccess) return status;
   Plan plan;
   const PlanArgs planArgs{a->qIndptrHost,
                           a->kvIndptrHost,
-                          nullptr,
+                          lastPageLen.data(),
                           a->rows,
                           a->batch,
                           heads,
@@ -87,13 +92,12 @@ __attribute__((visibility("default"))) int checkStep(const CheckArgs* a) {
                           static_cast<uint32_t>(a->pageSize),
                           a->window,
                           a->graph != 0};
-  status = (a->path == 1 ? kernels->planDecode : kernels->planPrefill)(ws, planArgs, &plan, stream);
+  const auto path = a->path == 1 ? nt::AttentionPath::kDecode : nt::AttentionPath::kPrefill;
+  status = (*kernels)[path].plan(ws, planArgs, &plan, stream);
   if (status != cudaSuccess) return status;
   const auto run = [&] {
     const cudaError_t first = kernels->ropeAppend(append, stream);
-    return first != cudaSuccess
-               ? first
-               : (a->path == 1 ? kernels->runDecode : kernels->runPrefill)(ws, plan, attention, stream);
+    return first != cudaSuccess ? first : (*kernels)[path].run(ws, plan, attention, stream);
   };
   if (a->graph != 0) {
     cudaGraph_t graph = nullptr;

@@ -136,8 +136,7 @@ void Steps::prepare(const std::vector<StepItem>& items, int64_t paddedRows, nt::
                                    0,
                                    cudaGraph};
   const auto start = std::chrono::steady_clock::now();
-  CUDA_CHECK((path == nt::AttentionPath::kDecode ? kernels->planDecode : kernels->planPrefill)(
-      part.workspace, args, &part.plan, stream_));
+  CUDA_CHECK((*kernels)[path].plan(part.workspace, args, &part.plan, stream_));
   planUs_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 

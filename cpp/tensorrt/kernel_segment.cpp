@@ -5,6 +5,7 @@
 #include <string>
 
 #include "tensorrt/cuda.h"
+#include "tensorrt/kernels/gated_linear.h"
 #include "tensorrt/kernels/layer_rows.h"
 
 namespace nt {
@@ -15,6 +16,17 @@ constexpr int64_t kAlignment = 256;
 
 int64_t aligned(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Whether the thread's device has compute capability 9.0.
+bool isHopper() {
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         major == 9 && minor == 0;
 }
 
 }  // namespace
@@ -139,10 +151,11 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
   if (cublas == nullptr) cublasRows = {};
   int64_t rotated = 0;
   int64_t normed = 0;
-  int64_t gated = 0;
+  int64_t gated = 0;  // elements; of the others, those of a row
+  const bool hopper = isHopper();
   std::vector<bool> made(shape.widths.size(), false);
   made[0] = true;
-  for (const Step& step : result->steps_) {
+  for (Step& step : result->steps_) {
     const ValueId input = step.isAttention ? step.attention.input : step.linear.input;
     const ValueId output = step.isAttention ? step.attention.output : step.linear.output;
     const ValueId residual = step.isAttention ? -1 : step.linear.residual;
@@ -155,11 +168,16 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
           std::max<int64_t>(rotated, int64_t{step.attention.params.heads} * step.attention.params.headDim);
       continue;
     }
-    const Linear& linear = step.linear;
+    Linear& linear = step.linear;
+    linear.together =
+        hopper && linear.bias < 0 && kernels::gatedLinearFits(dtype, linear.gate, linear.n, linear.k);
     while (few > 0 && !kernels::fewRowsFits(dtype, few, linear.k)) --few;
     if (linear.n % 8 != 0 || linear.k % 8 != 0) cublasRows = {};
     if (linear.norm >= 0) normed = std::max<int64_t>(normed, linear.k);
-    if (linear.gate != kernels::LinearGate::kNone) gated = std::max<int64_t>(gated, 2 * int64_t{linear.n});
+    if (linear.gate == kernels::LinearGate::kNone) continue;
+    for (int32_t each = cublasRows.first; cublasRows.holds(each); each = paddedRows(each) + 1) {
+      if (!isTogether(linear, each)) gated = std::max(gated, int64_t{paddedRows(each)} * 2 * linear.n);
+    }
   }
   const auto last = static_cast<ValueId>(shape.widths.size()) - 1;
   const int32_t rows = std::max(few, cublasRows.last > 0 ? paddedRows(cublasRows.last) : 0);
@@ -171,17 +189,18 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
   const auto elementBytes = static_cast<int64_t>(sizeOf(dtype));
   result->offsets_.assign(shape.widths.size(), -1);
   int64_t bytes = 0;
-  const auto reserve = [&](int64_t width) {
+  const auto reserve = [&](int64_t elements) {
     const int64_t offset = bytes;
-    bytes += aligned(rows * width * elementBytes);
+    bytes += aligned(elements * elementBytes);
     return offset;
   };
   for (ValueId value = 1; value < last; ++value) {
     if (!made[static_cast<size_t>(value)]) continue;
-    result->offsets_[static_cast<size_t>(value)] = reserve(shape.widths[static_cast<size_t>(value)]);
+    result->offsets_[static_cast<size_t>(value)] =
+        reserve(int64_t{rows} * shape.widths[static_cast<size_t>(value)]);
   }
-  result->rotatedOffset_ = reserve(rotated);
-  result->normedOffset_ = reserve(cublasRows.last > 0 ? normed : 0);
+  result->rotatedOffset_ = reserve(rows * rotated);
+  result->normedOffset_ = reserve(cublasRows.last > 0 ? rows * normed : 0);
   result->gatedOffset_ = reserve(cublasRows.last > 0 ? gated : 0);
   result->scratchBytes_ = static_cast<uint64_t>(bytes);
   for (int32_t each = cublasRows.first; cublasRows.holds(each); each = paddedRows(each) + 1) {
@@ -217,6 +236,10 @@ cudaError_t KernelSegment::runFew(const Linear& linear, const Pointers& at, int3
   return kernels::fewRowsLinear(dtype_, args, overlap, stream);
 }
 
+bool KernelSegment::isTogether(const Linear& linear, int32_t rows) noexcept {
+  return linear.together && kernels::gatedLinearPays(paddedRows(rows));
+}
+
 LinearArgs KernelSegment::cublasShape(const Linear& linear, int32_t rows) {
   LinearArgs args;
   args.rows = paddedRows(rows);
@@ -225,8 +248,8 @@ LinearArgs KernelSegment::cublasShape(const Linear& linear, int32_t rows) {
   return args;
 }
 
-// What stands before and behind the product has kernels of its own: x is the norm's result where there is a
-// norm, y what the activation takes where there is one.
+// What stands before and behind the product has kernels of its own, but for an activation that runs together
+// with it: x is the norm's result where there is a norm, y what the activation takes where there is one.
 Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
                                 cudaStream_t stream) const {
   if (linear.norm >= 0) {
@@ -234,9 +257,14 @@ Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_
                                                scratch_ + normedOffset_, overlap, stream);
     if (Status status = toStatus(error, "A norm"); !status) return status;
   }
+  const void* x = linear.norm < 0 ? at.x : scratch_ + normedOffset_;
+  if (isTogether(linear, rows)) {
+    const kernels::GatedLinearArgs args{x, at.weight, at.y, rows, linear.n, linear.k};
+    return toStatus(kernels::gatedLinear(dtype_, args, stream), "Gate and up");
+  }
   const bool gated = linear.gate != kernels::LinearGate::kNone;
   LinearArgs args = cublasShape(linear, rows);
-  args.x = linear.norm < 0 ? at.x : scratch_ + normedOffset_;
+  args.x = x;
   args.weight = at.weight;
   args.bias = at.bias;
   args.residual = at.residual;
@@ -252,7 +280,7 @@ bool KernelSegment::prepare(int32_t rows) const {
   // Of the addresses only counts which are there.
   static const char there = 0;
   return std::all_of(steps_.begin(), steps_.end(), [&](const Step& step) {
-    if (step.isAttention) return true;
+    if (step.isAttention || isTogether(step.linear, rows)) return true;
     LinearArgs shape = cublasShape(step.linear, rows);
     shape.bias = step.linear.bias < 0 ? nullptr : &there;
     shape.residual = step.linear.residual < 0 ? nullptr : &there;

@@ -1,7 +1,7 @@
 // A segment on separate kernels instead of its TensorRT engine, where they are the faster ones: up to 8 rows
 // on kernels of our own (kernels/few_rows.h), each linear layer with the norm before it and the activation or
 // the addition behind it in one; of more on cuBLASLt's, if it is there, with norms and activations between
-// them.
+// them, and with gate and up in a kernel of our own where that is the faster one (kernels/gated_linear.h).
 #pragma once
 
 #include <memory>
@@ -62,6 +62,7 @@ class KernelSegment {
     int32_t k = 0;
     float eps = 0;
     kernels::LinearGate gate = kernels::LinearGate::kNone;
+    bool together = false;  // the device can run it in gatedLinear
   };
   struct Attention {
     ValueId input = 0;
@@ -87,6 +88,9 @@ class KernelSegment {
   bool prepare(int32_t rows) const;
   Status runCublas(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
                    cudaStream_t stream) const;
+  // Whether a gated layer runs in gatedLinear, not as cuBLASLt's product and an activation: the same for all
+  // rows that are padded to the same number.
+  static bool isTogether(const Linear& linear, int32_t rows) noexcept;
   // Without addresses.
   static LinearArgs cublasShape(const Linear& linear, int32_t rows);
 
@@ -98,7 +102,7 @@ class KernelSegment {
   std::vector<int64_t> offsets_;  // of each value in the scratch; -1 where it has no place there
   int64_t rotatedOffset_ = 0;
   int64_t normedOffset_ = 0;
-  int64_t gatedOffset_ = 0;  // what a gated activation takes
+  int64_t gatedOffset_ = 0;  // what a gated activation takes, in steps that need one
   uint64_t scratchBytes_ = 0;
   char* scratch_ = nullptr;
 };

@@ -113,9 +113,7 @@ Status Runner::run(const StepBatch& step, StepBuffers& buffers) {
   const bool captured = graph != graphs_.end() && !step.timeParts;
   const TableLayout layout = captured ? TableLayout(graph->first, graph->first, graph->first)
                                       : TableLayout(rows, sequences, entries);
-  const size_t ints =
-      fillTables(step, buffers.entries, layout, info_.pageSize,
-                 oneRowEach && decodePath_ == AttentionPath::kDecode, buffers.tables.as<int32_t>());
+  const size_t ints = fillTables(step, buffers.entries, layout, info_.pageSize, buffers.tables.as<int32_t>());
   const cudaError_t begun = cudaEventRecord(buffers.begun.get(), stream_.get());
   if (Status status = toStatus(begun, "Beginning a step"); !status) return status;
   buffers.timed = step.timeParts;
@@ -199,12 +197,13 @@ Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffe
   const auto rows = static_cast<uint32_t>(layout.rows);
   const auto decodes = static_cast<uint32_t>(singles);
   // The plain kernels take any mixture, and gain nothing from parts.
-  const bool mixed = attention_->needsPlan && decodes > 0 && decodes < sequences;
+  const bool mixed = attention_->plans && decodes > 0 && decodes < sequences;
   state_.partCount = mixed ? 2 : 1;
   for (size_t i = 0; i < plans_.size(); ++i) {
     AttentionPlan& plan = plans_[i];
     AttentionPart& first = plan.parts[0];
-    first.path = mixed || decodes == sequences ? decodePath_ : AttentionPath::kPrefill;
+    const bool isDecode = mixed || decodes == sequences;
+    first.path = isDecode && decodes >= kLeastDecodeRows ? decodePath_ : AttentionPath::kPrefill;
     first.sequences = mixed ? decodes : sequences;
     first.rows = mixed ? decodes : rows;
     first.qIndptr = table(layout.qIndptr);
@@ -214,7 +213,7 @@ Status Runner::planAttention(const TableLayout& layout, const StepBuffers& buffe
     second.sequences = sequences - decodes;
     second.rows = rows - decodes;
     second.qIndptr = table(layout.wideIndptr);
-    if (!attention_->needsPlan) continue;
+    if (!attention_->plans) continue;
     for (size_t p = 0; p < state_.partCount; ++p) {
       kernels::Workspace& workspace = plan.parts[p].workspace;
       workspace.floats = floats_.as<>();
@@ -246,15 +245,12 @@ Status Runner::planPart(const TableLayout& layout, const StepBuffers& buffers, c
   if (part.path == AttentionPath::kPrefill && widePrefill_ && !cudaGraph && plan.window == 0 &&
       part.rows >= kWideRows * part.sequences) {
     const int32_t* positions = block + layout.positions + part.firstRow;
-    const bool fresh = attention_->planFreshPrefill != nullptr &&
+    const bool fresh = (*attention_)[AttentionPath::kFreshPrefill].plan != nullptr &&
                        std::all_of(args.qIndptr, args.qIndptr + part.sequences,
                                    [&](int32_t row) { return positions[row] == 0; });
     part.path = fresh ? AttentionPath::kFreshPrefill : AttentionPath::kWidePrefill;
   }
-  const auto make = part.path == AttentionPath::kDecode         ? attention_->planDecode
-                    : part.path == AttentionPath::kFreshPrefill ? attention_->planFreshPrefill
-                    : part.path == AttentionPath::kWidePrefill  ? attention_->planWidePrefill
-                                                                : attention_->planPrefill;
+  const auto make = (*attention_)[part.path].plan;
   return toStatus(make(part.workspace, args, &part.plan, stream_.get()), "Planning attention");
 }
 

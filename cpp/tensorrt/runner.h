@@ -75,6 +75,10 @@ class Runner {
  private:
   // Rows a sequence, on average, from which tiles of 128 query rows are well filled.
   static constexpr uint32_t kWideRows = 64;
+  // Rows from which generated tokens take the decode kernel. Up to 8 the linear layers overlap with attention
+  // (kernels/few_rows.h), and find no room beside a kernel that fills each multiprocessor: one stream of
+  // Llama-3-8B's shape falls from 238 to 190 tokens/s (docs/performance.md).
+  static constexpr uint32_t kLeastDecodeRows = 9;
 
   // Layers that share heads and window share a plan; each part of each has a piece of the workspace.
   struct AttentionPlan {

@@ -10,6 +10,7 @@
 #include "core/graph.h"
 #include "core/safetensors.h"
 #include "tensorrt/driver.h"
+#include "tensorrt/kernels/decode_plan.h"
 #include "tensorrt/kernels/rows.h"
 #include "tensorrt/library.h"
 #include "tensorrt/plan_file.h"
@@ -26,12 +27,9 @@ constexpr size_t kPartialBytes = size_t{512} << 20;
 constexpr uint64_t kReserveBytes = uint64_t{512} << 20;
 // Decode batches that get a graph each; a step is padded to the next one.
 constexpr std::array<int32_t, 13> kBuckets = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
-// Up to this many heads per KV head the decode kernel is the faster one, beyond it tiles are
-// (docs/performance.md).
-constexpr int32_t kMaxDecodeGroup = 2;
-// Steps whose linear layers cuBLASLt runs faster than an engine does, up to 13% (docs/performance.md). Fewer
-// rows have kernels of their own, if any has.
-constexpr RowRange kCublasRows = {1, 1024};
+// Steps whose linear layers cuBLASLt and the kernel of gate and up run faster than an engine does: all
+// (docs/performance.md). Fewer rows have kernels of their own, if any has.
+constexpr RowRange kCublasRows = {1, INT32_MAX};
 // Of a capture that another thread ended, after 10, 20, 40, ... ms.
 constexpr int32_t kCaptureRetries = 6;
 
@@ -224,7 +222,8 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
   } else {
     cublas_.reset();  // widths that it does not take, or no kernel for this GPU
   }
-  widePrefill_ = attention_->planWidePrefill != nullptr && gpu.computeMajor == 9 && gpu.computeMinor == 0;
+  widePrefill_ = (*attention_)[AttentionPath::kWidePrefill].plan != nullptr && gpu.computeMajor == 9 &&
+                 gpu.computeMinor == 0;
   // Programmatic dependent launch came with compute capability 9.0.
   state_.overlap = !options.plainKernels && gpu.computeMajor >= 9;
 
@@ -238,7 +237,9 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
       });
       layer.plan = static_cast<size_t>(known - plans_.begin());
       if (known == plans_.end()) plans_.push_back({op->heads, op->window, {}});
-      if (op->heads / op->kvHeads > kMaxDecodeGroup) decodePath_ = AttentionPath::kPrefill;
+      const bool decodes = static_cast<uint32_t>(op->heads / op->kvHeads) <= kernels::kMostDecodeGroup &&
+                           info_.pageSize % kernels::kDecodeTile == 0;
+      if (attention_->plans && !decodes) decodePath_ = AttentionPath::kPrefill;
     }
     layers_.push_back(layer);
   }
@@ -270,8 +271,7 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
   const auto pagesListed = static_cast<uint64_t>(std::max(maxPagesListed_, sequenceCapacity));
   const uint64_t tableBytes = (largest.kvIndices + pagesListed) * sizeof(int32_t);
   const uint64_t planBytes =
-      attention_->needsPlan ? kPlanBytes * plans_.size() * std::tuple_size_v<decltype(AttentionPlan::parts)>
-                            : 0;
+      attention_->plans ? kPlanBytes * plans_.size() * std::tuple_size_v<decltype(AttentionPlan::parts)> : 0;
   const uint64_t resultBytes = headRows * (3 + 2 * kernels::kMaxTopLogprobs) * sizeof(int32_t);
   const uint64_t slotBytes = slots * (sizeof(kernels::SlotParams) + 2 * sizeof(int32_t) +
                                       vocab * sizeof(uint32_t) + sizeof(kernels::SlotBias));
@@ -286,7 +286,7 @@ Status Runner::allocate(const TensorRtOptions& options, const Graph& graph) {
         allocateInto(masks_, slots * maskWords(graph.vocabSize) * sizeof(int32_t), "The token masks"),
         allocateInto(tables_, tableBytes, "The step's tables"),
         allocateInto(ints_, planBytes, "The attention plans"),
-        allocateInto(floats_, attention_->needsPlan ? kPartialBytes : 0, "The attention workspace"),
+        allocateInto(floats_, attention_->plans ? kPartialBytes : 0, "The attention workspace"),
         allocateInto(results_, resultBytes, "The results"), allocateInto(slots_, slotBytes, "The slots"),
         allocateInto(history_, historyBytes, "A slot's tokens")}) {
     if (!status) return status;
@@ -422,13 +422,18 @@ Status Runner::warmUp(StepBuffers& buffers) {
   }
   // A prompt whose beginning is cached.
   const auto wide = static_cast<int32_t>(kWideRows);
-  if (attention_->planFreshPrefill != nullptr && wide < std::min(most, info_.maxPositions)) {
+  if ((*attention_)[AttentionPath::kFreshPrefill].plan != nullptr &&
+      wide < std::min(most, info_.maxPositions)) {
     if (Status status = warmUp(buffers, wide, 0, 1); !status) return status;
   }
-  // Both parts of attention, the second one too short for the wide kernel.
+  // Both parts of attention, the second one too short for the wide kernel; the first one below and above the
+  // rows from which it takes the decode kernel.
   const int32_t mixed = std::min(most, info_.maxPositions);
-  if (info_.maxSlots < 2 || mixed < 3) return {};
-  return warmUp(buffers, std::min<int32_t>(mixed, kBuckets[4]), 1);
+  for (const int32_t singles : {1, static_cast<int32_t>(kLeastDecodeRows)}) {
+    if (info_.maxSlots <= singles || mixed < singles + 2) continue;
+    if (Status status = warmUp(buffers, std::min(mixed, singles + 15), singles); !status) return status;
+  }
+  return {};
 }
 
 Status Runner::warmUp(StepBuffers& buffers, int32_t rows, int32_t singles, int32_t cached) {

@@ -34,7 +34,7 @@ int32_t leadingSingles(const StepBatch& step) noexcept {
 }
 
 size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
-                  int32_t pageSize, bool oneRowEach, int32_t* block) {
+                  int32_t pageSize, int32_t* block) {
   std::copy(step.tokens.begin(), step.tokens.end(), block + layout.tokens);
   int32_t* positions = block + layout.positions;
   int32_t* batchIndices = block + layout.batchIndices;
@@ -73,7 +73,7 @@ size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, con
   }
   const int32_t realRows = static_cast<int32_t>(step.tokens.size());
   for (; index < layout.sequences; ++index) {
-    qIndptr[index + 1] = oneRowEach ? index + 1 : realRows;
+    qIndptr[index + 1] = realRows;
     kvIndptr[index + 1] = pagesListed;
     lastPageLen[index] = 1;
     slots[index] = 0;

@@ -53,9 +53,9 @@ struct TableLayout {
 int32_t leadingSingles(const StepBatch& step) noexcept;
 
 // Writes the tables of a step to `block`, padded to the layout's counts, and returns the number of int32s
-// used. `oneRowEach`: row i is sequence i, as the decode kernels want it, also for padding.
+// used. Sequences of padding have no rows.
 size_t fillTables(const StepBatch& step, std::span<const StepEntry> entries, const TableLayout& layout,
-                  int32_t pageSize, bool oneRowEach, int32_t* block);
+                  int32_t pageSize, int32_t* block);
 
 // The same for a step of made-up sequences, all their pages being page 0: to run a shape before there is work
 // for it. The first `singles` have one row each, the others share the rest out evenly (rows >= sequences),

@@ -266,10 +266,7 @@ void checkStep(const std::string& name, Heads heads, std::vector<Sequence> seque
     plan.kvHeads = heads.kvHeads;
     plan.pageSize = kPageSize;
     plan.window = window;
-    const auto make = part.path == AttentionPath::kDecode         ? kernels->planDecode
-                      : part.path == AttentionPath::kFreshPrefill ? kernels->planFreshPrefill
-                      : part.path == AttentionPath::kWidePrefill  ? kernels->planWidePrefill
-                                                                  : kernels->planPrefill;
+    const auto make = (*kernels)[part.path].plan;
     REQUIRE(make != nullptr);
     cuda(make(to.workspace, plan, &to.plan, nullptr));
   }
@@ -284,12 +281,30 @@ void checkStep(const std::string& name, Heads heads, std::vector<Sequence> seque
   const size_t rows = tables.rows();
   const auto out = allocate<DeviceBuffer>(rows * packed * sizeof(T));
   const auto rotated = allocate<DeviceBuffer>(rows * packed * sizeof(T));
-  cuda(cudaMemset(out.template as<void>(), 0xFF, rows * packed * sizeof(T)));  // NaN
-  CHECK_EQ(runPagedAttention(params, step, Traits<T>::kType, static_cast<uint32_t>(rows),
-                             problem.qkvDevice.template as<>(), out.template as<>(), rotated.template as<>(),
-                             nullptr),
-           0);
-  cuda(cudaDeviceSynchronize());
+  const auto attend = [&] {
+    cuda(cudaMemset(out.template as<void>(), 0xFF, rows * packed * sizeof(T)));  // NaN
+    CHECK_EQ(runPagedAttention(params, step, Traits<T>::kType, static_cast<uint32_t>(rows),
+                               problem.qkvDevice.template as<>(), out.template as<>(), rotated.template as<>(),
+                               nullptr),
+             0);
+    cuda(cudaDeviceSynchronize());
+  };
+  const bool keepsQueries = parts.size() == 1 && parts[0].path == AttentionPath::kDecode;
+  if (keepsQueries) {
+    // It leaves the rotated queries nowhere.
+    RopeAppendArgs args = problem.ropeAppend();
+    args.qOut = rotated.template as<>();
+    cuda(kernels->ropeAppend(args, nullptr));
+    cuda(cudaDeviceSynchronize());
+    problem.restore();
+  }
+  attend();
+  if (parts[0].path == AttentionPath::kDecode) {
+    // As the next layer does, with the same plan.
+    const auto first = toHost<T>(out.template as<>(), rows * packed);
+    attend();
+    CHECK(sameBits(first.data(), toHost<T>(out.template as<>(), rows * packed).data(), first.size()));
+  }
   const auto got = toHost<T>(out.template as<>(), rows * packed);
   const auto pool = toHost<T>(problem.poolDevice.template as<>(), problem.pool.size());
   const size_t stride = inPlace ? problem.rowWidth : packed;
@@ -344,15 +359,16 @@ void checkSteps() {
   for (const uint32_t size : {64U, 128U}) {
     for (const uint32_t group : {1U, 2U, 3U, 4U, 8U}) {
       const Heads heads{2 * group, 2, size};
-      const auto single = group <= 2 ? AttentionPath::kDecode : AttentionPath::kPrefill;
       checkStep<T>("prompts", heads, ragged, {{AttentionPath::kFreshPrefill, 0, all}}, 0, random);
       checkStep<T>("later parts", heads, continued, {{AttentionPath::kWidePrefill, 0, 5}}, 0, random);
-      checkStep<T>("tokens and prompts", heads, mixed, {{single, 0, 3}, {AttentionPath::kFreshPrefill, 3, 3}},
-                   0, random);
-      checkStep<T>("tokens and later parts", heads, mixedLater,
-                   {{single, 0, 3}, {AttentionPath::kWidePrefill, 3, 3}}, 0, random);
-      checkStep<T>("tokens and windows", heads, mixedLater, {{single, 0, 3}, {AttentionPath::kPrefill, 3, 3}},
-                   50, random);
+      for (const AttentionPath single : {AttentionPath::kPrefill, AttentionPath::kDecode}) {
+        checkStep<T>("tokens and prompts", heads, mixed,
+                     {{single, 0, 3}, {AttentionPath::kFreshPrefill, 3, 3}}, 0, random);
+        checkStep<T>("tokens and later parts", heads, mixedLater,
+                     {{single, 0, 3}, {AttentionPath::kWidePrefill, 3, 3}}, 0, random);
+        checkStep<T>("tokens and windows", heads, mixedLater,
+                     {{single, 0, 3}, {AttentionPath::kPrefill, 3, 3}}, 50, random);
+      }
     }
     std::vector<Sequence> lengths;
     for (int32_t length = 1; length <= 300; ++length) lengths.push_back({0, length});
@@ -360,6 +376,41 @@ void checkSteps() {
     checkStep<T>("prompts of 1 to 300", {4, 1, size}, lengths, {{AttentionPath::kFreshPrefill, 0, 300}}, 0,
                  random);
   }
+}
+
+// Steps of generated tokens alone, cut among warps and not, which rotate and append themselves.
+template <class T>
+void checkTokens() {
+  std::mt19937 random(7);
+  std::vector<Sequence> ragged;
+  for (const int32_t cached : {0, 1, 14, 15, 16, 17, 31, 100, 127, 500, 1023, 2047, 4095, 9001})
+    ragged.push_back({cached, 1});
+  std::vector<Sequence> even(700, {191, 1});
+  std::vector<Sequence> mostlyShort(100, {20, 1});
+  mostlyShort.push_back({12000, 1});
+  const auto check = [&](const char* name, Heads heads, const std::vector<Sequence>& list, int32_t window) {
+    checkStep<T>(name, heads, list, {{AttentionPath::kDecode, 0, static_cast<uint32_t>(list.size())}},
+                 window, random);
+  };
+  for (const uint32_t size : {64U, 128U}) {
+    for (const uint32_t group : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 8U}) {
+      check("tokens", {2 * group, 2, size}, ragged, 0);
+      check("tokens in a window", {2 * group, 2, size}, ragged, 50);
+    }
+    check("one token", {32, 8, size}, {{2000, 1}}, 0);
+    check("the first token", {32, 8, size}, {{0, 1}}, 0);
+    check("many tokens", {32, 8, size}, even, 0);
+    check("a long one among short ones", {12, 3, size}, mostlyShort, 0);
+    check("as many KV heads as heads", {32, 32, size}, mostlyShort, 0);
+  }
+}
+
+TEST(TokensBFloat16) {
+  checkTokens<__nv_bfloat16>();
+}
+
+TEST(TokensFloat16) {
+  checkTokens<__half>();
 }
 
 TEST(StepsBFloat16) {

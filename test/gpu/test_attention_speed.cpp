@@ -44,7 +44,8 @@ class Speed {
     cuda(cudaStreamCreate(stream_.put()));
   }
 
-  enum class Rotation { kNone, kPacked, kInPlace };
+  // kItself: the attention kernel does it.
+  enum class Rotation { kNone, kPacked, kInPlace, kItself };
 
   // Microseconds a layer; `path` may be none.
   double measure(Rotation rotation, const AttentionPath* path) {
@@ -59,11 +60,8 @@ class Speed {
       args.heads = heads_.heads;
       args.kvHeads = heads_.kvHeads;
       args.pageSize = kPageSize;
-      const auto make = *path == AttentionPath::kDecode         ? kernels_->planDecode
-                        : *path == AttentionPath::kFreshPrefill ? kernels_->planFreshPrefill
-                        : *path == AttentionPath::kWidePrefill  ? kernels_->planWidePrefill
-                                                                : kernels_->planPrefill;
-      cuda(make(workspaces_.part(0), args, &plan, stream_.get()));
+      args.cudaGraph = tables_.rows() == tables_.batch();
+      cuda((*kernels_)[*path].plan(workspaces_.part(0), args, &plan, stream_.get()));
       cuda(cudaStreamSynchronize(stream_.get()));
     }
     const size_t layers = std::max<size_t>(sets_, tables_.rows() > 4096 ? 4 : 24 / sets_ * sets_);
@@ -140,11 +138,11 @@ class Speed {
     args.heads = heads_.heads;
     args.overlap = true;
     const bool inPlace =
-        rotation == Rotation::kInPlace || (path != nullptr && *path == AttentionPath::kFreshPrefill);
+        rotation == Rotation::kInPlace || rotation == Rotation::kItself || (path != nullptr && *path == AttentionPath::kFreshPrefill);
     args.qOut = inPlace ? static_cast<void*>(qkv) : rotated_.as<char>() + set * outBytes_;
     args.qOutStride = inPlace ? args.rowStride : 0;
     args.kOut = inPlace ? qkv + keys : nullptr;
-    if (rotation != Rotation::kNone) cuda(kernels_->ropeAppend(args, stream_.get()));
+    if (rotation != Rotation::kNone && rotation != Rotation::kItself) cuda(kernels_->ropeAppend(args, stream_.get()));
     if (path == nullptr) return;
     kernels::AttentionArgs attention;
     attention.q = args.qOut;
@@ -161,11 +159,8 @@ class Speed {
     attention.heads = args.heads;
     attention.scale = 1 / std::sqrt(static_cast<float>(heads_.size));
     attention.overlap = true;
-    const auto attend = *path == AttentionPath::kDecode         ? kernels_->runDecode
-                        : *path == AttentionPath::kFreshPrefill ? kernels_->runFreshPrefill
-                        : *path == AttentionPath::kWidePrefill  ? kernels_->runWidePrefill
-                                                                : kernels_->runPrefill;
-    cuda(attend(workspaces_.part(0), plan, attention, stream_.get()));
+    attention.cosSin = rotation == Rotation::kItself ? args.cosSin : nullptr;
+    cuda((*kernels_)[*path].run(workspaces_.part(0), plan, attention, stream_.get()));
   }
 
   Heads heads_;
@@ -184,16 +179,8 @@ void printSpeed(const char* name, Heads heads) {
       "# %s, microseconds a layer: rotation and append (GB/s) | in place || attention over pages | over the step's rows || "
       "both, over pages | over the step's rows\n",
       name);
-  const auto single = heads.heads / heads.kvHeads <= 2 ? AttentionPath::kDecode : AttentionPath::kPrefill;
   const auto wide = AttentionPath::kWidePrefill;
   const auto fresh = AttentionPath::kFreshPrefill;
-  for (const int32_t rows : {1, 64, 256}) {
-    Speed speed(heads, std::vector<Sequence>(static_cast<size_t>(rows), {500, 1}));
-    const double ours = speed.measure(Rotation::kPacked, nullptr);
-    std::printf("# %5d tokens: %7.2f (%5.0f) |         || %8.2f |          || %8.2f\n", rows, ours,
-                speed.bytes() / ours / 1e3, speed.measure(Rotation::kNone, &single),
-                speed.measure(Rotation::kPacked, &single));
-  }
   for (const int32_t rows : {128, 256, 512, 1024, 2048, 8192}) {
     const int32_t length = std::min(rows, 2048);
     Speed speed(heads, std::vector<Sequence>(static_cast<size_t>(rows / length), {0, length}));
@@ -203,6 +190,45 @@ void printSpeed(const char* name, Heads heads) {
                 speed.measure(Rotation::kNone, &wide), speed.measure(Rotation::kNone, &fresh),
                 speed.measure(Rotation::kPacked, &wide), speed.measure(Rotation::kInPlace, &fresh));
   }
+}
+
+// `spread`: lengths are drawn uniformly from 128 to `length`.
+void printTokens(const char* name, Heads heads) {
+  using Rotation = Speed::Rotation;
+  const auto other = AttentionPath::kPrefill;
+  const auto decode = AttentionPath::kDecode;
+  std::printf(
+      "# %s, tokens, microseconds a layer: prefill tiles || decode (share of 4.3 TB/s) || with rotation and append: tiles | "
+      "decode behind it | decode doing it itself\n",
+      name);
+  for (const int32_t rows : {1, 8, 64, 256}) {
+    for (const int32_t length : {128, 192, 500, 1500, -2000, 8000}) {
+      if (static_cast<int64_t>(rows) * std::abs(length) * heads.kvHeads * heads.size > (int64_t{1} << 31)) continue;
+      std::mt19937 random(4);
+      std::vector<Sequence> sequences(static_cast<size_t>(rows), {std::abs(length), 1});
+      double tokens = 0;
+      for (Sequence& each : sequences) {
+        if (length < 0) each.cached = std::uniform_int_distribution<int32_t>(128, -length)(random);
+        tokens += each.cached + 1;
+      }
+      Speed speed(heads, sequences);
+      const double bytes = tokens * heads.kvHeads * heads.size * 4;
+      const double alone = speed.measure(Rotation::kNone, &decode);
+      std::printf("# %4d x %5d: %8.2f || %8.2f (%3.0f%%) || %8.2f | %8.2f | %8.2f\n", rows, length,
+                  speed.measure(Rotation::kNone, &other), alone, bytes / alone / 4.3e4,
+                  speed.measure(Rotation::kPacked, &other), speed.measure(Rotation::kPacked, &decode),
+                  speed.measure(Rotation::kItself, &decode));
+      std::fflush(stdout);
+    }
+  }
+}
+
+TEST(SpeedOfTokens) {
+  printTokens("Llama-3-8B", {32, 8, 128});
+  printTokens("Llama-2-7B", {32, 32, 128});
+  printTokens("group of 2", {32, 16, 128});
+  printTokens("group of 8", {32, 4, 128});
+  printTokens("Llama-3.2-1B", {32, 8, 64});
 }
 
 TEST(SpeedOfALayersAttention) {

@@ -1,5 +1,6 @@
 #include "tensorrt/kernels/attention.h"
 
+#include "tensorrt/kernels/decode.h"
 #include "tensorrt/kernels/fi_units.h"
 #include "tensorrt/kernels/plain_attention.h"
 #include "tensorrt/kernels/rope_append.h"
@@ -8,29 +9,31 @@ namespace nt::kernels {
 
 namespace {
 
-template <DType Type, uint32_t HeadDim>
-constexpr AttentionKernels kFlashInfer = {
-    ropeAppend<Type, HeadDim>,
-    fi::Decode<Type, HeadDim>::plan,
-    fi::Decode<Type, HeadDim>::run,
-    fi::Prefill<Type, HeadDim>::plan,
-    fi::Prefill<Type, HeadDim>::run,
-    /*needsPlan=*/true,
+template <class Kernels>
+constexpr AttentionKernels::Path kPath = {Kernels::plan, Kernels::run};
+template <class Kernels>
 #ifdef NT_WIDE_PREFILL
-    fi::WidePrefill<Type, HeadDim>::plan,
-    fi::WidePrefill<Type, HeadDim>::run,
-    fi::FreshPrefill<Type, HeadDim>::plan,
-    fi::FreshPrefill<Type, HeadDim>::run,
+constexpr AttentionKernels::Path kHopperPath = kPath<Kernels>;
+#else
+constexpr AttentionKernels::Path kHopperPath;
 #endif
+
+// In the order of AttentionPath.
+template <DType Type, uint32_t HeadDim>
+constexpr AttentionKernels kSixteenBit = {
+    ropeAppend<Type, HeadDim>,
+    {kPath<fi::Prefill<Type, HeadDim>>, kHopperPath<fi::WidePrefill<Type, HeadDim>>,
+     kHopperPath<fi::FreshPrefill<Type, HeadDim>>, kPath<Decode<Type, HeadDim>>},
+    /*plans=*/true,
 };
 
 template <DType Type>
-const AttentionKernels* findFlashInfer(uint32_t headDim) noexcept {
+const AttentionKernels* findSixteenBit(uint32_t headDim) noexcept {
   switch (headDim) {
     case 64:
-      return &kFlashInfer<Type, 64>;
+      return &kSixteenBit<Type, 64>;
     case 128:
-      return &kFlashInfer<Type, 128>;
+      return &kSixteenBit<Type, 128>;
     default:
       return nullptr;
   }
@@ -40,8 +43,8 @@ const AttentionKernels* findFlashInfer(uint32_t headDim) noexcept {
 
 const AttentionKernels* findAttentionKernels(DType type, uint32_t headDim, bool plain) noexcept {
   if (!plain) {
-    const AttentionKernels* kernels = type == DType::kBF16  ? findFlashInfer<DType::kBF16>(headDim)
-                                      : type == DType::kF16 ? findFlashInfer<DType::kF16>(headDim)
+    const AttentionKernels* kernels = type == DType::kBF16  ? findSixteenBit<DType::kBF16>(headDim)
+                                      : type == DType::kF16 ? findSixteenBit<DType::kF16>(headDim)
                                                             : nullptr;
     if (kernels != nullptr) return kernels;
   }

@@ -1,9 +1,9 @@
 // Attention over a paged KV cache: rotary embedding + append, and attention of query rows over pages.
 //
-// Two families sit behind one table. FlashInfer's kernels (16-bit types; head size 64 or 128)
-// plan a step on the host and run it on each layer. The plain kernels (any head size that is a multiple of
-// 32, up to 256; float32 too) need no plan: they are the verification path and the fallback for head sizes
-// FlashInfer does not have.
+// Two families sit behind one table. FlashInfer's prefill kernels and a decode kernel of ours (16-bit types;
+// head size 64 or 128) plan a step on the host and run it on each layer. The plain kernels (any head size
+// that is a multiple of 32, up to 256; float32 too) need no plan: they are the verification path and the
+// fallback for head sizes that those do not have.
 //
 // Layout of the cache (NHD): element (page, token, head, d) of K lies at page * pageStride + token *
 // tokenStride
@@ -26,6 +26,20 @@
 
 #include "core/dtype.h"
 
+namespace nt {
+
+// What the sequences of a step, or of a part of it, go through.
+enum class AttentionPath : uint8_t {
+  kPrefill,       // any number of rows a sequence, on tensor cores, in tiles of at least 16 query rows
+  kWidePrefill,   // on Hopper, many rows a sequence: faster, without a window and outside graphs
+  kFreshPrefill,  // likewise, for sequences that have nothing in the cache but the step's own rows: faster
+                  // still, as rows that follow one another need no look-up of pages
+  kDecode,        // one row a sequence: row i is sequence i; see decode_plan.h for what it takes
+};
+inline constexpr size_t kAttentionPaths = 4;
+
+}  // namespace nt
+
 namespace nt::kernels {
 
 struct PagedKv {
@@ -42,8 +56,8 @@ struct PagedKv {
   uint32_t pageSize = 0;
 };
 
-// Scratch of FlashInfer's split-KV scheme. One set serves all layers of a step: they run one after another on
-// one stream.
+// Scratch of sequences whose keys are split among blocks. One set serves all layers of a step: they run one
+// after another on one stream.
 struct Workspace {
   void* floats = nullptr;  // partial outputs and their log-sum-exps
   size_t floatBytes = 0;
@@ -52,8 +66,8 @@ struct Workspace {
   size_t intBytes = 0;
 };
 
-// A step's schedule: offsets into the workspace and the launch shape. Plain data; what it holds is
-// FlashInfer's affair.
+// A step's schedule: offsets into the workspace and the launch shape. Plain data; what it holds is the
+// kernel's affair.
 struct Plan {
   std::array<int64_t, 16> values{};
   int32_t count = 0;
@@ -62,7 +76,7 @@ struct Plan {
 struct PlanArgs {
   const int32_t* qIndptr = nullptr;      // host, [batch + 1] rows of each sequence
   const int32_t* kvIndptr = nullptr;     // host, [batch + 1] pages of each sequence
-  const int32_t* lastPageLen = nullptr;  // host, [batch], as in PagedKv; planWidePrefill's
+  const int32_t* lastPageLen = nullptr;  // host, [batch], as in PagedKv; wide prefill's and decode's
   uint32_t rows = 0;                     // rows of the graph, padding included; >= qIndptr[batch], >= batch
   uint32_t batch = 0;
   uint32_t heads = 0;
@@ -101,11 +115,14 @@ struct RopeAppendArgs {
 struct AttentionArgs {
   const void* q = nullptr;  // [rows, heads, headDim], rotated, rows `qStride` apart
   int64_t qStride = 0;      // elements; 0: packed
-  // The sequences' own rows, where these are all there is: [rows, kvHeads, headDim], rows `kvStride` apart, k
-  // rotated. runFreshPrefill's, which reads no page.
+  // The sequences' own rows: [rows, kvHeads, headDim], rows `kvStride` apart. Fresh prefill's, which reads no
+  // page, with k rotated; decode's where `cosSin` is set.
   const void* k = nullptr;
   const void* v = nullptr;
   int64_t kvStride = 0;  // elements
+  // As in RopeAppendArgs: decode rotates q and k and appends k and v itself. Null where ropeAppend ran
+  // before.
+  const float* cosSin = nullptr;
   // [rows, heads, headDim] packed. Rows of padding: FlashInfer's prefill leaves them as they were, the others
   // write finite values.
   void* out = nullptr;
@@ -128,27 +145,21 @@ struct AttentionKernels {
   using PlanFn = cudaError_t (*)(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
   using RunFn = cudaError_t (*)(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
 
+  struct Path {
+    PlanFn plan = nullptr;  // null where it was not compiled, or the family does not have it
+    RunFn run = nullptr;
+  };
+
   cudaError_t (*ropeAppend)(const RopeAppendArgs&, cudaStream_t) noexcept;
-  // One row a sequence, on CUDA cores: row i is sequence i.
-  PlanFn planDecode;
-  RunFn runDecode;
-  // Any number of rows a sequence, on tensor cores. Where each sequence has one row, tiles of 16 query heads:
-  // the decode path of large groups.
-  PlanFn planPrefill;
-  RunFn runPrefill;
-  bool needsPlan;
-  // On Hopper, for sequences of many rows each: faster than runPrefill, without a window and outside graphs.
-  // Null where it was not compiled.
-  PlanFn planWidePrefill = nullptr;
-  RunFn runWidePrefill = nullptr;
-  // The same for sequences that have nothing in the cache but the step's own rows: faster still, as rows that
-  // follow one another need no look-up of pages.
-  PlanFn planFreshPrefill = nullptr;
-  RunFn runFreshPrefill = nullptr;
+  std::array<Path, kAttentionPaths> paths;  // by AttentionPath
+  // Whether what it runs was planned. Decode of those that plan can rotate and append, too.
+  bool plans;
+
+  const Path& operator[](AttentionPath path) const noexcept { return paths[static_cast<size_t>(path)]; }
 };
 
-// The kernels for a type and head size, or nullptr where no family covers the pair. FlashInfer's come first;
-// `plain` asks for the plain family regardless.
+// The kernels for a type and head size, or nullptr where no family covers the pair. Those that plan come
+// first; `plain` asks for the plain family regardless.
 const AttentionKernels* findAttentionKernels(DType type, uint32_t headDim, bool plain = false) noexcept;
 
 }  // namespace nt::kernels

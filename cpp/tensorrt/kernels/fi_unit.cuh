@@ -24,26 +24,6 @@
       FLASHINFER_ERROR("head size not compiled in"); \
   }
 
-#define NT_GROUP_CASE(value, GROUP_SIZE, ...) \
-  case value: {                               \
-    constexpr size_t GROUP_SIZE = value;      \
-    __VA_ARGS__                               \
-  } break;
-#undef DISPATCH_GQA_GROUP_SIZE
-#define DISPATCH_GQA_GROUP_SIZE(value, GROUP_SIZE, ...)     \
-  switch (value) {                                          \
-    NT_GROUP_CASE(1, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(2, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(3, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(4, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(5, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(6, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(7, GROUP_SIZE, __VA_ARGS__)               \
-    NT_GROUP_CASE(8, GROUP_SIZE, __VA_ARGS__)               \
-    default:                                                \
-      FLASHINFER_ERROR("query group size not compiled in"); \
-  }
-
 #undef DISPATCH_CTA_TILE_Q
 #define DISPATCH_CTA_TILE_Q(value, CTA_TILE_Q, ...)   \
   switch (value) {                                    \
@@ -68,7 +48,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <flashinfer/attention/default_decode_params.cuh>
 #include <flashinfer/attention/default_prefill_params.cuh>
 #include <flashinfer/attention/scheduler.cuh>
 #include <flashinfer/attention/variants.cuh>

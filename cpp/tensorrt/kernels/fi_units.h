@@ -7,12 +7,6 @@
 namespace nt::kernels::fi {
 
 template <DType Type, uint32_t HeadDim>
-struct Decode {
-  static cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
-  static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;
-};
-
-template <DType Type, uint32_t HeadDim>
 struct Prefill {
   static cudaError_t plan(const Workspace&, const PlanArgs&, Plan*, cudaStream_t) noexcept;
   static cudaError_t run(const Workspace&, const Plan&, const AttentionArgs&, cudaStream_t) noexcept;

@@ -170,7 +170,10 @@ cudaError_t run(const Workspace&, const Plan&, const AttentionArgs& args, cudaSt
 
 template <class T, uint32_t HeadDim>
 constexpr AttentionKernels kPlain = {
-    ropeAppend<T, HeadDim>, plan, run<T, HeadDim>, plan, run<T, HeadDim>, /*needsPlan=*/false,
+    ropeAppend<T, HeadDim>,
+    // In the order of AttentionPath.
+    {{{plan, run<T, HeadDim>}, {}, {}, {plan, run<T, HeadDim>}}},
+    /*plans=*/false,
 };
 
 template <class T>

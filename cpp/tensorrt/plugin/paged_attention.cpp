@@ -254,7 +254,15 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   append.rows = rows;
   append.heads = static_cast<uint32_t>(heads);
   append.overlap = step.overlap;
-  if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) return status;
+  // Its own rows are all that it has to rotate.
+  const bool rotatesItself =
+      kernels->plans && step.partCount == 1 && step.parts[0].path == AttentionPath::kDecode;
+  if (rotatesItself) {
+    append.qOut = q;
+    append.qOutStride = append.rowStride;
+  } else if (const cudaError_t status = kernels->ropeAppend(append, stream); status != cudaSuccess) {
+    return status;
+  }
 
   kernels::AttentionArgs attention;
   attention.batchIndices = step.batchIndices;
@@ -264,6 +272,7 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   attention.scale = params.scale;
   attention.window = params.window;
   attention.overlap = step.overlap;
+  attention.cosSin = rotatesItself ? append.cosSin : nullptr;
   attention.qStride = append.qOutStride;
   attention.kvStride = append.rowStride;
   const int64_t outBytes = heads * headDim * elementBytes;
@@ -271,10 +280,7 @@ int32_t runPagedAttention(const PagedAttentionParams& params, const StepState& s
   const int64_t inputBytes = append.rowStride * elementBytes;
   for (uint32_t i = 0; i < step.partCount; ++i) {
     const AttentionPart& part = step.parts[i];
-    const auto run = part.path == AttentionPath::kDecode         ? kernels->runDecode
-                     : part.path == AttentionPath::kFreshPrefill ? kernels->runFreshPrefill
-                     : part.path == AttentionPath::kWidePrefill  ? kernels->runWidePrefill
-                                                                 : kernels->runPrefill;
+    const auto run = (*kernels)[part.path].run;
     if (run == nullptr) return kPluginNoKernel;
     attention.q = static_cast<char*>(append.qOut) + part.firstRow * queryBytes;
     attention.k = k + part.firstRow * inputBytes;

@@ -15,13 +15,6 @@
 
 namespace nt {
 
-enum class AttentionPath : uint8_t {
-  kPrefill,       // any number of rows a sequence
-  kWidePrefill,   // the same, for many rows a sequence; see kernels::AttentionKernels
-  kFreshPrefill,  // likewise, for sequences that begin with this step
-  kDecode,        // one row a sequence; row i is sequence i
-};
-
 // Sequences of a step, in a row, that one kernel takes.
 struct AttentionPart {
   AttentionPath path = AttentionPath::kPrefill;

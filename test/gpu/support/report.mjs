@@ -37,15 +37,17 @@ export function verify(name, { skip: own = skip, timeout = 180_000 } = {}, body)
   if (own !== false) tests.push({ name, skipped: own })
 }
 
+/** Of the first GPU that this process may use: others may be at work for somebody else. */
 function nvidiaSmi(query) {
+  const visible = process.env.CUDA_VISIBLE_DEVICES
   try {
-    return execFileSync('nvidia-smi', [`--query-gpu=${query}`, '--format=csv,noheader,nounits'], { encoding: 'utf8' }).trim()
+    return execFileSync('nvidia-smi', [...(visible ? ['-i', visible.split(',')[0]] : []), `--query-gpu=${query}`, '--format=csv,noheader,nounits'], { encoding: 'utf8' }).trim()
   } catch {
     return undefined
   }
 }
 
-/** Device memory in use on GPU 0, in MiB; undefined where there is no GPU. */
+/** Device memory in use on it, in MiB; undefined where there is no GPU. */
 export function deviceMemoryMiB() {
   const used = nvidiaSmi('memory.used')
   return used === undefined ? undefined : Number(used.split('\n')[0])

@@ -20,6 +20,7 @@
 #include "fake_gpu.h"
 #include "tensorrt/cublas_linear.h"
 #include "tensorrt/kernel_segment.h"
+#include "tensorrt/kernels/gated_linear.h"
 
 namespace {
 
@@ -159,6 +160,26 @@ SegmentShape layerOf(int32_t heads, int32_t headDim, bool biases) {
     shape.weightShapes.push_back({n, width});
     if (biases) shape.weightShapes.push_back({1, n});
   }
+  return shape;
+}
+
+// A decoder layer as models have it; the fake GPU does not run its norms and activation.
+SegmentShape decoderLayer(int32_t width) {
+  SegmentShape shape = layerOf(2, width / 2, false);
+  const LinearOp product{{"w"}, {}};
+  shape.nodes = {{RmsNormOp{"n", 1e-5F}, {0}, 1},
+                 {product, {1}, 2},
+                 {shape.nodes[1].op, {2}, 3},
+                 {product, {3}, 4},
+                 {AddOp{}, {0, 4}, 5},
+                 {RmsNormOp{"n", 1e-5F}, {5}, 6},
+                 {product, {6}, 7},
+                 {GatedActivationOp{}, {7}, 8},
+                 {product, {8}, 9},
+                 {AddOp{}, {5, 9}, 10}};
+  const int32_t w = width;
+  shape.widths = {w, w, 3 * w, w, w, w, w, 4 * w, 2 * w, w, w};
+  shape.weightShapes = {{1, w}, {3 * w, w}, {w, w}, {1, w}, {4 * w, w}, {w, 2 * w}};
   return shape;
 }
 
@@ -421,30 +442,50 @@ TEST(aSegmentChoosesAndWarmsUpEverySize) {
   }
 }
 
-// Of a decoder layer as models have it; the fake GPU does not run its norms and activation.
 TEST(aSegmentWithNormsAndAGateHasPlaceForPadding) {
   const Fixture fixture;
   const auto linear = library(DType::kF16);
-  SegmentShape shape = layerOf(2, 4, false);
-  const LinearOp product{{"w"}, {}};
-  shape.nodes = {{RmsNormOp{"n", 1e-5F}, {0}, 1},
-                 {product, {1}, 2},
-                 {shape.nodes[1].op, {2}, 3},
-                 {product, {3}, 4},
-                 {AddOp{}, {0, 4}, 5},
-                 {RmsNormOp{"n", 1e-5F}, {5}, 6},
-                 {product, {6}, 7},
-                 {GatedActivationOp{}, {7}, 8},
-                 {product, {8}, 9},
-                 {AddOp{}, {5, 9}, 10}};
-  shape.widths = {8, 8, 24, 8, 8, 8, 8, 32, 16, 8, 8};
-  shape.weightShapes = {{1, 8}, {24, 8}, {8, 8}, {1, 8}, {32, 8}, {8, 16}};
-  const auto segment = KernelSegment::create(shape, DType::kF16, linear.get(), {1, 200});
+  const SegmentShape shape = decoderLayer(8);
+  const auto segment = KernelSegment::create(shape, DType::kF16, linear.get(), {1, 190});
   REQUIRE(segment != nullptr);
   CHECK(segment->usesCublas());
-  CHECK_EQ(standIn().heuristics, 4 * static_cast<int32_t>(sizesUpTo(200).size()));
+  CHECK_EQ(standIn().heuristics, 4 * static_cast<int32_t>(sizesUpTo(190).size()));
   // qkv, attention's result, the first sum, the activation; rotated q, a norm's result, gate and up.
-  CHECK(segment->scratchBytes() >= uint64_t{224} * (24 + 8 + 8 + 16 + 8 + 8 + 32) * 2);
+  CHECK(segment->scratchBytes() >= uint64_t{192} * (24 + 8 + 8 + 16 + 8 + 8 + 32) * 2);
+}
+
+TEST(gateAndUpRunTogetherWherePairsOfTilesAreFull) {
+  for (const int32_t rows : {224, 256, 448, 480, 512, 768, 1024, 1216, 2048, 4096, 8192})
+    CHECK(kernels::gatedLinearPays(rows));
+  for (const int32_t rows : {0, 1, 16, 128, 223, 257, 300, 447, 513, 704, 2049, 2112}) {
+    CHECK(!kernels::gatedLinearPays(rows));
+  }
+  for (int32_t rows = 4865; rows <= 8192; ++rows) CHECK(kernels::gatedLinearPays(rows));
+}
+
+// Neither is a product chosen nor memory held for it where gate and up run together.
+TEST(aSegmentNeedsNoProductOfGateAndUpThatRunTogether) {
+  const Fixture fixture;
+  const auto linear = library(DType::kF16);
+  const auto segment = KernelSegment::create(decoderLayer(16), DType::kF16, linear.get(), {1, 1024});
+  REQUIRE(segment != nullptr);
+  CHECK(segment->usesCublas());
+  // The module may be built without the kernel.
+  const bool fits = kernels::gatedLinearFits(DType::kF16, kernels::LinearGate::kSilu, 32, 16);
+  int32_t products = 0;
+  int32_t largest = 0;
+  const std::vector<int32_t> sizes = sizesUpTo(1024);
+  for (const int32_t size : sizes) {
+    if (fits && kernels::gatedLinearPays(size)) continue;
+    ++products;
+    largest = size;
+  }
+  CHECK_EQ(products, fits ? 21 : 28);
+  CHECK_EQ(standIn().heuristics, 3 * static_cast<int32_t>(sizes.size()) + products);
+  const auto others = uint64_t{1024} * (48 + 16 + 16 + 32 + 16 + 16) * 2;
+  const uint64_t product = static_cast<uint64_t>(largest) * 64 * 2;
+  CHECK(segment->scratchBytes() >= others + product);
+  CHECK(segment->scratchBytes() <= others + product + 7 * 256);
 }
 
 TEST(aSegmentGoesWithoutCublas) {

@@ -248,7 +248,7 @@ TEST(tablesOfAMixedStep) {
   entries[1].mask = 5;
   const TableLayout layout(6, 3, 4);
   std::vector<int32_t> block(layout.kvIndices + 16, -77);
-  const size_t used = fillTables(step, entries, layout, 16, false, block.data());
+  const size_t used = fillTables(step, entries, layout, 16, block.data());
   const auto at = [&](size_t offset, size_t count) {
     return std::vector<int32_t>(block.begin() + static_cast<long>(offset),
                                 block.begin() + static_cast<long>(offset + count));
@@ -269,7 +269,7 @@ TEST(tablesOfAMixedStep) {
   CHECK_EQ(block[used], -77);
 }
 
-TEST(paddedDecodeRowsAreSequencesOfTheirOwn) {
+TEST(sequencesOfPaddingHaveNeitherRowsNorPages) {
   StepBatch step;
   step.packed = {0, -1};
   const std::span<const int32_t> packed = step.packed;
@@ -281,9 +281,9 @@ TEST(paddedDecodeRowsAreSequencesOfTheirOwn) {
   step.tokens = packed.subspan(1);
   const TableLayout layout(4, 4, 4);
   std::vector<int32_t> block(layout.kvIndices + 4);
-  fillTables(step, {}, layout, 16, true, block.data());
+  fillTables(step, {}, layout, 16, block.data());
   for (size_t i = 0; i <= 4; ++i) {
-    CHECK_EQ(block[layout.qIndptr + i], static_cast<int32_t>(i));
+    CHECK_EQ(block[layout.qIndptr + i], i == 0 ? 0 : 1);
     CHECK_EQ(block[layout.kvIndptr + i], i == 0 ? 0 : 1);
   }
   CHECK_EQ(block[layout.lastPageLen], 16);
@@ -307,7 +307,7 @@ TEST(sequencesBehindTheLeadingSinglesAreCountedFromTheirFirstRow) {
   CHECK_EQ(leadingSingles(step), 2);
   const TableLayout layout(7, 5, 0);
   std::vector<int32_t> block(layout.kvIndices + 8, -77);
-  fillTables(step, {}, layout, 16, false, block.data());
+  fillTables(step, {}, layout, 16, block.data());
   const std::vector<int32_t> expected = {0, 3, 4, 5, -77, -77};
   for (size_t i = 0; i < expected.size(); ++i) CHECK_EQ(block[layout.wideIndptr + i], expected[i]);
   step.sequences.erase(step.sequences.begin() + 2);
