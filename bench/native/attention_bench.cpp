@@ -1,4 +1,4 @@
-// Decode attention by itself: FlashInfer's decode kernel against its prefill kernel with tiles of 16, in a
+// Decode attention by itself: our decode kernel against FlashInfer's prefill kernel with tiles of 16, in a
 // CUDA graph.
 //
 // A graph holds many launches, each on pages of its own, so that a replay reads more than the L2 cache holds.
