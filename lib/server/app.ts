@@ -2,6 +2,7 @@
 import { type Context, Hono } from 'hono'
 import { ApiError, refusalError, toApiError } from './errors'
 import { Exchange, type NodePair } from './http/exchange'
+import { partAnswer } from './http/part_answer'
 import { discardBody } from './http/unread'
 import { type Route, ROUTES } from './routes'
 import type { Services } from './services'
@@ -80,7 +81,8 @@ export function createApp(services: Services, live: Set<Exchange>, onEnd: () => 
     exchange.route = name
     try {
       if (services.security !== undefined) {
-        const caller = await services.security.authenticate(exchange)
+        const given = services.security.authenticate(exchange)
+        const caller = await partAnswer(exchange, services, given, services.limits.requestTimeoutMs, 'authenticate() of "security"')
         if ('refusal' in caller) throw refusalError(caller.refusal)
         exchange.caller = caller
       }

@@ -15,6 +15,8 @@ export interface RequestHead {
   route: string
   /** Value of a header, by its lower-case name; undefined where it was not sent. */
   header: (name: string) => string | undefined
+  /** Aborts when the client goes away, when the server closes, and when the request has taken too long. */
+  signal: AbortSignal
 }
 
 /** Who a request comes from. */
@@ -45,7 +47,7 @@ export interface RequestLimits {
   maxPromptTokens: number
   /** Milliseconds that a body may take to arrive. */
   bodyTimeoutMs: number
-  /** Milliseconds from the call after which a request that runs still is given up. */
+  /** Milliseconds after which a request that runs still is given up: in `authenticate` (the server's own limit), then in generation or embedding. */
   requestTimeoutMs: number
   /** The most urgent priority that may be asked for; lower is more urgent. */
   minPriority: number
@@ -63,7 +65,10 @@ export interface Refusal {
 
 /** Decides who may do what. */
 export interface Security {
-  /** Called for every request, also for paths that are no routes, before its body is read. */
+  /**
+   * Called for every request, also for paths that are no routes, before its body is read. What it throws fails the request with 500; where its promise
+   * does not settle within the server's `requestTimeoutMs`, the request ends with 504. Either goes to `onError`.
+   */
   authenticate(request: RequestHead): Caller | { refusal: Refusal } | Promise<Caller | { refusal: Refusal }>
   /**
    * Called once a request was read: of one for work before admission, of one for tokens or their text before it is looked at.
@@ -162,7 +167,7 @@ export interface Telemetry {
   /** An HTTP request has come; `http` tells of its end. */
   httpStarted(): void
   http(facts: HttpFacts): void
-  /** Prometheus' text format. */
+  /** Prometheus' text format. Given up as `authenticate` is. */
   metrics(): Promise<{ contentType: string; body: string }>
   /** May be called twice. */
   close(): Promise<void>

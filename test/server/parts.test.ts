@@ -1,6 +1,7 @@
 /** Parts of a caller's own that throw: what they are told of goes on, and what they are asked for fails the one who asks. */
+import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { LLM } from '../../lib'
+import { LLM, type TensorRTError } from '../../lib'
 import { type Admission, type AdmissionTicket, createServer, type RequestTelemetry, type Security, type ServerOptions, type Telemetry } from '../../lib/server'
 import { eventsOf, MODEL } from './support'
 
@@ -92,6 +93,108 @@ it.each<[string, ServerOptions]>([
   ['admit', { admission: { ...ticketed({}), admit: throws } }],
 ])('what a part throws when it is asked fails the request with 500: %s', async (_, options) => {
   expect(await serveTwo(options)).toEqual({ statuses: [500, 500], done: [false, false], ids: ['whole', 'streamed'] })
+})
+
+describe('a part that never answers', () => {
+  const never = (): Promise<never> => new Promise(() => {})
+  interface Told {
+    code: string
+    message: string
+    id: string
+  }
+  const hung = (options: ServerOptions) => {
+    const told: Told[] = []
+    const onError = (error: unknown, id: string): void => void told.push({ ...(error as TensorRTError), code: (error as TensorRTError).code, message: (error as Error).message, id })
+    return { told, server: createServer(llm, { onError, ...options }) }
+  }
+
+  it('has the time of a request, which ends with 504; its connection serves the next', async () => {
+    const signals: AbortSignal[] = []
+    const security: Security = {
+      authenticate: ({ header, signal }) => {
+        if (header('x-who') === 'known') return {}
+        signals.push(signal)
+        return never()
+      },
+    }
+    const { told, server } = hung({ security, limits: { requestTimeoutMs: 40 } })
+    const { url } = await server.listen({ port: 0 })
+    try {
+      const body = JSON.stringify({ prompt: 'Once', max_tokens: 2 })
+      for (const [path, method] of [['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/nothing', 'GET']] as const) {
+        const response = await fetch(url + path, { method, headers: { 'content-type': 'application/json', 'x-request-id': path.replaceAll('/', '.') }, ...(method === 'POST' ? { body } : {}) })
+        expect(response.status, path).toBe(504)
+        expect(response.headers.get('x-should-retry')).toBe('false')
+        expect(await response.json()).toMatchObject({ error: { type: 'timeout_error', code: 'timeout', message: 'The request took too long' } })
+      }
+      expect(told.map(({ code, id }) => [code, id])).toEqual([['ERR_TIMEOUT', '.v1.completions'], ['ERR_TIMEOUT', '.v1.models'], ['ERR_TIMEOUT', '.nothing']])
+      expect(told[0]!.message).toContain('authenticate()')
+      expect(signals.map(({ aborted }) => aborted)).toEqual([true, true, true])
+      await expect.poll(() => server.pending).toBe(0)
+      expect((await fetch(`${url}/v1/models`, { headers: { 'x-who': 'known' } })).status).toBe(200)
+
+      const port = Number(new URL(url).port)
+      const answers = await new Promise<string>((resolve, reject) => {
+        let text = ''
+        const socket = connect(port, '127.0.0.1').setEncoding('utf8')
+        socket.on('data', (chunk: string) => (text += chunk)).on('error', reject).on('end', () => resolve(text))
+        const head = 'HTTP/1.1\r\nhost: x\r\n'
+        socket.write(`POST /v1/completions ${head}content-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+        socket.write(`GET /v1/models ${head}x-who: known\r\nconnection: close\r\n\r\n`)
+      })
+      expect(answers.match(/HTTP\/1\.1 \d+/g)).toEqual(['HTTP/1.1 504', 'HTTP/1.1 200'])
+    } finally {
+      await server.close()
+    }
+  })
+
+  it('is told of once, also where it fails afterwards', async () => {
+    let fail: (error: Error) => void
+    const { told, server } = hung({ security: { authenticate: () => new Promise((_, reject) => (fail = reject)) }, limits: { requestTimeoutMs: 20 } })
+    expect((await server.fetch(new Request('http://x/v1/models'))).status).toBe(504)
+    fail!(new Error('late'))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(told.map(({ code }) => code)).toEqual(['ERR_TIMEOUT'])
+    expect(server.pending).toBe(0)
+    await server.close()
+  })
+
+  it('is given up when the client leaves, and when the server closes, without a word to onError', async () => {
+    let asked = 0
+    let signal: AbortSignal | undefined
+    const { told, server } = hung({ security: { authenticate: (request) => ((signal = request.signal), asked++, never()) } })
+    const { url } = await server.listen({ port: 0 })
+    const leave = new AbortController()
+    const left = fetch(`${url}/v1/models`, { signal: leave.signal })
+    await expect.poll(() => asked).toBe(1)
+    leave.abort()
+    await expect(left).rejects.toThrow()
+    await expect.poll(() => server.pending).toBe(0)
+    expect(signal!.aborted).toBe(true)
+
+    const stayed = fetch(`${url}/v1/models`)
+    await expect.poll(() => asked).toBe(2)
+    await server.close()
+    expect((await stayed).status).toBe(503)
+    expect(told).toEqual([])
+  })
+
+  it('takes of the time that generation has', async () => {
+    const security: Security = { authenticate: () => new Promise((resolve) => setTimeout(resolve, 60, { limits: { requestTimeoutMs: 50 } })) }
+    const { told, server } = hung({ security })
+    const body = JSON.stringify({ prompt: 'Once', max_tokens: 900, ignore_eos: true })
+    const response = await server.fetch(new Request('http://x/v1/completions', { method: 'POST', headers: { 'content-type': 'application/json' }, body }))
+    expect(response.status).toBe(504)
+    expect(told).toEqual([])
+    await server.close()
+  })
+
+  it('of telemetry: /metrics ends with 504', async () => {
+    const { told, server } = hung({ telemetry: telling({ metrics: never }), limits: { requestTimeoutMs: 20 } })
+    expect((await server.fetch(new Request('http://x/metrics'))).status).toBe(504)
+    expect(told.map(({ code }) => code)).toEqual(['ERR_TIMEOUT'])
+    await server.close()
+  })
 })
 
 it('what onError throws is a warning of the process', async () => {

@@ -98,7 +98,7 @@ export function scheduleOf(
   return {
     priority,
     deadlineMs: headers.deadlineMs,
-    timeoutMs: limits.requestTimeoutMs === Infinity ? undefined : limits.requestTimeoutMs,
+    timeoutMs: limits.requestTimeoutMs === Infinity ? undefined : Math.max(limits.requestTimeoutMs - exchange.heldMs, 1),
     cacheSalt: saltOf(exchange.caller.cacheSalt, body.cache_salt),
   }
 }

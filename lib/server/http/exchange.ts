@@ -29,6 +29,8 @@ export class Exchange implements RequestHead {
   readonly startedAt: number
   /** When the last of its body came: what is slow before that is the client. */
   completeAt: number
+  /** Milliseconds that parts of a caller's own took to answer before its work began: of the time that it may take, they are gone. */
+  heldMs = 0
   route = 'other'
   caller: Caller = {}
   status = 0

@@ -17,6 +17,7 @@ const head = (headers: Record<string, string>, route = '/v1/completions'): Reque
   method: 'POST',
   route,
   header: (name) => headers[name],
+  signal: new AbortController().signal,
 })
 const facts = (model = 'm'): RequestFacts => requestFacts({ model, promptTokens: 3, maxTokens: 4, keyName: 'alice' })
 type Answer = Caller | { refusal: Refusal }
