@@ -1,6 +1,7 @@
 /** Chooses the backend of a model, sizes its KV cache and creates it. */
-import { freemem } from 'node:os'
+import { freemem, totalmem } from 'node:os'
 import { type ErrorCode, TensorRTError } from '../errors'
+import { kvPageBytes } from '../models'
 import { CpuBackend } from '../native'
 import type { Executor, ExecutorInfo } from '../scheduler'
 import { closeQuietly } from './death'
@@ -26,6 +27,14 @@ function freeMemory(): number {
     : free
 }
 
+/** Bytes that this process could have if nothing else ran. */
+function memoryLimit(): number {
+  const limit = process.constrainedMemory()
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
+}
+
+const mebibytes = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`
+
 type CpuOptions = Pick<
   CheckedLoadOptions,
   'pageSize' | 'numPages' | 'kvCacheMemory' | 'maxSequences' | 'maxStepTokens' | 'threads' | 'simd'
@@ -34,25 +43,39 @@ type CpuOptions = Pick<
 /**
  * @throws ERR_OUT_OF_MEMORY, ERR_WEIGHTS_MISSING, ERR_WEIGHTS_INVALID and what else {@link CpuBackend.create} throws
  */
-export function createCpu(model: ModelFolder, options: CpuOptions): Promise<Executor> {
-  const { pageSize, numPages, kvCacheMemory } = options
+export async function createCpu(model: ModelFolder, options: CpuOptions): Promise<Executor> {
+  const { graph } = model
+  const { pageSize, kvCacheMemory } = options
   const maxSlots = options.maxSequences ?? DEFAULT_SEQUENCES
-  return CpuBackend.create({
-    graph: model.graph,
-    files: model.weightFiles,
+  const numPages = kvPages(graph, CPU_KV_ELEMENT_BYTES, {
     pageSize,
-    numPages: kvPages(model.graph, CPU_KV_ELEMENT_BYTES, {
+    numPages: options.numPages,
+    kvCacheMemory,
+    maxSequences: maxSlots,
+    freeBytes: freeMemory(),
+  })
+  const kvBytes = numPages * kvPageBytes(graph, pageSize, CPU_KV_ELEMENT_BYTES)
+  const cache = `the KV cache was to take ${mebibytes(kvBytes)} for ${numPages * pageSize} tokens, of a context of ${graph.maxPositions} ("max_position_embeddings")`
+  const hint = `${cache}: give the bytes that it may take with "kvCacheMemory"`
+  const limit = memoryLimit()
+  if (kvBytes > limit) {
+    throw new TensorRTError('ERR_OUT_OF_MEMORY', `The KV cache does not fit into the memory: this process may use ${mebibytes(limit)}`, { hint })
+  }
+  try {
+    return await CpuBackend.create({
+      graph,
+      files: model.weightFiles,
       pageSize,
       numPages,
-      kvCacheMemory,
-      maxSequences: maxSlots,
-      freeBytes: freeMemory(),
-    }),
-    maxSlots,
-    maxStepTokens: options.maxStepTokens ?? Math.max(CPU_STEP_TOKENS, maxSlots),
-    threads: options.threads,
-    simd: options.simd,
-  })
+      maxSlots,
+      maxStepTokens: options.maxStepTokens ?? Math.max(CPU_STEP_TOKENS, maxSlots),
+      threads: options.threads,
+      simd: options.simd,
+    })
+  } catch (cause) {
+    if (!(cause instanceof TensorRTError) || cause.code !== 'ERR_OUT_OF_MEMORY') throw cause
+    throw new TensorRTError(cause.code, cause.message, { hint, cause })
+  }
 }
 
 /** Reasons why a GPU cannot be used for a model, as against failures of a GPU that can. */

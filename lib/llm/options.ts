@@ -244,7 +244,7 @@ export interface LLMOptions extends EngineOptions {
   backend?: BackendChoice | undefined
   /**
    * Bytes for the KV cache. Default on the CPU: what `maxSequences` full contexts take, but at most 1 GiB or a quarter of
-   * the free memory, and at least what one full context takes; on a GPU see `kvCacheFraction`.
+   * the free memory, and at least what one full context takes: give it where a model's context is longer than you need. On a GPU see `kvCacheFraction`.
    */
   kvCacheMemory?: number | undefined
   /** Pages of the KV cache, instead of `kvCacheMemory`. */
