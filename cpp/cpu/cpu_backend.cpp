@@ -318,6 +318,7 @@ Expected<std::unique_ptr<Backend>> create(const CpuOptions& options) {
   auto runner =
       Runner::create(**model, **kernels, **pool, options.pageSize, options.numPages, options.maxStepTokens);
   if (!runner) return runner.status();
+  addRopeTables(**model, size_t(options.pageSize) * size_t(options.numPages), **pool);
 
   BackendInfo info;
   info.name = "cpu";

@@ -240,12 +240,14 @@ Expected<std::unique_ptr<Model>> loadModel(std::string_view graphJson, const std
     model->nodes[i].node = &model->graph.nodes[i];
     if (Status status = loadWeights(model->graph.nodes[i], loader, model->nodes[i]); !status) return status;
   }
-  for (const Rope& rope : model->graph.ropes) {
-    model->ropes.push_back(makeRopeTable(rope, size_t(model->graph.maxPositions), pool));
-  }
   model->weightBytes = loader.bytes();
   BufferPlanner(*model, gatherCapacity).plan();
   return model;
+}
+
+void addRopeTables(Model& model, size_t kvTokens, ThreadPool& pool) {
+  const size_t positions = std::min(size_t(model.graph.maxPositions), kvTokens);
+  for (const Rope& rope : model.graph.ropes) model.ropes.push_back(makeRopeTable(rope, positions, pool));
 }
 
 }  // namespace nt::cpu

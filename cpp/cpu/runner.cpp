@@ -40,8 +40,8 @@ Expected<std::unique_ptr<Runner>> Runner::create(const Model& model, const Kerne
   if (!kvPool) return kvPool.status();
   runner->kvPool_ = std::move(*kvPool);
 
-  runner->scratchStride_ =
-      attendScratch(1, kAttendTile, size_t(graph.headDim), size_t(graph.maxPositions), size_t(pageSize));
+  const size_t positions = std::min(size_t(graph.maxPositions), size_t(pageSize) * size_t(numPages));
+  runner->scratchStride_ = attendScratch(1, kAttendTile, size_t(graph.headDim), positions, size_t(pageSize));
   auto scratch =
       MappedMemory::allocate(runner->scratchStride_ * size_t(pool.threads()) * sizeof(float), "attention");
   if (!scratch) return scratch.status();
