@@ -63,7 +63,7 @@ struct Model {
   size_t lastAttention = SIZE_MAX;  // its queries need to run for gathered rows alone
   std::vector<Buffer> buffers;
   std::vector<Crossing> crossings;
-  size_t logits = 0;  // buffer
+  size_t logits = 0;             // buffer
   std::vector<RopeTable> ropes;  // none before addRopeTables
   uint64_t weightBytes = 0;
 };
@@ -73,8 +73,8 @@ struct Model {
 Expected<std::unique_ptr<Model>> loadModel(std::string_view graphJson, const std::vector<std::string>& files,
                                            size_t gatherCapacity, ThreadPool& pool);
 
-// The model cannot run without them. No sequence has more positions than the KV cache has tokens, however long
-// a context the model's config names. Throws std::bad_alloc.
+// The model cannot run without them. No sequence has more positions than the KV cache has tokens, however
+// long a context the model's config names. Throws std::bad_alloc.
 void addRopeTables(Model& model, size_t kvTokens, ThreadPool& pool);
 
 }  // namespace nt::cpu
