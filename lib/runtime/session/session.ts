@@ -44,6 +44,9 @@ export interface TensorSignature {
 }
 
 const MAX_TIMER_MS = 2 ** 31 - 1
+/** Known to those alone who may make one. */
+const MAKER = Symbol('Session')
+
 /** Runs requests through a model. Made by `engine.createSession()` and {@link Session.load}. */
 export class Session implements AsyncDisposable {
   #backend: SessionBackend
@@ -73,7 +76,11 @@ export class Session implements AsyncDisposable {
   /** Until the session is ready. */
   #warmUp: WarmUp | undefined
 
-  private constructor(backend: SessionBackend, options: CheckedSessionOptions, fallback: BackendSource | undefined) {
+  private constructor(maker: symbol, backend: SessionBackend, options: CheckedSessionOptions, fallback: BackendSource | undefined) {
+    // For JavaScript, which knows no private constructors.
+    if (maker !== MAKER) {
+      throw new TensorRTError('ERR_INVALID_ARGUMENT', 'A Session is not made with new', { hint: 'await Session.load(folderOrFile), or engine.createSession()' })
+    }
     this.#backend = backend
     this.#options = options
     this.#fallback = fallback
@@ -92,7 +99,7 @@ export class Session implements AsyncDisposable {
   static async open(backend: SessionBackend, options: CheckedSessionOptions, fallback?: BackendSource): Promise<Session> {
     let session: Session
     try {
-      session = new Session(backend, options, fallback)
+      session = new Session(MAKER, backend, options, fallback)
     } catch (error) {
       await backend.close()
       throw error

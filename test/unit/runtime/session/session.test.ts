@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it, vi } from 'vitest'
+import '../../matchers'
 import { Tensor } from '../../../../lib/runtime'
 import { checkSessionOptions, defaultSpinUs, type SessionOptions, type SessionWarning, type TensorMap } from '../../../../lib/runtime/session/options'
 import { Session } from '../../../../lib/runtime/session/session'
@@ -7,6 +8,11 @@ import { affineModel, GpuDouble, type ModelDouble, nativeError, range, tensor } 
 import { closeAll, codeOf, dynamic, numbers, open, row } from './open_session'
 
 afterEach(closeAll)
+
+it.each<unknown[]>([[], ['model.onnx'], [{ onnx: 'model.onnx' }], [null], [Symbol('Session')]])('made with new, it names what makes one: %s', (...given) => {
+  const make = Session as unknown as new (...given: unknown[]) => Session
+  expect(() => new make(...given)).toThrowCode('ERR_INVALID_ARGUMENT', /Session\.load\(.*engine\.createSession\(\)/)
+})
 
 describe('a request', () => {
   it('gets typed outputs of its own', async () => {
