@@ -142,6 +142,11 @@ describe('the packed package', { timeout: 900_000 }, () => {
     for (const file of ['LICENSE', 'NOTICE', 'README.md', 'typings/index.d.ts', 'typings/index.d.mts', 'dist/index.mjs', 'binding.gyp']) {
       expect(existsSync(join(installed, file)), file).toBe(true)
     }
+    const whole = await run(process.execPath, [join(root, 'scripts', 'check-package.mjs'), '--contents'], root)
+    expect(whole.code, whole.stderr).toBe(0)
+    const example = await run('node', [join(installed, 'examples', 'stream.mjs')], project, { PATH: bareBin })
+    expect(example.code, example.stderr).toBe(0)
+    expect(example.stdout.length).toBeGreaterThan(40)
   })
 })
 
