@@ -1,5 +1,5 @@
 /** What of an ONNX model TensorRT does not support, by its parser's word. */
-import { inspectOnnx } from '../native'
+import { inspectOnnx, type NativeOnnxProblem } from '../native'
 import { ArgumentReader } from './argument_reader'
 import { readModelOption } from './build_options'
 import { throwIfAborted, untilAborted } from './handle'
@@ -18,7 +18,7 @@ export interface OnnxProblem {
   code: 'ERR_ONNX_INVALID' | 'ERR_ONNX_UNSUPPORTED'
   /** TensorRT's words. */
   message: string
-  /** Index of the node in the model's graph; undefined where none in particular is meant. */
+  /** Index of the node in the model's graph; undefined where none in particular is meant, or one inside of a branch or a function. */
   index: number | undefined
   /** '' where the model names it not. */
   node: string
@@ -33,7 +33,7 @@ export interface OnnxSupport {
   libraryVersion: number
   model: OnnxModelInfo
   problems: OnnxProblem[]
-  /** The nodes that no engine can be built of. */
+  /** The nodes of the model's graph that TensorRT's parser has a problem with, ascending. */
   unsupported: (OnnxNode & { index: number })[]
 }
 
@@ -60,18 +60,27 @@ export async function inspectOnnxModel(onnx: string | Uint8Array, options: OnnxS
     device,
   })
   const report = await untilAborted(asking, signal, () => {})
+  // The index of a node inside of a branch or a function is one of that graph: it names no node of the model's own.
+  const isOwn = ({ node, nodeName, op }: NativeOnnxProblem): boolean => {
+    const own = model.nodes[node]
+    return own !== undefined && (op === '' || own.op === op) && (nodeName === '' || own.name === '' || own.name === nodeName)
+  }
+  const unsupported = report.unsupportedNodes.filter((index) => report.problems.some((problem) => problem.node === index && isOwn(problem)))
   return {
     supported: report.supported,
     libraryVersion: report.libraryVersion,
     model,
-    problems: report.problems.map((problem) => ({
-      code: problem.code === 'ERR_ONNX_INVALID' ? 'ERR_ONNX_INVALID' : 'ERR_ONNX_UNSUPPORTED',
-      message: problem.message,
-      index: problem.node < 0 ? undefined : problem.node,
-      node: problem.nodeName === '' ? (model.nodes[problem.node]?.name ?? '') : problem.nodeName,
-      op: problem.op === '' ? (model.nodes[problem.node]?.op ?? '') : problem.op,
-      where: problem.function === '' ? '' : `${problem.function}, line ${problem.line}`,
-    })),
-    unsupported: report.unsupportedNodes.map((index) => ({ index, ...(model.nodes[index] ?? { name: '', op: '', domain: '' }) })),
+    problems: report.problems.map((problem) => {
+      const own = isOwn(problem) ? model.nodes[problem.node] : undefined
+      return {
+        code: problem.code === 'ERR_ONNX_INVALID' ? 'ERR_ONNX_INVALID' : 'ERR_ONNX_UNSUPPORTED',
+        message: problem.message,
+        index: own === undefined ? undefined : problem.node,
+        node: problem.nodeName === '' ? (own?.name ?? '') : problem.nodeName,
+        op: problem.op === '' ? (own?.op ?? '') : problem.op,
+        where: problem.function === '' ? '' : `${problem.function}, line ${problem.line}`,
+      }
+    }),
+    unsupported: unsupported.map((index) => ({ index, ...model.nodes[index]! })),
   }
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 
 #include "tensorrt/cuda.h"
 #include "tensorrt/driver.h"
@@ -42,6 +43,16 @@ struct Parsing {
   std::unique_ptr<nvonnxparser::IParser> parser;  // goes first
 };
 
+// The parser's subgraphs would not do: they hold the nodes beside those that it refuses, of which it knows
+// nothing.
+std::vector<int64_t> nodesOf(const std::vector<OnnxProblem>& problems) {
+  std::set<int64_t> nodes;
+  for (const OnnxProblem& problem : problems) {
+    if (problem.node >= 0) nodes.insert(problem.node);
+  }
+  return {nodes.begin(), nodes.end()};
+}
+
 }  // namespace
 
 Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
@@ -75,17 +86,8 @@ Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
     report.problems.clear();
     return report;
   }
-  // Subgraphs are told of only where the model could be read.
-  for (int64_t i = 0; i < parser.getNbSubgraphs(); ++i) {
-    if (parser.isSubgraphSupported(i)) continue;
-    int64_t length = 0;
-    const int64_t* nodes = parser.getSubgraphNodes(i, length);
-    if (nodes != nullptr)
-      report.unsupportedNodes.insert(report.unsupportedNodes.end(), nodes, nodes + length);
-  }
-  std::sort(report.unsupportedNodes.begin(), report.unsupportedNodes.end());
-  if (report.problems.empty() && report.unsupportedNodes.empty()) {
-    // So TensorRT 10.6 answers for sizes that depend on data, which it parses and builds.
+  if (report.problems.empty()) {
+    // So TensorRT 10.6 answers for operators whose sizes depend on data, which it parses and builds.
     Expected<Parsing> whole = Parsing::start(**builder, **parserLibrary);
     if (!whole) return withLog(whole.status(), log);
     if (Status status = parseModel(*whole->parser, options.model); !status)
@@ -93,6 +95,7 @@ Expected<OnnxReport> inspectOnnxModel(const OnnxInspectOptions& options) {
     report.supported = true;
     return report;
   }
+  report.unsupportedNodes = nodesOf(report.problems);
   if (report.unsupportedNodes.empty() &&
       std::all_of(report.problems.begin(), report.problems.end(),
                   [](const OnnxProblem& problem) { return problem.code == "ERR_ONNX_INVALID"; })) {

@@ -292,8 +292,11 @@ describe('inspectOnnxModel', () => {
     expect(await inspectOnnxModel(fixture('unsupported'))).toMatchObject({
       supported: false,
       libraryVersion: 100600,
-      unsupported: [{ index: 0, name: 'before', op: 'Relu' }],
-      problems: [{ code: 'ERR_ONNX_UNSUPPORTED', index: 0, node: 'before', op: 'Anything', where: 'parse, line 7' }],
+      unsupported: [{ index: 1, name: 'middle/frobnicate', op: 'Frobnicate' }],
+      problems: [
+        { code: 'ERR_ONNX_UNSUPPORTED', index: 1, node: 'middle/frobnicate', op: 'Frobnicate', where: 'parse, line 7' },
+        { code: 'ERR_ONNX_UNSUPPORTED', index: undefined, node: 'then/Exp', op: 'Exp', where: 'parse, line 8' },
+      ],
     })
   })
 })

@@ -125,8 +125,9 @@ class StandIn final : public nt::TensorRtModule {
     nt::OnnxReport report;
     report.libraryVersion = 100600;
     report.problems = {
-        {"ERR_ONNX_UNSUPPORTED", "the stand-in knows no such op", 0, "", "Anything", "parse", 7}};
-    report.unsupportedNodes = {0};
+        {"ERR_ONNX_UNSUPPORTED", "the stand-in knows no such op", 1, "", "Frobnicate", "parse", 7},
+        {"ERR_ONNX_UNSUPPORTED", "of the first node of a branch", 0, "then/Exp", "Exp", "parse", 8}};
+    report.unsupportedNodes = {0, 1};
     return report;
   }
 };
