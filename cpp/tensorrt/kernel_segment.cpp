@@ -7,6 +7,7 @@
 #include "tensorrt/cuda.h"
 #include "tensorrt/kernels/gated_linear.h"
 #include "tensorrt/kernels/layer_rows.h"
+#include "tensorrt/kernels/rows.h"
 
 namespace nt {
 
@@ -140,7 +141,8 @@ int32_t KernelSegment::paddedRows(int32_t rows) noexcept {
 }
 
 std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, DType dtype,
-                                                     CublasLinear* cublas, RowRange cublasRows) {
+                                                     CublasLinear* cublas, RowRange cublasRows,
+                                                     int32_t mostKept) {
   Compiler compiler(shape);
   if (dtype == DType::kF32 || !compiler.run()) return nullptr;
   std::unique_ptr<KernelSegment> result(new KernelSegment);
@@ -200,6 +202,26 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
         reserve(int64_t{rows} * shape.widths[static_cast<size_t>(value)]);
   }
   result->rotatedOffset_ = reserve(rows * rotated);
+  result->widths_ = shape.widths;
+  result->keptOffsets_.assign(shape.widths.size(), -1);
+  for (size_t i = 0; i < result->steps_.size(); ++i) {
+    if (result->steps_[i].isAttention) result->behindAttention_ = i + 1;
+  }
+  const bool isCut = result->behindAttention_ > 0 && result->behindAttention_ < result->steps_.size();
+  result->mostKept_ = isCut ? std::min(mostKept, rows) : 0;
+  const auto keep = [&](ValueId value) {
+    if (value < 0 || result->mostKept_ == 0 || result->keptOffsets_[static_cast<size_t>(value)] >= 0) return;
+    result->keptOffsets_[static_cast<size_t>(value)] =
+        reserve(int64_t{paddedRows(result->mostKept_)} * shape.widths[static_cast<size_t>(value)]);
+  };
+  std::vector<bool> later(shape.widths.size(), false);
+  for (size_t i = result->behindAttention_; i < result->steps_.size(); ++i) {
+    const Linear& linear = result->steps_[i].linear;
+    for (const ValueId value : {linear.input, linear.residual}) {
+      if (value >= 0 && !later[static_cast<size_t>(value)]) keep(value);
+    }
+    later[static_cast<size_t>(linear.output)] = true;
+  }
   result->normedOffset_ = reserve(cublasRows.last > 0 ? rows * normed : 0);
   result->gatedOffset_ = reserve(cublasRows.last > 0 ? gated : 0);
   result->scratchBytes_ = static_cast<uint64_t>(bytes);
@@ -260,7 +282,7 @@ Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_
   const void* x = linear.norm < 0 ? at.x : scratch_ + normedOffset_;
   if (isTogether(linear, rows)) {
     const kernels::GatedLinearArgs args{x, at.weight, at.y, rows, linear.n, linear.k};
-    return toStatus(kernels::gatedLinear(dtype_, args, stream), "Gate and up");
+    return toStatus(kernels::gatedLinear(dtype_, args, overlap, stream), "Gate and up");
   }
   const bool gated = linear.gate != kernels::LinearGate::kNone;
   LinearArgs args = cublasShape(linear, rows);
@@ -274,6 +296,11 @@ Status KernelSegment::runCublas(const Linear& linear, const Pointers& at, int32_
   return toStatus(
       kernels::gatedActivation(dtype_, linear.gate, args.y, rows, linear.n, at.y, overlap, stream),
       "A gated activation");
+}
+
+bool KernelSegment::keeps(int32_t rows, int32_t count) const noexcept {
+  return mostKept_ > 0 && count <= mostKept_ && rows > fewRows_ && cublasRows_.holds(rows) &&
+         (count == 0 || runs(count)) && paddedRows(count) < paddedRows(rows);
 }
 
 bool KernelSegment::prepare(int32_t rows) const {
@@ -292,30 +319,46 @@ Status KernelSegment::warmUp(const void* x, void* y, const std::vector<void*>& w
                              cudaStream_t stream) const {
   for (int32_t rows = cublasRows_.first; cublasRows_.holds(rows); rows = paddedRows(rows) + 1) {
     const int32_t most = std::min(paddedRows(rows), cublasRows_.last);
-    if (Status status = run(most, x, y, weights, nullptr, stream); !status) return status;
+    if (Status status = run(most, x, y, weights, nullptr, nullptr, stream); !status) return status;
   }
   return {};
 }
 
 Status KernelSegment::enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                              const StepState& state, cudaStream_t stream) const {
-  return run(rows, x, y, weights, &state, stream);
+                              const StepState& state, cudaStream_t stream, const KeptRows* kept) const {
+  return run(rows, x, y, weights, &state, kept, stream);
 }
 
 Status KernelSegment::run(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                          const StepState* state, cudaStream_t stream) const {
+                          const StepState* state, const KeptRows* kept, cudaStream_t stream) const {
   const auto last = static_cast<ValueId>(offsets_.size()) - 1;
+  bool isCut = false;
   const auto address = [&](ValueId value) -> void* {
     if (value == last) return y;
+    const int64_t keptOffset = keptOffsets_[static_cast<size_t>(value)];
+    if (isCut && keptOffset >= 0) return scratch_ + keptOffset;
     return value == 0 ? const_cast<void*>(x) : scratch_ + offsets_[static_cast<size_t>(value)];
   };
   const auto weight = [&](int32_t index) -> const void* {
     return index < 0 ? nullptr : weights[static_cast<size_t>(index)];
   };
-  const bool few = rows <= fewRows_;
   const bool overlap = state != nullptr && state->overlap;
-  for (const Step& step : steps_) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Step& step = steps_[i];
     Status status;
+    if (kept != nullptr && i == behindAttention_) {
+      rows = kept->count;
+      for (size_t value = 0; value < keptOffsets_.size(); ++value) {
+        if (keptOffsets_[value] < 0) continue;
+        const auto rowBytes = static_cast<int64_t>(widths_[value]) * static_cast<int64_t>(sizeOf(dtype_));
+        status = toStatus(kernels::gatherRows(address(static_cast<ValueId>(value)), kept->rows, rows,
+                                              rowBytes, scratch_ + keptOffsets_[value], stream),
+                          "Gathering rows");
+        if (!status) return status;
+      }
+      if (rows == 0) return {};
+      isCut = true;
+    }
     if (step.isAttention) {
       if (state == nullptr) continue;
       const Attention& attention = step.attention;
@@ -332,8 +375,8 @@ Status KernelSegment::run(int32_t rows, const void* x, void* y, const std::vecto
                         weight(linear.norm),
                         linear.residual < 0 ? nullptr : address(linear.residual),
                         address(linear.output)};
-      status = few ? toStatus(runFew(linear, at, rows, overlap, stream), "A layer of few rows")
-                   : runCublas(linear, at, rows, overlap, stream);
+      status = rows <= fewRows_ ? toStatus(runFew(linear, at, rows, overlap, stream), "A layer of few rows")
+                                : runCublas(linear, at, rows, overlap, stream);
     }
     if (!status) return status;
   }

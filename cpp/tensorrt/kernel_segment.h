@@ -22,6 +22,12 @@ struct RowRange {
   bool holds(int32_t rows) const noexcept { return rows >= first && rows <= last; }
 };
 
+// Rows of a step that something behind a segment reads.
+struct KeptRows {
+  const int32_t* rows = nullptr;  // of device memory, [count]
+  int32_t count = 0;
+};
+
 class KernelSegment {
  public:
   // The rows that cuBLASLt computes for a step of `rows`: more, so that few shapes are prepared and warmed
@@ -29,14 +35,17 @@ class KernelSegment {
   static int32_t paddedRows(int32_t rows) noexcept;
 
   // Null where the kernels lack something that the segment holds (float32, norms of heads, odd widths).
-  // `cublas` may be null; else it runs the steps of `cublasRows`, and must outlive this.
+  // `cublas` may be null; else it runs the steps of `cublasRows`, and must outlive this. `mostKept`: rows
+  // that enqueue() may be told to keep; 0 = always all.
   static std::unique_ptr<KernelSegment> create(const SegmentShape& shape, DType dtype, CublasLinear* cublas,
-                                               RowRange cublasRows);
+                                               RowRange cublasRows, int32_t mostKept = 0);
 
   // Whether a step of so many rows runs here.
   bool runs(int32_t rows) const noexcept { return rows <= fewRows_ || cublasRows_.holds(rows); }
   // Whether cuBLASLt runs any step.
   bool usesCublas() const noexcept { return cublasRows_.last >= cublasRows_.first; }
+  // Whether a step of `rows` gains by keeping `count` of them alone.
+  bool keeps(int32_t rows, int32_t count) const noexcept;
   // Of device memory, aligned to 256; may be shared by whatever never runs at the same time.
   uint64_t scratchBytes() const noexcept { return scratchBytes_; }
   void setScratch(void* scratch) noexcept { scratch_ = static_cast<char*>(scratch); }
@@ -46,9 +55,11 @@ class KernelSegment {
   Status warmUp(const void* x, void* y, const std::vector<void*>& weights, cudaStream_t stream) const;
 
   // Computes y [rows, outputWidth] from x [rows, inputWidth], as SegmentEngine::enqueue does, for rows that
-  // run here. After setScratch.
+  // run here. After setScratch. With `kept`, which keeps() must allow, what follows the last attention is
+  // computed for those rows alone, and y is [kept->count, outputWidth], in their order: only keys and values
+  // need all rows of a model's last layer.
   Status enqueue(int32_t rows, const void* x, void* y, const std::vector<void*>& weights,
-                 const StepState& state, cudaStream_t stream) const;
+                 const StepState& state, cudaStream_t stream, const KeptRows* kept = nullptr) const;
 
  private:
   struct Linear {
@@ -83,7 +94,7 @@ class KernelSegment {
                      cudaStream_t stream) const;
   // With attention where there is a `state`.
   Status run(int32_t rows, const void* x, void* y, const std::vector<void*>& weights, const StepState* state,
-             cudaStream_t stream) const;
+             const KeptRows* kept, cudaStream_t stream) const;
   // Whether cuBLASLt has kernels for a step of so many rows, which it chooses now.
   bool prepare(int32_t rows) const;
   Status runCublas(const Linear& linear, const Pointers& at, int32_t rows, bool overlap,
@@ -99,7 +110,12 @@ class KernelSegment {
   CublasLinear* cublas_ = nullptr;
   RowRange cublasRows_;
   std::vector<Step> steps_;
+  size_t behindAttention_ = 0;  // the first step behind the last attention
+  int32_t mostKept_ = 0;
   std::vector<int64_t> offsets_;  // of each value in the scratch; -1 where it has no place there
+  // Likewise of the kept rows of what was made before that step and is read from there on.
+  std::vector<int64_t> keptOffsets_;
+  std::vector<int32_t> widths_;  // by value
   int64_t rotatedOffset_ = 0;
   int64_t normedOffset_ = 0;
   int64_t gatedOffset_ = 0;  // what a gated activation takes, in steps that need one

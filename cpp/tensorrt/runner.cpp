@@ -271,17 +271,21 @@ Status Runner::enqueueModel(const TableLayout& layout, StepBuffers* buffers, boo
   if (Status status = mark(StepPart::kEmbedding); !status) return status;
 
   const size_t head = layers_.size() - 1;
+  // The last layer need not give more rows than the head takes.
+  const Layer& last = layers_[head - 1];
+  const KeptRows entries{table(layout.entryRows), layout.entries};
+  const bool keeps = last.runsKernels(layout.rows) && last.kernels->keeps(layout.rows, layout.entries);
   for (size_t i = 0; i < head; ++i) {
     const Layer& layer = layers_[i];
     state_.layer = static_cast<int32_t>(i);
     state_.parts = plans_[layer.plan].parts;
-    if (Status status = enqueueSegment(i, layout.rows, x_[i % 2].as<>(), x_[(i + 1) % 2].as<>(), dedicated);
-        !status) {
+    const KeptRows* kept = keeps && i + 1 == head ? &entries : nullptr;
+    void* y = kept == nullptr ? x_[(i + 1) % 2].as<>() : gathered_.as<>();
+    if (Status status = enqueueSegment(i, layout.rows, x_[i % 2].as<>(), y, dedicated, kept); !status)
       return status;
-    }
     if (Status status = mark(StepPart::linear(static_cast<int32_t>(i))); !status) return status;
   }
-  const void* x = x_[head % 2].as<>();
+  const void* x = keeps ? nullptr : x_[head % 2].as<>();
   const int32_t chunk = engines_.back()->maxRows();
   for (int32_t first = 0; first < layout.entries; first += chunk) {
     const int32_t count = std::min(chunk, layout.entries - first);
@@ -301,19 +305,23 @@ Status Runner::mark(int32_t part) {
                                  : toStatus(state_.marks->mark(part, stream_.get()), "Timing a step");
 }
 
-Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated) {
+Status Runner::enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated,
+                              const KeptRows* kept) {
   const Layer& layer = layers_[index];
   const std::vector<void*>& weights = weights_.segments()[index];
-  return layer.runsKernels(rows) ? layer.kernels->enqueue(rows, x, y, weights, state_, stream_.get())
+  return layer.runsKernels(rows) ? layer.kernels->enqueue(rows, x, y, weights, state_, stream_.get(), kept)
                                  : layer.engine->enqueue(rows, x, y, weights, stream_.get(), dedicated);
 }
 
 Status Runner::enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x,
                            bool logits, bool dedicated) {
   const auto at = static_cast<size_t>(first);
-  const cudaError_t error = kernels::gatherRows(x, table(layout.entryRows + at), count,
-                                                int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_)),
-                                                gathered_.as<>(), stream_.get());
+  cudaError_t error = cudaSuccess;
+  if (x != nullptr) {
+    const int64_t rowBytes = int64_t{width_} * static_cast<int64_t>(sizeOf(dtype_));
+    error = kernels::gatherRows(x, table(layout.entryRows + at), count, rowBytes, gathered_.as<>(),
+                                stream_.get());
+  }
   if (Status status = toStatus(error, "Gathering rows"); !status || !logits) return status;
   if (Status status = enqueueSegment(layers_.size() - 1, count, gathered_.as<>(), logits_.as<>(), dedicated);
       !status) {

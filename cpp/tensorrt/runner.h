@@ -123,8 +123,10 @@ class Runner {
   Status enqueueModel(const TableLayout& layout, StepBuffers* buffers, bool dedicated);
   // Ends a part of a step whose parts are timed.
   Status mark(int32_t part);
-  Status enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated);
-  // `logits`: not the hidden states alone.
+  Status enqueueSegment(size_t index, int32_t rows, const void* x, void* y, bool dedicated,
+                        const KeptRows* kept = nullptr);
+  // `x`: all of the step's rows, or null where the entries' are gathered already. `logits`: not the hidden
+  // states alone.
   Status enqueueHead(const TableLayout& layout, int32_t first, int32_t count, const void* x, bool logits,
                      bool dedicated);
   Status copyResults(StepBuffers& buffers, int32_t first, int32_t count);

@@ -207,14 +207,16 @@ Status Runner::loadEngines(const TensorRtOptions& options, const Graph& graph, c
               "Build the engine again"};
     }
     RowRange rows = kCublasRows;
-    rows.last = std::min(rows.last, shape.attentions > 0 ? rowCapacity_ : header.headProfiles.back().max);
+    const int32_t headRows = header.headProfiles.back().max;
+    rows.last = std::min(rows.last, shape.attentions > 0 ? rowCapacity_ : headRows);
     auto engine = SegmentEngine::create(*runtime_, built.plan, shape, dtype_,
                                         shape.attentions > 0 ? header.layerProfiles : header.headProfiles,
                                         state_, stream_.get());
     if (!engine) return engine.status();
     engines_.push_back(*std::move(engine));
     kernels_.push_back(options.plainKernels ? nullptr
-                                            : KernelSegment::create(shape, dtype_, cublas_.get(), rows));
+                                            : KernelSegment::create(shape, dtype_, cublas_.get(), rows,
+                                                                    shape.attentions > 0 ? headRows : 0));
   }
   const auto usesCublas = [](const auto& segment) { return segment != nullptr && segment->usesCublas(); };
   if (std::any_of(kernels_.begin(), kernels_.end(), usesCublas)) {

@@ -193,7 +193,7 @@ void checkGated(CublasLinear& linear, const Array<T>& x, const Array<T>& noise, 
   args.rows = rows;
   args.n = n;
   args.k = k;
-  cuda(kernels::gatedLinear(kType<T>, args, nullptr));
+  cuda(kernels::gatedLinear(kType<T>, args, false, nullptr));
   const std::vector<T> all = fetch<T>(y.as<>(), count + 2 * kGuard);
   const T* got = all.data() + kGuard;
   const auto bitsOf = [](const T& value) {
@@ -293,15 +293,15 @@ TEST(GatedLinearRefusesWhatDoesNotFit) {
   const auto at = [&](size_t element) { return memory.device.as<__half>() + element; };
   kernels::GatedLinearArgs args{at(0), at(64), at(192), 1, 8, 8};
   args.rows = 0;
-  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, nullptr), cudaSuccess);
+  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, false, nullptr), cudaSuccess);
   args.rows = -1;
-  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, nullptr), cudaErrorInvalidValue);
+  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, false, nullptr), cudaErrorInvalidValue);
   args.rows = 1;
   args.y = at(193);
-  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, nullptr), cudaErrorInvalidValue);
+  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, false, nullptr), cudaErrorInvalidValue);
   args.y = at(192);
   args.k = 12;
-  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, nullptr), cudaErrorInvalidValue);
+  CHECK_EQ(kernels::gatedLinear(DType::kF16, args, false, nullptr), cudaErrorInvalidValue);
   // Nothing ran.
   const std::vector<__half> left = fetch<__half>(memory.at(), memory.host.size());
   CHECK(std::memcmp(left.data(), memory.host.data(), left.size() * sizeof(__half)) == 0);
@@ -408,30 +408,35 @@ void measure(const char* name, int32_t width, int32_t hidden, int32_t qkv) {
         product(g, layer.down, nullptr, h, width, hidden);
       }
     };
-    const auto whole = [&] {
+    // `overlap`: what can start while the kernel before it ends does.
+    const auto whole = [&](bool overlap) {
       for (const Layer& layer : layers) {
         const auto norm = [&](const DeviceBuffer& in) {
           cuda(kernels::rmsNorm(DType::kBF16, in.as<>(), layer.norm.as<>(), 1e-5F, rows, width, normed.as<>(),
-                                true, stream.get()));
+                                overlap, stream.get()));
         };
         norm(x);
         product(normed, layer.qkv, nullptr, a, qkv, width);
         product(a, layer.out, x.as<>(), h, width, width);
         norm(h);
         if (hasGated && kernels::gatedLinearPays(rows)) {
-          cuda(kernels::gatedLinear(
-              DType::kBF16, {normed.as<>(), layer.gate.as<>(), b.as<>(), rows, hidden, width}, stream.get()));
+          cuda(kernels::gatedLinear(DType::kBF16,
+                                    {normed.as<>(), layer.gate.as<>(), b.as<>(), rows, hidden, width},
+                                    overlap, stream.get()));
         } else {
           product(normed, layer.gate, nullptr, g, 2 * hidden, width);
           cuda(kernels::gatedActivation(DType::kBF16, LinearGate::kSilu, g.as<>(), rows, hidden, b.as<>(),
-                                        true, stream.get()));
+                                        overlap, stream.get()));
         }
         product(b, layer.down, h.as<>(), x, width, hidden);
       }
     };
-    const std::vector<double> us = timed(stream.get(), {products, whole}, kLayers);
-    std::printf("%s, %4d rows: products %7.1f us a layer, with norms, activation and residuals %7.1f\n", name,
-                rows, us[0], us[1]);
+    const std::vector<double> us = timed(
+        stream.get(), {products, [&] { whole(false); }, [&] { whole(true); }}, kLayers);
+    std::printf(
+        "%s, %4d rows: products %7.1f us a layer, with norms, activation and residuals %7.1f, overlapping "
+        "%7.1f\n",
+        name, rows, us[0], us[1], us[2]);
     std::fflush(stdout);
   }
 }
@@ -467,7 +472,7 @@ void measureGated(const char* name, int32_t n, int32_t k) {
     };
     const auto one = [&] {
       for (const DeviceBuffer& weight : weights) {
-        cuda(kernels::gatedLinear(DType::kBF16, {x.as<>(), weight.as<>(), y.as<>(), rows, n, k},
+        cuda(kernels::gatedLinear(DType::kBF16, {x.as<>(), weight.as<>(), y.as<>(), rows, n, k}, false,
                                   stream.get()));
       }
     };

@@ -221,9 +221,8 @@ cudaError_t Decode<Type, HeadDim>::plan(const Workspace& ws, const PlanArgs& arg
   int device = 0;
   int processors = 0;
   int sharedBytes = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  cudaError_t error = multiprocessorCount(&processors);
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&sharedBytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const uint32_t warps =

@@ -261,11 +261,8 @@ int sharedBytes(int rows, int k) {
 
 template <class T, LinearGate Gate>
 cudaError_t launch(const FewRowsArgs& args, bool overlap, cudaStream_t stream) noexcept {
-  int device = 0;
   int processors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  cudaError_t error = multiprocessorCount(&processors);
   const int bytes = sharedBytes(args.rows, args.k);
   if (error == cudaSuccess && bytes > 32 * 1024) {
     error = cudaFuncSetAttribute(fewRowsKernel<T, Gate>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -2,6 +2,7 @@
 #include <flashinfer/attention/prefill.cuh>
 
 #include "tensorrt/kernels/fi_unit.cuh"
+#include "tensorrt/kernels/launch.cuh"
 
 namespace nt::kernels::fi {
 
@@ -28,11 +29,8 @@ cudaError_t launch(uint32_t ctaTileQ, const Params& params, Element* partial, fl
 bool mayCutKeys(const PlanArgs& args) {
   constexpr int64_t kRowsOfBlock = 128;
   constexpr int64_t kLongContext = 2048;
-  int device = 0;
   int processors = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    return true;
+  if (multiprocessorCount(&processors) != cudaSuccess) return true;
   const int64_t group = args.heads / args.kvHeads;
   int64_t blocks = 0;
   for (uint32_t i = 0; i < args.batch; ++i) {

@@ -35,9 +35,10 @@ constexpr bool gatedLinearPays(int32_t rows) noexcept {
 // 16-bit types, n and k multiples of 8. False where the module holds no kernels for that one.
 bool gatedLinearFits(DType type, LinearGate gate, int32_t n, int32_t k) noexcept;
 
-// On the thread's device; may be captured, and neither allocates nor synchronises. cudaErrorInvalidValue
+// On the thread's device; may be captured, and neither allocates nor synchronises. `overlap` starts it while
+// the kernel before it in the stream ends (programmatic dependent launch). cudaErrorInvalidValue
 // where the layer does not fit or an address is not aligned, cudaErrorNoKernelImageForDevice where nothing
 // was compiled for it; else what the launch returns.
-cudaError_t gatedLinear(DType type, const GatedLinearArgs& args, cudaStream_t stream) noexcept;
+cudaError_t gatedLinear(DType type, const GatedLinearArgs& args, bool overlap, cudaStream_t stream) noexcept;
 
 }  // namespace nt::kernels

@@ -2,9 +2,11 @@
 // of up, so that each thread's accumulators hold both of an output: the epilogue multiplies them and stores a
 // tile of half the width.
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED  // widths other than powers of two
+#define CUTLASS_ENABLE_GDC_FOR_SM90  // waits for the kernel before it (programmatic dependent launch)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <type_traits>
 
 #include "cutlass/cutlass.h"
@@ -13,6 +15,7 @@
 #include "cutlass/gemm/device/gemm_universal_adapter.h"
 #include "cutlass/gemm/kernel/gemm_universal.hpp"
 #include "tensorrt/kernels/gated_linear_sm90.h"
+#include "tensorrt/kernels/launch.cuh"
 
 namespace nt::kernels {
 
@@ -200,7 +203,7 @@ using Wide = Tiling<224, cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
 using Alternating = Tiling<128, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
 
 template <class Tiling>
-cudaError_t launch(const GatedLinearArgs& args, int device, int processors, cudaStream_t stream) {
+cudaError_t launch(const GatedLinearArgs& args, int processors, bool overlap, cudaStream_t stream) {
   using Kernel = typename Tiling::Kernel;
   typename Kernel::Arguments from{};
   from.mode = cutlass::gemm::GemmUniversalMode::kGemm;
@@ -213,7 +216,6 @@ cudaError_t launch(const GatedLinearArgs& args, int device, int processors, cuda
   from.epilogue.thread.beta = 0;
   from.epilogue.ptr_D = static_cast<Element*>(args.y);
   get<0>(from.epilogue.dD) = args.n;
-  from.hw_info.device_id = device;
   from.hw_info.sm_count = processors - processors % kClusterSize;  // a grid of whole clusters
   // Down the rows first: x stays in the L2 cache while the weight is read once. Beyond 4096 rows x has no
   // room there, and a few columns of tiles go together.
@@ -227,18 +229,20 @@ cudaError_t launch(const GatedLinearArgs& args, int device, int processors, cuda
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::SharedStorageSize);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = kClusterSize;
-  cluster.val.clusterDim.y = 1;
-  cluster.val.clusterDim.z = 1;
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = kClusterSize;
+  attributes[0].val.clusterDim.y = 1;
+  attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = Kernel::get_grid_shape(params);
   config.blockDim = Kernel::get_block_shape();
   config.dynamicSmemBytes = Kernel::SharedStorageSize;
   config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes.data();
+  config.numAttrs = overlap ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
@@ -253,19 +257,15 @@ int64_t costOf(const GatedLinearArgs& args, int64_t columns, int64_t processors)
 }  // namespace
 
 template <DType Type>
-cudaError_t gatedLinearSm90(const GatedLinearArgs& args, cudaStream_t stream) noexcept {
-  int device = 0;
+cudaError_t gatedLinearSm90(const GatedLinearArgs& args, bool overlap, cudaStream_t stream) noexcept {
   int processors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  if (args.rows > 512) return launch<Alternating>(args, device, processors, stream);
+  if (const cudaError_t error = multiprocessorCount(&processors); error != cudaSuccess) return error;
+  if (args.rows > 512) return launch<Alternating>(args, processors, overlap, stream);
   return costOf(args, 224, processors) < costOf(args, 176, processors)
-             ? launch<Wide>(args, device, processors, stream)
-             : launch<Narrow>(args, device, processors, stream);
+             ? launch<Wide>(args, processors, overlap, stream)
+             : launch<Narrow>(args, processors, overlap, stream);
 }
 
-template cudaError_t gatedLinearSm90<NT_DTYPE>(const GatedLinearArgs&, cudaStream_t) noexcept;
+template cudaError_t gatedLinearSm90<NT_DTYPE>(const GatedLinearArgs&, bool, cudaStream_t) noexcept;
 
 }  // namespace nt::kernels

@@ -7,6 +7,6 @@ namespace nt::kernels {
 
 // As gatedLinear(), of a layer that fits.
 template <DType Type>
-cudaError_t gatedLinearSm90(const GatedLinearArgs& args, cudaStream_t stream) noexcept;
+cudaError_t gatedLinearSm90(const GatedLinearArgs& args, bool overlap, cudaStream_t stream) noexcept;
 
 }  // namespace nt::kernels

@@ -1,10 +1,17 @@
-// Launches of kernels that may start while the one before them in the stream ends (programmatic dependent
-// launch, from compute capability 9.0).
+// The device's multiprocessors, and launches of kernels that may start while the one before them in the
+// stream ends (programmatic dependent launch, from compute capability 9.0).
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace nt::kernels {
+
+// Of the thread's device.
+inline cudaError_t multiprocessorCount(int* count) noexcept {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device) : error;
+}
 
 // With `overlap` the kernel must wait, on the device, before it touches what its predecessor writes.
 template <class... Parameters, class... Arguments>

@@ -157,12 +157,8 @@ cudaError_t ropeAppend(const RopeAppendArgs& given, cudaStream_t stream) noexcep
   RopeAppendArgs args = given;
   if (args.qOutStride == 0) args.qOutStride = static_cast<int64_t>(args.heads) * HeadDim;
   if (!isAligned(args) || args.kv.pageSize == 0) return cudaErrorInvalidValue;
-  int device = 0;
   int processors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
+  if (const cudaError_t error = multiprocessorCount(&processors); error != cudaSuccess) return error;
 
   constexpr uint32_t kHeads = kThreads / (HeadDim / 2 / kElements);
   const uint32_t most = (args.heads + 2 * args.kv.kvHeads + kHeads - 1) / kHeads;

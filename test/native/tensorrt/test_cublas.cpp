@@ -488,6 +488,41 @@ TEST(aSegmentNeedsNoProductOfGateAndUpThatRunTogether) {
   CHECK(segment->scratchBytes() <= others + product + 7 * 256);
 }
 
+TEST(aSegmentKeepsFewerRowsBehindItsAttention) {
+  const Fixture fixture;
+  const auto linear = library(DType::kF16);
+  const SegmentShape shape = decoderLayer(64);
+  const RowRange all = {1, 1024};
+  const auto whole = KernelSegment::create(shape, DType::kF16, linear.get(), all);
+  const auto segment = KernelSegment::create(shape, DType::kF16, linear.get(), all, 100);
+  REQUIRE(whole != nullptr && segment != nullptr);
+  CHECK(segment->runs(1) && segment->usesCublas());
+  for (const int32_t count : {0, 1, 8, 9, 100}) {
+    CHECK(segment->keeps(512, count));
+    CHECK(!whole->keeps(512, count));
+  }
+  CHECK(!segment->keeps(512, 101));
+  // Padded, the rows are as many: nothing to gain.
+  CHECK(!segment->keeps(110, 100) && segment->keeps(113, 100));
+  CHECK(!segment->keeps(48, 48) && !segment->keeps(48, 33) && segment->keeps(48, 32));
+  CHECK(!segment->keeps(8, 1) && !segment->keeps(1025, 1));
+  // The step's input and what attention gives, of 112 rows.
+  CHECK_EQ(segment->scratchBytes(), whole->scratchBytes() + uint64_t{2} * 112 * 64 * 2);
+
+  // Without attention every row is read.
+  SegmentShape head;
+  head.name = "head";
+  head.nodes = {{LinearOp{{"w"}, {}}, {0}, 1}};
+  head.widths = {64, 128};
+  head.weightShapes = {{128, 64}};
+  const auto rows = KernelSegment::create(head, DType::kF16, linear.get(), all, 100);
+  REQUIRE(rows != nullptr);
+  CHECK(!rows->keeps(512, 1));
+  const auto few = KernelSegment::create(shape, DType::kF16, nullptr, all, 100);
+  REQUIRE(few != nullptr);
+  CHECK(!few->keeps(512, 1));
+}
+
 TEST(aSegmentGoesWithoutCublas) {
   const Fixture fixture;
   const auto linear = library();
