@@ -1,13 +1,10 @@
 // What a plan does without this library around it: copies and enqueueV3 in a loop of C++, as the yardstick
-// for sessions. JSON on the standard output.
-//
-//   bare_loop PLAN [--shape INPUT=1x128]... [--profile N] [--runs 2000] [--lanes 4] [--in-flight 8]
-//             [--seconds 2]
+// for sessions. JSON on the standard output; kUsage says how to call it.
 //
 // latency: one request at a time on one stream; one copy in, enqueueV3, one copy out, a wait that spins.
 // latencyGraph: the same as a CUDA graph. throughput: `--in-flight` requests on `--lanes` streams with a
 // context each, one thread. Request and answer are copied from and to memory of their own, as a caller's
-// would be.
+// would be. batches: device time of CUDA graphs, replayed one behind the other.
 #include <NvInfer.h>
 #include <dlfcn.h>
 
@@ -27,6 +24,19 @@ namespace {
 using bench::Graph;
 using Clock = std::chrono::steady_clock;
 
+constexpr char kUsage[] =
+    "bare_loop PLAN [options]\n"
+    "  --shape INPUT=1x128  of an input that is dynamic; may be given for each\n"
+    "  --profile N          default 0\n"
+    "  --runs N             of each latency. Default 2000\n"
+    "  --lanes N            streams of the throughput, with a context each. Default 4\n"
+    "  --in-flight N        requests of the throughput, shared by the lanes. Default 8\n"
+    "  --seconds N          of the throughput. Default 2\n"
+    "  --batches 22,32,44   in place of all that: milliseconds of batches of so many rows (first dimensions\n"
+    "                       that are dynamic), with and without copies; 2 s a batch. Each runs on the profile\n"
+    "                       whose OPT is nearest unless there is a --profile; other dynamic dimensions are\n"
+    "                       --shape's, else OPT's\n";
+
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
@@ -37,26 +47,42 @@ class Logger final : public nvinfer1::ILogger {
 struct Arguments {
   std::string plan;
   std::map<std::string, nvinfer1::Dims> shapes;
-  int profile = 0;
+  int profile = -1;  // none was given
+  std::vector<int64_t> batches;
   int runs = 2000;
   int lanes = 4;
   int inFlight = 8;
   double seconds = 2;
 };
 
+// Positive, with one character between them.
+std::vector<int64_t> parseNumbers(const char* text) {
+  std::vector<int64_t> numbers;
+  for (char* end = nullptr; *text != '\0'; text = *end == '\0' ? end : end + 1) {
+    numbers.push_back(std::strtoll(text, &end, 10));
+    REQUIRE(end != text && numbers.back() > 0);
+  }
+  return numbers;
+}
+
 nvinfer1::Dims parseShape(const char* text) {
   nvinfer1::Dims dims{};
-  for (char* end = nullptr; *text != '\0'; text = *end == '\0' ? end : end + 1) {
-    dims.d[dims.nbDims++] = std::strtoll(text, &end, 10);
+  for (const int64_t extent : parseNumbers(text)) {
+    REQUIRE(dims.nbDims < nvinfer1::Dims::MAX_DIMS);
+    dims.d[dims.nbDims++] = extent;
   }
   return dims;
 }
 
 Arguments parse(int count, char** values) {
-  REQUIRE(count > 1);
+  // A plan, and pairs of names and values.
+  if (count < 2 || count % 2 != 0 || std::strcmp(values[1], "--help") == 0) {
+    std::fputs(kUsage, stderr);
+    std::exit(2);
+  }
   Arguments arguments;
   arguments.plan = values[1];
-  for (int i = 2; i + 1 < count; i += 2) {
+  for (int i = 2; i < count; i += 2) {
     const std::string name = values[i];
     const char* value = values[i + 1];
     if (name == "--shape") {
@@ -73,8 +99,10 @@ Arguments parse(int count, char** values) {
       arguments.inFlight = std::atoi(value);
     } else if (name == "--seconds") {
       arguments.seconds = std::atof(value);
+    } else if (name == "--batches") {
+      arguments.batches = parseNumbers(value);
     } else {
-      std::fprintf(stderr, "unknown option %s\n", values[i]);
+      std::fprintf(stderr, "unknown option %s\n%s", values[i], kUsage);
       std::exit(2);
     }
   }
@@ -144,7 +172,7 @@ class Lane {
       : context_(engine.createExecutionContext()) {
     REQUIRE(context_ != nullptr);
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    REQUIRE(context_->setOptimizationProfileAsync(arguments.profile, stream_));
+    REQUIRE(context_->setOptimizationProfileAsync(std::max(arguments.profile, 0), stream_));
     for (const auto& [name, dims] : arguments.shapes) REQUIRE(context_->setInputShape(name.c_str(), dims));
     layout_ = layOut(engine, *context_);
     CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&device_), layout_.bytes));
@@ -163,9 +191,11 @@ class Lane {
     CUDA_CHECK(cudaStreamSynchronize(stream_));
   }
 
+  void enqueueAlone() { REQUIRE(context_->enqueueV3(stream_)); }
+
   void enqueue(const Slot& slot) {
     CUDA_CHECK(cudaMemcpyAsync(device_, slot.pinned, layout_.inputBytes, cudaMemcpyHostToDevice, stream_));
-    REQUIRE(context_->enqueueV3(stream_));
+    enqueueAlone();
     CUDA_CHECK(cudaMemcpyAsync(slot.pinned + layout_.outputOffset, device_ + layout_.outputOffset,
                                answer_.size(), cudaMemcpyDeviceToHost, stream_));
   }
@@ -246,6 +276,114 @@ double throughput(std::vector<std::unique_ptr<Lane>>& lanes, const Arguments& ar
   return static_cast<double>(done) / seconds;
 }
 
+using Selector = nvinfer1::OptProfileSelector;
+
+std::vector<const char*> inputsOf(const nvinfer1::ICudaEngine& engine) {
+  std::vector<const char*> names;
+  for (int i = 0; i < engine.getNbIOTensors(); ++i) {
+    const char* name = engine.getIOTensorName(i);
+    if (engine.getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT) names.push_back(name);
+  }
+  return names;
+}
+
+// The profile that takes so many rows and has the nearest OPT, as a ratio. -1: none takes them.
+int profileFor(const nvinfer1::ICudaEngine& engine, int64_t rows) {
+  int best = -1;
+  double bestRatio = 0;
+  for (int profile = 0; profile < engine.getNbOptimizationProfiles(); ++profile) {
+    double ratio = 1;
+    for (const char* name : inputsOf(engine)) {
+      if (engine.getTensorShape(name).d[0] != -1) continue;
+      const auto extent = [&](Selector which) { return engine.getProfileShape(name, profile, which).d[0]; };
+      const int64_t opt = extent(Selector::kOPT);
+      ratio = static_cast<double>(std::max(rows, opt)) / static_cast<double>(std::min(rows, opt));
+      if (rows < extent(Selector::kMIN) || rows > extent(Selector::kMAX)) ratio = 0;
+      if (ratio == 0) break;
+    }
+    if (ratio > 0 && (best < 0 || ratio < bestRatio)) {
+      best = profile;
+      bestRatio = ratio;
+    }
+  }
+  return best;
+}
+
+Arguments argumentsFor(const nvinfer1::ICudaEngine& engine, const Arguments& given, int64_t rows) {
+  Arguments arguments = given;
+  if (given.profile < 0) arguments.profile = profileFor(engine, rows);
+  if (arguments.profile < 0) {
+    std::fprintf(stderr, "no profile takes %lld rows\n", static_cast<long long>(rows));
+    std::exit(2);
+  }
+  for (const char* name : inputsOf(engine)) {
+    const auto opt = engine.getProfileShape(name, arguments.profile, Selector::kOPT);
+    nvinfer1::Dims& dims = arguments.shapes.emplace(name, opt).first->second;
+    if (engine.getTensorShape(name).d[0] == -1) dims.d[0] = rows;
+  }
+  return arguments;
+}
+
+// A batch of one size, captured with and without its copies.
+class Batch {
+ public:
+  Batch(nvinfer1::ICudaEngine& engine, const Arguments& given, int64_t rows)
+      : rows_(rows),
+        arguments_(argumentsFor(engine, given, rows)),
+        lane_(engine, arguments_, 1),
+        alone_(lane_.stream(), [this] { lane_.enqueueAlone(); }),
+        copied_(lane_.stream(), [this] { lane_.enqueue(lane_.slot(0)); }) {}
+
+  void measure() {
+    aloneMs_.push_back(replay(alone_));
+    copiedMs_.push_back(replay(copied_));
+  }
+
+  void print(const char* separator) const {
+    const double ms = bench::median(aloneMs_);
+    const auto rows = static_cast<double>(rows_);
+    std::printf(
+        "%s{\"batch\": %lld, \"profile\": %d, \"graphMs\": %.5f, \"usPerRow\": %.3f, \"perSecond\": %.0f, "
+        "\"withCopiesMs\": %.5f, \"slowestMs\": %.5f}",
+        separator, static_cast<long long>(rows_), arguments_.profile, ms, ms * 1000 / rows, rows * 1000 / ms,
+        bench::median(copiedMs_), *std::max_element(aloneMs_.begin(), aloneMs_.end()));
+  }
+
+ private:
+  // Milliseconds of one of as many runs as fill about 30 ms.
+  double replay(const Graph& graph) const {
+    const auto launch = [&](int runs) {
+      for (int i = 0; i < runs; ++i) graph.launch(lane_.stream());
+    };
+    const double once = bench::deviceMs(lane_.stream(), 1, [&] { launch(1); });
+    const int runs = std::clamp(static_cast<int>(30 / once), 4, 1000);
+    return bench::deviceMs(lane_.stream(), 1, [&] { launch(runs); }) / runs;
+  }
+
+  int64_t rows_;
+  Arguments arguments_;
+  Lane lane_;
+  Graph alone_;
+  Graph copied_;
+  std::vector<double> aloneMs_;
+  std::vector<double> copiedMs_;
+};
+
+void printBatches(nvinfer1::ICudaEngine& engine, const Arguments& arguments) {
+  constexpr int kRounds = 7;
+  std::vector<std::unique_ptr<Batch>> batches;
+  for (const int64_t rows : arguments.batches) {
+    batches.push_back(std::make_unique<Batch>(engine, arguments, rows));
+  }
+  // In turn, so that a change of the clock meets all of them.
+  for (int round = 0; round < kRounds; ++round) {
+    for (const auto& batch : batches) batch->measure();
+  }
+  std::printf("\"batches\": [");
+  for (const auto& batch : batches) batch->print(batch == batches.front() ? "\n " : ",\n ");
+  std::printf("]}\n");
+}
+
 }  // namespace
 
 int main(int count, char** values) {
@@ -265,6 +403,10 @@ int main(int count, char** values) {
       runtime->deserializeCudaEngine(plan.data(), plan.size()));
   REQUIRE(engine != nullptr);
   std::printf("{\"tensorrt\": %d, ", version());
+  if (!arguments.batches.empty()) {
+    printBatches(*engine, arguments);
+    return 0;
+  }
   {
     Lane lane(*engine, arguments, 1);
     printLatency("latency", arguments.runs, [&] { lane.run(lane.slot(0)); });
