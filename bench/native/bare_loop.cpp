@@ -33,10 +33,9 @@ constexpr char kUsage[] =
     "  --in-flight N        requests of the throughput, shared by the lanes. Default 8\n"
     "  --seconds N          of the throughput. Default 2\n"
     "  --batches 22,32,44   in place of all that: milliseconds of batches of so many rows (first dimensions\n"
-    "                       that are dynamic), with and without copies; 2 s a batch. Each runs on the "
-    "profile\n"
-    "                       whose OPT is nearest unless there is a --profile; other dynamic dimensions are\n"
-    "                       --shape's, else OPT's\n";
+    "                       that are dynamic), with and without copies; 2 s a batch. Each runs on the\n"
+    "                       profile whose OPT is nearest unless there is a --profile; other dynamic\n"
+    "                       dimensions are --shape's, else OPT's\n";
 
 class Logger final : public nvinfer1::ILogger {
  public:
