@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
-import { engineFolder } from './support/engines.mjs'
+import { engineFolder, nameOfFolder } from './support/engines.mjs'
 import { highestRate, inFlight, oneByOne, summary, texts } from './support/load.mjs'
 import { check, describeProgram, enginesFolder, finish, isWanted, lib, options, round } from './support/target.mjs'
 
@@ -43,7 +43,7 @@ const modes = [1, 4].flatMap((contexts) => [false, true].map((batched) => ({ con
 
 // What other calls of this program have measured with the same engine.
 const folder = options.engine === undefined ? undefined : resolve(options.engine)
-const memory = join(enginesFolder, `figures-${basename(folder ?? 'bert-serve')}.json`)
+const memory = join(enginesFolder, `figures-${basename(folder ?? nameOfFolder('bert-serve'))}.json`)
 const remembered = existsSync(memory) ? JSON.parse(readFileSync(memory, 'utf8')) : { latencies: {}, rates: {} }
 const remember = (kind, name, figures) => {
   remembered[kind][name] = figures

@@ -5,7 +5,8 @@
 import assert from 'node:assert/strict'
 import { engineFolder } from './support/engines.mjs'
 import { oneByOne } from './support/load.mjs'
-import { check, describeProgram, finish, injectNativeFaults, lib, options, sleep } from './support/target.mjs'
+import { distance } from './support/references.mjs'
+import { check, describeProgram, finish, injectNativeFaults, lib, sleep } from './support/target.mjs'
 
 describeProgram({
   text: 'Failures on demand, with a ResNet-18: what fails says so, nothing stays behind, and the rest goes on. Builds resnet-fp16 (6 s) where it is missing.',
@@ -139,12 +140,15 @@ await check('a batch that fails: its requests run again by themselves', async (r
   const engine = await Engine.load(folder, { runtime })
   try {
     const session = await engine.createSession({ batching: { maxBatch: 8, preferredSizes: [8], maxDelayMs: 200 } })
+    const expected = (await session.run(image(1))).logits
     injectNativeFaults({ failEnqueue: 1 })
     const answers = await Promise.all(Array.from({ length: 8 }, () => session.run(image(1))))
     injectNativeFaults({})
     const { retried, failed } = session.stats()
     Object.assign(report, { retried, failed })
     assert.deepEqual([answers.length, retried, failed], [8, 8, 0])
+    // Another number of rows may have run, with other kernels.
+    for (const { logits } of answers) assert.ok(distance(logits, expected).relative <= 2e-2)
     await session.close()
   } finally {
     await engine.close()
@@ -176,7 +180,5 @@ await check(`the Nth device allocation fails, N = 1 ... ${NTH}`, (report) => fai
 await check(`the Nth pinned allocation fails, N = 1 ... ${PINNED}`, (report) => failEachNth('failPinnedAllocation', PINNED, report), { timeoutMs: 300_000 })
 
 await runtime.close()
-if (!options.fake) {
-  await check('a closed runtime is gone', async () => assert.throws(() => runtime.memory(), { code: 'ERR_DISPOSED' }))
-}
+await check('a closed runtime is gone', () => assert.throws(() => runtime.memory(), { code: 'ERR_DISPOSED' }))
 await finish()

@@ -58,15 +58,23 @@ for (const { engine: name, requests: make, shapes } of PLANS) {
   for (const given of SPINS) {
     await check(`${name}: session, spinUs ${given}`, async (figures) => {
       const spin = given === 'default' ? {} : { spinUs: Number(given) }
-      const engine = await lib.Engine.load(await folder())
+      const path = await folder()
+      const started = performance.now()
+      const since = (from) => Math.round(performance.now() - from)
+      const engine = await lib.Engine.load(path)
+      figures.loadMs = since(started)
       const requests = make(engine)
       try {
+        const made = performance.now()
         const single = await engine.createSession({ contexts: 1, ...spin })
+        figures.readyMs = [since(made)]
         figures.latencyMs = summary(await oneByOne(single, requests, RUNS, 300))
         const { submitTime, runTime, queueTime, lanes } = single.stats()
         Object.assign(figures, { submitTime, runTime, queueTime, lane: lanes[0] })
         await single.close()
+        const madeMany = performance.now()
         const many = await engine.createSession({ contexts: LANES, ...spin })
+        figures.readyMs.push(since(madeMany))
         await inFlight(many, requests, IN_FLIGHT, 0.5)
         figures.perSecond = round(await inFlight(many, requests, IN_FLIGHT, 2), 5)
         await many.close()

@@ -27,16 +27,20 @@ export const ENGINES = {
   'select-fp16': { onnx: 'select', precision: 'fp16', profiles: [range('x', [1, 32], [16, 32], [256, 32])] },
   'bert-fp32': { onnx: 'bert', precision: 'fp32', profiles: TEXTS },
   'bert-fp16': { onnx: 'bert', precision: 'fp16', profiles: TEXTS },
+  // Any number of rows on one profile, for bare_loop --batches.
+  'bert-dynamic': { onnx: 'bert_pooled', precision: 'fp16', ioType: 'fp16', profiles: [text([1, 128], [128, 128], [128, 128])] },
   'bert-serve': { onnx: 'bert_pooled', precision: 'fp16', ioType: 'fp16', profiles: SERVE },
 }
+
+/** Engines of other sizes are other engines. */
+export const nameOfFolder = (name) => (name === 'bert-serve' ? [name, ...SERVED_SIZES].join('-') : name)
 
 /**
  * The folder of an engine.
  * @param onBuilt is told what a build took
  */
 export async function engineFolder(name, onBuilt = () => {}) {
-  // Engines of other sizes are other engines.
-  const folder = join(enginesFolder, name === 'bert-serve' ? [name, ...SERVED_SIZES].join('-') : name)
+  const folder = join(enginesFolder, nameOfFolder(name))
   if (existsSync(join(folder, 'engine.json'))) return folder
   mkdirSync(enginesFolder, { recursive: true })
   if (options.fake) return fakeFolder(name, folder)
@@ -44,7 +48,9 @@ export async function engineFolder(name, onBuilt = () => {}) {
   const started = performance.now()
   const path = join(modelsFolder, `${onnx}.onnx`)
   const { manifest } = await lib.buildEngine({ onnx: path, out: folder, timingCache, cache: false, signal: stopSignal, ...rest })
-  onBuilt({ seconds: (performance.now() - started) / 1000, planBytes: manifest.plan.bytes, manifest })
+  const seconds = (performance.now() - started) / 1000
+  console.log(`# ${name} was built in ${seconds.toFixed(1)} s`)
+  onBuilt({ seconds, planBytes: manifest.plan.bytes, manifest })
   return folder
 }
 

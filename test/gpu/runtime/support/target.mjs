@@ -63,6 +63,7 @@ export const timingCache = resolve(options['timing-cache'] ?? join(enginesFolder
 const outFolder = resolve(options.out)
 
 export const round = (value, digits = 4) => Number(value.toPrecision(digits))
+const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
 
 function nvidiaSmi(query) {
@@ -217,7 +218,7 @@ export async function check(name, body, { timeoutMs = 120_000 } = {}) {
     current = undefined
     entry.ms = Math.round(performance.now() - started)
   }
-  console.log(`${entry.passed ? 'ok    ' : 'FAILED'} ${program}: ${name} (${entry.ms} ms) ${JSON.stringify(entry.figures).slice(0, 600)}`)
+  console.log(`${entry.passed ? 'ok    ' : 'FAILED'} ${program}: ${name} (${seconds(entry.ms)} of ${seconds(performance.now())}) ${JSON.stringify(entry.figures).slice(0, 600)}`)
   if (!entry.passed) console.log(entry.error)
   save()
   return entry.passed ? entry.figures : undefined
