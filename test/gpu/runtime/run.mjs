@@ -1,6 +1,6 @@
 /**
- * Runs the programs of this folder, one process each, and joins their reports in `<out>/runtime.json`. A failing program stops none of the others;
- * the exit code is 1 if one failed. Each program has its own --help.
+ * Runs the programs of this folder, one process each, and joins their reports in `<out>/runtime.json`, beside those of earlier calls for other
+ * programs or pieces. A failing program stops none of the others; the exit code is 1 if one failed. Each program has its own --help.
  *
  *   node test/gpu/runtime/run.mjs [PROGRAM | PROGRAM:PIECE[,PIECE]]... [--at-once N] [options of the programs]
  *   node test/gpu/runtime/run.mjs build:flags-a build:flags-b build:caching faults:runs --at-once 4 --limit 200
@@ -24,6 +24,9 @@ const jobs = (named.length > 0 ? named : PROGRAMS).map((job) => {
   const [program, pieces] = job.split(':')
   return { job, program, pieces, path: join(out, `${[program, ...(pieces?.split(',') ?? [])].join('-')}.json`) }
 })
+const joined = join(out, 'runtime.json')
+// Of calls before this one for other jobs, which go on with the same report.
+const earlier = existsSync(joined) ? JSON.parse(readFileSync(joined, 'utf8')).reports.filter(({ job }) => jobs.every((mine) => mine.job !== job)) : []
 const reports = []
 const children = new Set()
 const waiting = [...jobs]
@@ -48,8 +51,9 @@ function run({ job, program, pieces, path }) {
       // A program that died has written what it had done until then.
       const report = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : { program, checks: [] }
       reports.push({ ...report, job, exitCode, signal, wallSeconds: (Date.now() - started) / 1000 })
-      const machine = reports.find(({ machine }) => machine)?.machine
-      writeFileSync(join(out, 'runtime.json'), `${JSON.stringify({ date: new Date().toISOString(), machine, reports }, null, 1)}\n`)
+      const all = [...earlier, ...reports]
+      const machine = all.findLast(({ machine }) => machine)?.machine
+      writeFileSync(joined, `${JSON.stringify({ date: new Date().toISOString(), machine, reports: all }, null, 1)}\n`)
       done()
     })
   })
