@@ -99,7 +99,7 @@ function rates(): { label: string; best: NonNullable<Load['best']> }[] {
 
 interface Overhead {
   bare: { p50: number; graphP50: number; perSecond: number }
-  sessions: { spinUs: number; extraUs: number; throughputRatio: number }[]
+  sessions: { spinUs: string; extraUs: number; throughputRatio: number }[]
 }
 
 async function main(): Promise<void> {
@@ -126,7 +126,7 @@ async function main(): Promise<void> {
     await writeBars(join(args.out, `runtime-${args.name}-rate.svg`), 'BERT-base shape, 128 tokens, float16: load', subtitle, bars)
     console.log(`${table(['', 'requests/s', 'P50 ms', 'P99 ms'], rate.map(({ label, best }) => [label, digits(best.offered), digits(best.p50), digits(best.p99)]))}\n`)
   }
-  const overheads = checksOf('overhead').filter(({ name, passed, figures }) => name.includes('at most') && passed && figures.bare !== undefined)
+  const overheads = checksOf('overhead').filter(({ name, figures }) => name.includes('at most') && figures.bare !== undefined)
   const rows = overheads.flatMap(({ name, figures }) => {
     const { bare, sessions } = figures as unknown as Overhead
     return sessions.map(({ spinUs, extraUs, throughputRatio }) => [
