@@ -1,7 +1,7 @@
 /**
  * What one streamed request costs the server's event loop where many come at once.
  *
- *     npx tsx bench/server/burst.ts [--streams 64] [--rounds 9] [--bursts 20] [--against <file>] [--only chat] [--profile <folder>] [--json <file>]
+ *     npx tsx bench/server/burst.ts [--streams 64] [--rounds 9] [--bursts 20] [--against <file>] [--only chat] [--profile <folder>] [--fresh <processes>] [--json <file>]
  *
  * A process sends `--streams` requests in one go over as many connections that it keeps, waits until all answers are complete, and does so again. The server's
  * backend takes 10 ms a step on a clock and nothing of the processor; outputs have two tokens, so what is measured is the way in, the first event and the end.
@@ -15,6 +15,9 @@
  * Figures are microseconds of the processor a request, of the whole process: `in` from the first request's submission to the last one's, per request between; `all` from
  * the burst to its end. They change less than times do where the machine has other work. `spreadMs` is the time from the first submission to the last.
  * TTFT is from the burst's first byte, in milliseconds. Writes docs/benchmarks/server-burst.json, or --json.
+ *
+ * `--fresh <n>` asks for the first bursts of a process in place of later ones: n new processes an arm, and the figures of each burst by its number, medians over
+ * the processes.
  */
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
@@ -38,6 +41,7 @@ const { values: flags } = parseArgs({
     against: { type: 'string' },
     only: { type: 'string' },
     profile: { type: 'string' },
+    fresh: { type: 'string' },
     json: { type: 'string', default: join(ROOT, 'docs', 'benchmarks', 'server-burst.json') },
     role: { type: 'string' },
   },
@@ -51,6 +55,8 @@ const STEP_MS = 10
 const MAX_TOKENS = 2
 const PROMPT_TOKENS = 128
 const PAUSE_MS = 5
+/** Before the first burst of a new process: it has started. */
+const FRESH_PAUSE_MS = 200
 /** A burst's answers are lost where they take longer. */
 const PATIENCE_MS = 60_000
 
@@ -314,15 +320,23 @@ async function child(role: string): Promise<void> {
 const median = (of: readonly number[]): number => quantile([...of], 0.5)
 const rounded = (value: number, digits = 1): number => Number(value.toFixed(digits))
 
-async function measure(endpoint: Endpoint, rounds: number, bursts: number) {
-  const files: [name: string, role: string, file: string][] = [
+type Arm = readonly [name: string, role: string, file: string]
+
+function armsOf(): Arm[] {
+  const arms: Arm[] = [
     ['library', 'library', __filename],
     ['node', 'node', __filename],
     ['server', 'server', __filename],
   ]
-  if (flags.against !== undefined) files.splice(2, 0, ['before', 'server', flags.against])
-  const start = (role: string, file: string, name: string): Promise<Peer<{ port: number }, Ask>> =>
-    Peer.start(file, ['--role', role, '--streams', String(STREAMS)], flags.profile, `burst-${name}`)
+  if (flags.against !== undefined) arms.splice(2, 0, ['before', 'server', flags.against])
+  return arms
+}
+
+const start = (role: string, file: string, name: string): Promise<Peer<{ port: number }, Ask>> =>
+  Peer.start(file, ['--role', role, '--streams', String(STREAMS)], flags.profile, `burst-${name}`)
+
+async function measure(endpoint: Endpoint, rounds: number, bursts: number) {
+  const files = armsOf()
   const client = await start('client', __filename, 'client')
   const arms = await Promise.all(files.map(async ([name, role, file]) => ({ name, peer: await start(role, file, name), rounds: [] as Round[], costs: [] as Cost[] })))
   const run = async ({ name, peer }: (typeof arms)[number], seed: number, count: number): Promise<{ round: Round; cost: Cost }> => {
@@ -359,11 +373,55 @@ async function measure(endpoint: Endpoint, rounds: number, bursts: number) {
   })
 }
 
+const FRESH_BURSTS = 6
+
+/** The first bursts of `processes` new processes an arm. */
+async function measureFresh(endpoint: Endpoint, processes: number) {
+  const client = await start('client', __filename, 'client')
+  const arms = armsOf().map(([name, role, file]) => ({ name, role, file, rounds: Array.from({ length: FRESH_BURSTS }, (): { round: Round; cost: Cost }[] => []) }))
+  for (let i = -1; i < processes; i++) {
+    for (const { name, role, file, rounds } of arms) {
+      const peer = await start(role, file, `${name}-${i}`)
+      await pause(FRESH_PAUSE_MS)
+      for (const [number, all] of rounds.entries()) {
+        const ask = { bursts: 1, endpoint, seed: 2 + i * FRESH_BURSTS + number }
+        await peer.ask({ reset: true })
+        const round = role === 'library' ? await peer.ask<Round>(ask) : await client.ask<Round>({ ...ask, port: peer.ready.port })
+        // What the client compiles comes with the first of all.
+        if (i >= 0) all.push({ round, cost: await peer.ask<Cost>({ cost: STREAMS }) })
+      }
+      await peer.end()
+    }
+    process.stderr.write(`${endpoint}: ${i + 1} of ${processes}\n`)
+  }
+  await client.end()
+  return arms.flatMap(({ name, rounds }) =>
+    rounds.map((all, index) => {
+      const of = (pick: (of: (typeof all)[number]) => number, digits: number): number => rounded(median(all.map(pick)), digits)
+      return {
+        endpoint,
+        arm: name,
+        burst: index + 1,
+        inUs: of(({ cost }) => cost.in, 0),
+        allUs: of(({ cost }) => cost.all, 0),
+        spreadMs: of(({ cost }) => cost.spreadMs, 1),
+        ttftP50Ms: of(({ round }) => quantile([...round.ttftMs], 0.5), 1),
+        lastTtftMs: of(({ round }) => round.lastTtftMs[0]!, 1),
+      }
+    }),
+  )
+}
+
 async function main(): Promise<void> {
   if (flags.role !== undefined) return child(flags.role)
   const rows = []
-  for (const endpoint of ENDPOINTS) if (flags.only === undefined || flags.only === endpoint) rows.push(...(await measure(endpoint, Number(flags.rounds), Number(flags.bursts))))
-  const command = `${commandOf(__filename)} --streams ${STREAMS} --rounds ${flags.rounds} --bursts ${flags.bursts}${flags.against === undefined ? '' : ' --against BEFORE'}`
+  for (const endpoint of ENDPOINTS) {
+    if (flags.only !== undefined && flags.only !== endpoint) continue
+    if (flags.fresh === undefined) rows.push(...(await measure(endpoint, Number(flags.rounds), Number(flags.bursts))))
+    else rows.push(...(await measureFresh(endpoint, Number(flags.fresh))))
+  }
+  const kind = flags.fresh === undefined ? `--rounds ${flags.rounds} --bursts ${flags.bursts}` : `--fresh ${flags.fresh}`
+  const command = `${commandOf(__filename)} --streams ${STREAMS} ${kind}${flags.against === undefined ? '' : ' --against BEFORE'}`
   writeReport(flags.json, { command, machine: describeMachine(), rows })
   console.table(rows)
 }

@@ -21,6 +21,7 @@ export interface ServeConfig {
   keepAliveMs?: number | undefined
   stallTimeoutMs?: number | undefined
   drainMs: number
+  warmUp: boolean
   modelName?: string[] | undefined
   toolCallParser?: ServerOptions['toolCallParser']
   reasoningParser?: ServerOptions['reasoningParser']
@@ -89,6 +90,7 @@ const DEFAULTS = {
   maxConnections: 4096,
   drainMs: 30_000,
   backend: 'auto',
+  warmUp: true,
   prefixCache: true,
   restart: { enabled: true },
   tracing: true,

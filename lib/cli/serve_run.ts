@@ -34,7 +34,7 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
   try {
     const llm = await loadServed(config, end.signal)
     end.add('model', () => llm.close())
-    await warmUp(llm, end.signal)
+    if (config.warmUp) await warmUp(llm, end.signal)
     const admission = config.sla === undefined ? undefined : createSlaAdmission(llm, config.sla)
     const telemetry = config.metrics.enabled || config.accessLog !== undefined ? telemetryOf(llm, config, admission) : undefined
     const server = createServer(llm, {
@@ -50,7 +50,8 @@ export async function serve(model: string | undefined, flags: Readonly<Record<st
       say(`metrics at http://${hostOf(metrics)}/metrics`)
     }
     end.throwIfAsked()
-    const { url } = await server.listen({ host: config.host, port: config.port, tls })
+    const { url } = await server.listen({ host: config.host, port: config.port, tls, signal: end.signal })
+    end.throwIfAsked()
     if (keys.length === 0 && !LOOPBACK.test(config.host)) {
       say(`WARNING: ${config.host} can be reached from other machines, and no API key is asked for; give --api-key-file, or NODE_TENSORRT_API_KEY`)
     }
@@ -112,6 +113,7 @@ function serverOptions(config: ServeConfig): ServerOptions {
     stallTimeoutMs: config.stallTimeoutMs,
     headersTimeoutMs: config.headersTimeoutMs,
     maxConnections: config.maxConnections,
+    warmUp: config.warmUp,
     onError: (error, requestId) => say(`request ${requestId} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`),
   }
 }

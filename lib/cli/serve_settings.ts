@@ -58,6 +58,7 @@ export const SETTING_GROUPS: readonly SettingGroup[] = [
       { path: 'keepAliveMs', flag: 'keep-alive', kind: MS, placeholder: 'ms', help: 'silence on a stream after which a comment is sent (default: 15000)' },
       { path: 'stallTimeoutMs', flag: 'stall-timeout', kind: MS, placeholder: 'ms', help: 'a reader that takes nothing for so long is disconnected (default: 60000)' },
       { path: 'drainMs', flag: 'drain', kind: { type: 'integer', min: 0, max: 2 ** 31 - 1 }, placeholder: 'ms', help: 'for requests under way to end after SIGTERM or Ctrl-C (default: 30000)' },
+      { path: 'warmUp', flag: 'warm-up', kind: { type: 'boolean' }, help: 'run a few requests, and the code around them, before the server listens', off: 'listen as soon as the model is loaded: the first requests take longer' },
     ],
   },
   {

@@ -1,4 +1,5 @@
 export { buildLLMEngine, type BuildEngineOptions, type BuildProgress, type BuiltEngine } from './build_engine'
+export { dryRunOf } from './dry_run'
 export type { EmbeddingResult, EmbedInput, EmbedOptions } from './embedding'
 export { abortGeneration, consumeChunks, type Generation, type OnChunk } from './generation'
 export type { Grammar } from '../grammar'

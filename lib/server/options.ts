@@ -46,6 +46,11 @@ export interface ServerOptions {
   /** Connections at once; further ones are closed. Default: no limit but the system's. */
   maxConnections?: number | undefined
   /**
+   * Before the first server of a process listens, run synthetic requests through the code that serves them, so that it is compiled when real ones come: up to 300 ms.
+   * They reach neither the model nor `security`, `admission` and `telemetry`. Default true.
+   */
+  warmUp?: boolean | undefined
+  /**
    * Called with what failed inside of the server, beside the answer 500 that says nothing of it; and with what `telemetry`, a ticket of
    * `admission` or a claim of `security` threw when it was told of a request, which goes on. Default: a process warning.
    */
@@ -65,6 +70,7 @@ const OPTION_NAMES = [
   'stallTimeoutMs',
   'headersTimeoutMs',
   'maxConnections',
+  'warmUp',
   'onError',
 ] as const satisfies readonly (keyof ServerOptions)[]
 
@@ -80,6 +86,7 @@ export interface CheckedServerOptions {
   stallTimeoutMs: number
   headersTimeoutMs: number
   maxConnections: number | undefined
+  warmUp: boolean
   onError: (error: unknown, requestId: string) => void
 }
 
@@ -108,6 +115,7 @@ export function checkServerOptions(llm: unknown, options: unknown): CheckedServe
     stallTimeoutMs: reader.integer('stallTimeoutMs', 1, MAX_TIMER_MS) ?? 60_000,
     headersTimeoutMs: reader.integer('headersTimeoutMs', 1, MAX_TIMER_MS) ?? 15_000,
     maxConnections: reader.integer('maxConnections', 1, MAX_TIMER_MS),
+    warmUp: reader.boolean('warmUp') ?? true,
     onError,
   }
 }

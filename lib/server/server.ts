@@ -2,8 +2,9 @@
 import { createServer as createHttpServer, type IncomingMessage, type Server as HttpServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https'
+import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
-import { TensorRTError } from '../errors'
+import { AbortError, TensorRTError } from '../errors'
 import type { LLM } from '../llm'
 import { ArgumentReader, followSignal } from '../runtime'
 import { createApp, NODE_PAIR } from './app'
@@ -16,6 +17,7 @@ import { Turns } from './http/turns'
 import { checkServerOptions, type ServerOptions } from './options'
 import { ModelRegistry, ServedModel } from './registry'
 import type { Services } from './services'
+import { warmUp } from './warm_up'
 
 export interface ListenOptions {
   /** 0 takes any that is free. Default 8000. */
@@ -24,6 +26,8 @@ export interface ListenOptions {
   host?: string | undefined
   /** Serve HTTPS with this certificate chain and private key, in PEM format. */
   tls?: { cert: string; key: string } | undefined
+  /** Ends the warm-up, and with it the start. */
+  signal?: AbortSignal | undefined
 }
 
 export interface ServerCloseOptions {
@@ -36,8 +40,8 @@ export interface ServerCloseOptions {
 /** An OpenAI-compatible HTTP server. The model is the caller's: closing the server does not close it. */
 export interface Server {
   /**
-   * Begins to listen.
-   * @throws (as a rejection) ERR_INVALID_ARGUMENT; ERR_IO where the address cannot be listened at; ERR_DISPOSED after `close`
+   * Begins to listen; with `warmUp` once the code of requests is warm.
+   * @throws (as a rejection) ERR_INVALID_ARGUMENT; ERR_IO where the address cannot be listened at; ERR_DISPOSED after `close`; AbortError
    */
   listen(options?: ListenOptions): Promise<{ host: string; port: number; url: string }>
   /**
@@ -76,6 +80,9 @@ class LLMServer implements Server {
     () => this.onIdle?.(),
   )
   private closing: Promise<void> | undefined
+  private endWarmUp: (() => void) | undefined
+  /** Never rejects. */
+  private warming: Promise<void> | undefined
   /** Ends the wait for requests under way. */
   private endDrain: (() => void) | undefined
   private onIdle: (() => void) | undefined
@@ -105,10 +112,12 @@ class LLMServer implements Server {
   }
 
   async listen(options: ListenOptions = {}): Promise<{ host: string; port: number; url: string }> {
-    const reader = new ArgumentReader(options, ['port', 'host', 'tls'], 'listen()')
+    const reader = new ArgumentReader(options, ['port', 'host', 'tls', 'signal'], 'listen()')
     const port = reader.integer('port', 0, 65_535) ?? 8000
     const host = reader.string('host', 255) ?? '127.0.0.1'
-    if (this.closing !== undefined) throw new TensorRTError('ERR_DISPOSED', 'The server is closed')
+    const signal = reader.signal('signal')
+    if (this.closing !== undefined) throw closedError()
+    if (signal?.aborted === true) throw new AbortError(signal.reason)
     if (this.http !== undefined) throw new TensorRTError('ERR_INVALID_ARGUMENT', 'The server listens already')
     let http: HttpServer
     try {
@@ -119,6 +128,7 @@ class LLMServer implements Server {
     }
     this.http = http
     try {
+      await this.warmUp(signal)
       await new Promise<void>((resolve, reject) => {
         http.once('error', reject)
         http.listen({ port, host }, () => {
@@ -128,10 +138,17 @@ class LLMServer implements Server {
       })
     } catch (cause) {
       this.http = undefined
+      if (cause instanceof AbortError || cause instanceof TensorRTError) throw cause
       throw new TensorRTError('ERR_IO', `Listening at ${host}:${port} failed: ${(cause as Error).message}`, { cause })
     }
     http.on('error', (error) => this.services.onError(error, '-'))
     return this.address!
+  }
+
+  /** Takes a connection that came by no listener. */
+  connect(connection: Duplex): void {
+    this.http ??= this.createHttp(undefined)
+    this.http.emit('connection', connection)
   }
 
   close(options: ServerCloseOptions = {}): Promise<void> {
@@ -153,6 +170,19 @@ class LLMServer implements Server {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** @throws (as a rejection) ERR_DISPOSED where the server was closed meanwhile; AbortError */
+  private async warmUp(signal: AbortSignal | undefined): Promise<void> {
+    if (!this.services.warmUp) return
+    const over = new AbortController()
+    this.endWarmUp = () => over.abort()
+    const unfollow = signal === undefined ? undefined : followSignal(signal, this.endWarmUp)
+    this.warming = warmUp(this.services, (llm, options) => new LLMServer(llm, options), over.signal)
+    await this.warming
+    unfollow?.()
+    if (this.closing !== undefined) throw closedError()
+    if (signal?.aborted === true) throw new AbortError(signal.reason)
   }
 
   private createHttp(tls: ListenOptions['tls']): HttpServer {
@@ -193,6 +223,8 @@ class LLMServer implements Server {
 
   private async shutDown(drainMs: number): Promise<void> {
     this.services.draining = true
+    this.endWarmUp?.()
+    await this.warming
     const { http } = this
     http?.closeIdleConnections()
     if (drainMs > 0) await this.idle(drainMs)
@@ -228,6 +260,10 @@ class LLMServer implements Server {
       this.onIdle()
     })
   }
+}
+
+function closedError(): TensorRTError {
+  return new TensorRTError('ERR_DISPOSED', 'The server is closed')
 }
 
 function readTls(given: unknown): ListenOptions['tls'] {
