@@ -2,6 +2,7 @@
  * Parts of a caller's own that only hear of requests: what they throw concerns no request. It goes to `onError`, once for each request, and the
  * part hears no more of that request's tokens. What parts are asked for, such as who may do what, fails the request that asks.
  */
+import { TensorRTError } from '../errors'
 import { tellListener } from '../runtime'
 import type { Admission, AdmissionTicket, RequestTelemetry, Security, Telemetry } from './seams'
 
@@ -12,6 +13,8 @@ export function guardOnError(onError: OnError): OnError {
   return (error, requestId) => tellListener('onError', () => onError(error, requestId), undefined)
 }
 
+/** How long the end of a part may take: spans and lines of a log on their way over a network. */
+const CLOSE_MS = 10_000
 /** Of no request. */
 const NO_ID = '-'
 
@@ -89,7 +92,20 @@ export function guardTelemetry(telemetry: Telemetry, onError: OnError): Telemetr
     httpStarted: () => attempt(onError, NO_ID, () => telemetry.httpStarted()),
     http: (facts) => attempt(onError, facts.requestId, () => telemetry.http(facts)),
     metrics: () => telemetry.metrics(),
-    close: () => telemetry.close(),
+    close: () => settleClose(telemetry.close()),
+  }
+}
+
+/** A close that never settles must not hold the server's. */
+async function settleClose(closing: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new TensorRTError('ERR_TIMEOUT', `close() of "telemetry" did not settle within ${CLOSE_MS / 1000} s`)), CLOSE_MS)
+  })
+  try {
+    await Promise.race([closing, late])
+  } finally {
+    clearTimeout(timer)
   }
 }
 

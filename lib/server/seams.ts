@@ -169,7 +169,7 @@ export interface Telemetry {
   http(facts: HttpFacts): void
   /** Prometheus' text format. Given up as `authenticate` is. */
   metrics(): Promise<{ contentType: string; body: string }>
-  /** May be called twice. */
+  /** May be called twice. Given up after 10 s: the server's `close()` rejects with ERR_TIMEOUT then, everything else being closed. */
   close(): Promise<void>
 }
 

@@ -1,6 +1,6 @@
 /** Parts of a caller's own that throw: what they are told of goes on, and what they are asked for fails the one who asks. */
 import { connect } from 'node:net'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { LLM, type TensorRTError } from '../../lib'
 import { type Admission, type AdmissionTicket, createServer, type RequestTelemetry, type Security, type ServerOptions, type Telemetry } from '../../lib/server'
 import { eventsOf, MODEL } from './support'
@@ -215,4 +215,17 @@ it('telemetry is closed also where admission cannot be', async () => {
   const server = createServer(llm, { admission: { ...ticketed({}), close: throws }, telemetry: telling({ close }) })
   await expect(server.close()).rejects.toThrow('of the part')
   expect(closed).toBe(1)
+})
+
+it('telemetry that never closes does not hold the server', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  try {
+    const server = createServer(llm, { telemetry: telling({ close: () => new Promise(() => {}) }) })
+    const closed = expect(server.close()).rejects.toMatchObject({ code: 'ERR_TIMEOUT', message: expect.stringContaining('close() of "telemetry"') as string })
+    await vi.advanceTimersByTimeAsync(10_000)
+    await closed
+    expect(vi.getTimerCount()).toBe(0)
+  } finally {
+    vi.useRealTimers()
+  }
 })
