@@ -124,13 +124,14 @@ export class GenerationState implements RequestState {
     const { plan } = this
     const endedAt = this.now()
     const choices = this.choices.map((choice) => choice.result())
-    const { index: _, ...first } = choices[0]!
+    const { text, tokens, finishReason, stop, logprobs } = choices[0]!
     const completionTokens = choices.reduce((sum, choice) => sum + choice.tokens.length, 0)
     const result: GenerationResult = {
-      ...first,
+      text,
+      tokens,
+      finishReason,
       choices,
       usage: { promptTokens: plan.promptTokens, completionTokens, cachedTokens: facts.cachedTokens },
-      ...(plan.promptLogprobs ? { promptLogprobs: this.promptLogprobs } : {}),
       seed: plan.seed,
       timings: {
         queueMs: facts.admittedAt - this.startedAt,
@@ -138,6 +139,9 @@ export class GenerationState implements RequestState {
         totalMs: endedAt - this.startedAt,
       },
     }
+    if (stop !== undefined) result.stop = stop
+    if (logprobs !== undefined) result.logprobs = logprobs
+    if (plan.promptLogprobs) result.promptLogprobs = this.promptLogprobs
     this.outcome = { result }
     this.onSettled?.()
     this.settleResult?.resolve(result)

@@ -42,7 +42,9 @@ export function answer(run: RunOptions): Promise<Response> {
 function start({ served, exchange, prompts, options }: RunOptions): Generation[] {
   return prompts.map((encoded) => {
     if (exchange.abortReason !== undefined) return served.llm.generate({ ...options, encoded, signal: exchange.signal })
-    const generation = served.llm.generate({ ...options, encoded })
+    // What it takes of its options, it takes before it returns.
+    options.encoded = encoded
+    const generation = served.llm.generate(options)
     exchange.follow(() => abortGeneration(generation, exchange.abortReason))
     return generation
   })

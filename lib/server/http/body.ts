@@ -93,13 +93,20 @@ async function readBytes(exchange: Exchange, limits: BodyLimits): Promise<Uint8A
   if (node !== undefined) {
     const { incoming } = node
     // What came with the head waited with it.
-    if (incoming.complete) return readIncoming(incoming, limits)
+    if (incoming.complete) return takeIncoming(incoming, limits)
     const bytes = await readIncoming(incoming, limits)
     exchange.completeAt = performance.now()
     return bytes
   }
   const body = request?.body ?? null
   return body === null ? new Uint8Array(0) : readStream(body, limits)
+}
+
+/** All of it is there. */
+function takeIncoming(incoming: IncomingMessage, { maxBodyBytes }: BodyLimits): Uint8Array {
+  if (incoming.destroyed) throw brokenOff()
+  if (incoming.readableLength > maxBodyBytes) throw tooLarge(maxBodyBytes)
+  return (incoming.read() as Buffer | null) ?? new Uint8Array(0)
 }
 
 /** By events: an iterator costs more than all else that is done with a body of usual size. */

@@ -6,7 +6,7 @@ import { grammarOf } from '../generation/grammar'
 import { outputFormatOf } from '../generation/output_parser'
 import { encodeChat, opened } from '../generation/prompts'
 import { answer } from '../generation/run'
-import { checkContext, type SharedOptions, sharedOptions, tooManyLogprobs } from '../generation/sampling'
+import { checkContext, sharedOptions, tooManyLogprobs } from '../generation/sampling'
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
@@ -23,10 +23,8 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   if ((body.top_logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('top_logprobs', limits)
   const maxTokens = body.max_completion_tokens ?? body.max_tokens
   const maxTokensField = body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens'
-  const options: SharedOptions = {
-    ...sharedOptions(body, maxTokens, served, exchange, limits, maxTokensField),
-    logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : undefined,
-  }
+  const options = sharedOptions(body, maxTokens, served, exchange, limits, maxTokensField)
+  if (body.logprobs === true) options.logprobs = body.top_logprobs ?? 0
   const chat = await encodeChat(served, body, exchange, limits)
   const output = outputFormatOf(served, body, chat.tokens, asked !== undefined)
   const forced = output?.forced

@@ -9,7 +9,7 @@ import { checkContext, sharedOptions, tooManyLogprobs } from '../generation/samp
 import { TokenTexts } from '../generation/token_text'
 import { Work } from '../generation/work'
 import type { Exchange } from '../http/exchange'
-import { type CompletionBody, parseCompletion } from '../schemas/completions'
+import { parseCompletion } from '../schemas/completions'
 import type { Services } from '../services'
 import { checkStreaming, factsOf, limitsOf, readRequest } from './request'
 
@@ -28,7 +28,11 @@ export async function completions(exchange: Exchange, services: Services): Promi
   }
   if ((body.logprobs ?? 0) > limits.maxLogprobs) throw tooManyLogprobs('logprobs', limits)
   const maxTokens = body.max_tokens ?? Math.min(DEFAULT_MAX_TOKENS, limits.maxOutputTokens)
-  const options = { ...sharedOptions(body, maxTokens, served, exchange, limits), ...reports(body), grammar: asked?.grammar }
+  const options = sharedOptions(body, maxTokens, served, exchange, limits)
+  options.logprobs = body.logprobs
+  // An echo has log-probabilities as the rest of the text does.
+  if (body.echo === true && !stream) options.promptLogprobs ??= body.logprobs
+  options.grammar = asked?.grammar
   const encoded = await encodePrompts(served, prompts, 'prompt', { addSpecialTokens: body.add_special_tokens }, exchange, limits)
   const promptTokens = encoded.map(({ tokens }) => tokens.length)
   checkContext('max_tokens', body.max_tokens, promptTokens, served)
@@ -55,10 +59,4 @@ export async function completions(exchange: Exchange, services: Services): Promi
     continuousUsage,
   })
   return answer({ services, exchange, served, work, prompts: encoded, options, stream, format, grammarParam: asked?.param })
-}
-
-function reports({ logprobs, echo, prompt_logprobs: prompt, stream }: CompletionBody) {
-  // An echo has log-probabilities as the rest of the text does.
-  const ofEcho = echo === true && stream !== true ? logprobs : undefined
-  return { logprobs, promptLogprobs: prompt ?? ofEcho }
 }

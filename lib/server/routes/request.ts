@@ -48,6 +48,7 @@ export function factsOf(
   promptTokens: readonly number[],
   stream: boolean,
 ): RequestFacts {
+  const { traceparent, tracestate } = traceContext(exchange)
   return {
     id: exchange.id,
     endpoint,
@@ -61,7 +62,8 @@ export function factsOf(
     deadlineMs: options.deadlineMs,
     waitedMs: performance.now() - exchange.completeAt,
     keyName: exchange.caller.keyName,
-    ...traceContext(exchange),
+    traceparent,
+    tracestate,
     temperature: options.temperature,
     topP: options.topP,
   }
