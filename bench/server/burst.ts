@@ -17,7 +17,7 @@
  * TTFT is from the burst's first byte, in milliseconds. Writes docs/benchmarks/server-burst.json, or --json.
  *
  * `--fresh <n>` asks for the first bursts of a process in place of later ones: n new processes an arm, and the figures of each burst by its number, medians over
- * the processes.
+ * the processes. Writes docs/benchmarks/server-first-bursts.json, or --json.
  */
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
@@ -42,7 +42,7 @@ const { values: flags } = parseArgs({
     only: { type: 'string' },
     profile: { type: 'string' },
     fresh: { type: 'string' },
-    json: { type: 'string', default: join(ROOT, 'docs', 'benchmarks', 'server-burst.json') },
+    json: { type: 'string' },
     role: { type: 'string' },
   },
 })
@@ -167,7 +167,9 @@ function loadLLM(meter: Meter): LLM {
   const config: { chat_template: string } = json('tokenizer_config.json')
   const tokenizer = new Tokenizer(json('tokenizer.json'), config)
   const random = seededRandom(1)
-  const tokens = Int32Array.from({ length: 10_007 }, () => FIRST_TOKEN + Math.floor(random() * (VOCAB_SIZE - FIRST_TOKEN)))
+  // Whole words: a token that is part of a character has no event of its own, and the next one would count as the first.
+  const words = Array.from({ length: VOCAB_SIZE - FIRST_TOKEN }, (_, i) => FIRST_TOKEN + i).filter((id) => /^ [a-z]+$/.test(tokenizer.decode([id])))
+  const tokens = Int32Array.from({ length: 10_007 }, () => words[Math.floor(random() * words.length)]!)
   const executor = new TimedExecutor(STEP_MS, tokens, { vocabSize: VOCAB_SIZE, maxSlots: STREAMS, maxStepTokens: 16_384 })
   const llm = LLM.fromExecutor(executor, { tokenizer, chatTemplate: new ChatTemplate(config.chat_template, tokenizer.specialTokens), eosTokenIds: [], prefixCache: false })
   const generate = llm.generate.bind(llm)
@@ -422,7 +424,8 @@ async function main(): Promise<void> {
   }
   const kind = flags.fresh === undefined ? `--rounds ${flags.rounds} --bursts ${flags.bursts}` : `--fresh ${flags.fresh}`
   const command = `${commandOf(__filename)} --streams ${STREAMS} ${kind}${flags.against === undefined ? '' : ' --against BEFORE'}`
-  writeReport(flags.json, { command, machine: describeMachine(), rows })
+  const file = flags.json ?? join(ROOT, 'docs', 'benchmarks', flags.fresh === undefined ? 'server-burst.json' : 'server-first-bursts.json')
+  writeReport(file, { command, machine: describeMachine(), rows })
   console.table(rows)
 }
 
