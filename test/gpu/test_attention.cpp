@@ -302,6 +302,7 @@ void checkStep(const std::string& name, Heads heads, std::vector<Sequence> seque
   if (parts[0].path == AttentionPath::kDecode) {
     // As the next layer does, with the same plan.
     const auto first = toHost<T>(out.template as<>(), rows * packed);
+    if (inPlace) problem.restore();
     attend();
     CHECK(sameBits(first.data(), toHost<T>(out.template as<>(), rows * packed).data(), first.size()));
   }

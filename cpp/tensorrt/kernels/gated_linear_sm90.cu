@@ -199,7 +199,9 @@ struct Tiling {
 
 using Narrow = Tiling<176, cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
 using Wide = Tiling<224, cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
-// Two tiles at a time, one's epilogue beside the other's products: for many tiles a block.
+// Takes the least power for a product, and many rows are bound by the device's limit of it.
+using Widest = Tiling<256, cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
+// Two tiles at a time, one's epilogue beside the other's products.
 using Alternating = Tiling<128, cutlass::gemm::KernelTmaWarpSpecializedPingpong>;
 
 template <class Tiling>
@@ -221,7 +223,7 @@ cudaError_t launch(const GatedLinearArgs& args, int processors, bool overlap, cu
   // room there, and a few columns of tiles go together.
   using Raster = std::remove_cvref_t<decltype(from.scheduler.raster_order)>;
   from.scheduler.raster_order = Raster::AlongM;
-  from.scheduler.max_swizzle_size = args.rows > 4096 ? 4 : 1;
+  from.scheduler.max_swizzle_size = args.rows > 4096 ? 8 : 1;
 
   const auto params = Kernel::to_underlying_arguments(from, nullptr);
   const auto kernel = cutlass::device_kernel<Kernel>;
@@ -246,7 +248,7 @@ cudaError_t launch(const GatedLinearArgs& args, int processors, bool overlap, cu
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
-// Of a launch of few tiles a multiprocessor, in columns: the time goes by its rounds and how wide they are.
+// In columns: the time goes by a launch's rounds and how wide they are.
 int64_t costOf(const GatedLinearArgs& args, int64_t columns, int64_t processors) {
   const auto roundedUp = [](int64_t count, int64_t step) { return (count + step - 1) / step; };
   const int64_t tiles =
@@ -260,7 +262,11 @@ template <DType Type>
 cudaError_t gatedLinearSm90(const GatedLinearArgs& args, bool overlap, cudaStream_t stream) noexcept {
   int processors = 0;
   if (const cudaError_t error = multiprocessorCount(&processors); error != cudaSuccess) return error;
-  if (args.rows > 512) return launch<Alternating>(args, processors, overlap, stream);
+  if (args.rows > 512) {
+    return costOf(args, 256, processors) <= costOf(args, 128, processors)
+               ? launch<Widest>(args, processors, overlap, stream)
+               : launch<Alternating>(args, processors, overlap, stream);
+  }
   return costOf(args, 224, processors) < costOf(args, 176, processors)
              ? launch<Wide>(args, processors, overlap, stream)
              : launch<Narrow>(args, processors, overlap, stream);
