@@ -85,6 +85,29 @@ describe('serve: start and end', () => {
     expect(stderr).toMatch(/loading .*tiny-storyteller\n.*loaded in .* on cpu.*\n.*warmed up in .*\n.*listening at http:\/\/127\.0\.0\.1:\d+, with no API key\n.*SIGTERM: taking no more requests\n.*ended\n$/)
   })
 
+  it('listens without a warm-up where it is told to', async () => {
+    const { child, ended, url } = await serve(['--no-warm-up'])
+    expect((await post(url, { prompt: 'Once upon a', max_tokens: 2 })).status).toBe(200)
+    child.kill('SIGTERM')
+    const { code, stderr } = await ended
+    expect(code).toBe(0)
+    expect(stderr).toMatch(/loaded in .*\n.*listening at/)
+    expect(stderr).not.toContain('warmed up')
+  })
+
+  it('ends on a SIGTERM that comes while its own code is warmed up', async () => {
+    const running = start([main, ...BASE, '--port', '0'])
+    started.push(running)
+    const { child, ended } = running
+    await running.shows('stderr', /warmed up in/)
+    child.kill('SIGTERM')
+    const { code, stderr } = await ended
+    // Where it was done by then, it drains.
+    expect(stderr).toMatch(/SIGTERM: ending\n|SIGTERM: taking no more requests\n/)
+    expect(code).toBe(stderr.includes('SIGTERM: ending') ? 143 : 0)
+    expect(stderr).toMatch(/ended\n$/)
+  })
+
   it('lets 100 streams end after SIGTERM, and takes nothing new meanwhile', async () => {
     const { child, ended, url, port } = await serve(['--drain', '60000'])
     const streams = Promise.all(Array.from({ length: 100 }, async () => {
