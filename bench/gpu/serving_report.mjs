@@ -3,7 +3,7 @@
  *
  *   node bench/gpu/serving_report.mjs NAME SERVING.json... [--vllm VLLM.json] [--transformers HF.json] [--title TEXT] [--note TEXT] [--out docs/benchmarks]
  *
- * The note stands beside the table: what else ran on the machine, say. Of several serving reports, parts of one suite on one machine, a later one's row counts, unless it failed. `node scripts/readme-table.mjs`
+ * The note stands beside the table: what else ran on the machine, say. Of several serving reports, parts of one suite on one machine or an earlier report of this program, a later one's row counts, unless it failed. `node scripts/readme-table.mjs`
  * then brings the README up to date.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -37,9 +37,11 @@ function merge(reports) {
 }
 
 const parts = files.map(read)
-const { rows, engine: _, command: __, ...facts } = merge(parts)
+const { rows, ...facts } = merge(parts)
+// What belongs to a part, which may be an earlier report, and not to this one.
+for (const own of ['engine', 'command', 'commands', 'name', 'title', 'note', 'peers']) delete facts[own]
 const peers = { vllm: merge((options.vllm ?? []).map(read)), transformers: merge((options.transformers ?? []).map(read)) }
-const report = { name, title: options.title, note: options.note, commands: parts.map(({ command }) => command).filter(Boolean), ...facts, rows, peers }
+const report = { name, title: options.title, note: options.note, commands: parts.flatMap(({ command, commands }) => command ?? commands ?? []), ...facts, rows, peers }
 const base = join(options.out, `serving-${name}`)
 writeFileSync(`${base}.json`, `${JSON.stringify(report, null, 1)}\n`)
 
