@@ -12,10 +12,13 @@ import { type SessionBatch, SessionRequest } from './session_request'
 const RUNS = 3
 /** Requests that run before a session is ready. */
 const REQUESTS = 20
-/** Requests after which the code that serves them is compiled, which the first session of a process sees to. */
-const COMPILED_AFTER = 500
-/** Fewer where they take longer than that in all: what code that is not compiled adds to a request, a millisecond or two, is little then. */
-const REQUESTS_MS = 200
+/** Requests after which V8 has compiled the code that serves them for good, which the first session of a process sees to. */
+const COMPILED_AFTER = 2500
+/** Fewer where they take longer than that in all. */
+const REQUESTS_MS = 1000
+/** Or than this where each is slow: what code that is not compiled adds to a request, a millisecond or two at first, is little then. */
+const SLOW_REQUESTS_MS = 200
+const SLOW_REQUEST_MS = 2
 const LEAST_REQUESTS = 3
 let servedToCompile = 0
 
@@ -70,8 +73,11 @@ export class WarmUp {
   private async compile(target: WarmUpTarget, request: (inputs: TensorMap) => Promise<unknown>): Promise<void> {
     const { tensors } = zeroRequest(this.shapes, target)
     const inputs = Object.fromEntries(this.shapes.signature.inputs.map(({ name }, i) => [name, tensors[i]!]))
-    const until = performance.now() + REQUESTS_MS
-    const isEnough = (i: number): boolean => (i >= REQUESTS && servedToCompile >= COMPILED_AFTER) || performance.now() >= until
+    const started = performance.now()
+    const isEnough = (i: number): boolean => {
+      const ms = performance.now() - started
+      return (i >= REQUESTS && servedToCompile >= COMPILED_AFTER) || ms >= REQUESTS_MS || (ms >= SLOW_REQUESTS_MS && ms >= i * SLOW_REQUEST_MS)
+    }
     for (let i = 0; i < LEAST_REQUESTS || !isEnough(i); i++) {
       throwIfAborted(this.options.signal)
       await request(inputs)
