@@ -85,6 +85,8 @@ class LLMServer implements Server {
   private warming: Promise<void> | undefined
   /** Ends the wait for requests under way. */
   private endDrain: (() => void) | undefined
+  /** Also before it has begun. */
+  private isDrainCut = false
   private onIdle: (() => void) | undefined
 
   constructor(llm: LLM, options: ServerOptions) {
@@ -162,9 +164,9 @@ class LLMServer implements Server {
       return Promise.reject(error as Error)
     }
     if (this.closing === undefined) this.closing = this.shutDown(drainMs)
-    else if (drainMs === 0) this.endDrain?.()
+    else if (drainMs === 0) this.cutDrain()
     if (signal === undefined) return this.closing
-    const unfollow = followSignal(signal, () => this.endDrain?.())
+    const unfollow = followSignal(signal, () => this.cutDrain())
     return this.closing.finally(unfollow)
   }
 
@@ -227,7 +229,7 @@ class LLMServer implements Server {
     await this.warming
     const { http } = this
     http?.closeIdleConnections()
-    if (drainMs > 0) await this.idle(drainMs)
+    if (drainMs > 0 && !this.isDrainCut) await this.idle(drainMs)
     for (const exchange of this.live) exchange.abort(drainingError())
     // What was aborted still has its last words to send.
     await this.idle(1000)
@@ -241,6 +243,11 @@ class LLMServer implements Server {
     } finally {
       await this.services.telemetry?.close()
     }
+  }
+
+  private cutDrain(): void {
+    this.isDrainCut = true
+    this.endDrain?.()
   }
 
   /** Resolves when nothing is under way, and after `ms` at the latest. */

@@ -412,10 +412,12 @@ describe('the end of the server', () => {
       const pending = w.post({ ...LONG })
       await until(() => w.server.pending === 1, 'the request')
       const controller = new AbortController()
+      const since = performance.now()
       const first = w.server.close({ drainMs: 60_000, signal: controller.signal })
       if (hurry === 'again') await w.server.close()
       else controller.abort()
       await first
+      expect(performance.now() - since).toBeLessThan(30_000)
       expect((await pending).status).toBe(503)
     }
   })
