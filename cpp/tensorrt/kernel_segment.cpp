@@ -209,16 +209,13 @@ std::unique_ptr<KernelSegment> KernelSegment::create(const SegmentShape& shape, 
   }
   const bool isCut = result->behindAttention_ > 0 && result->behindAttention_ < result->steps_.size();
   result->mostKept_ = isCut ? std::min(mostKept, rows) : 0;
-  const auto keep = [&](ValueId value) {
-    if (value < 0 || result->mostKept_ == 0 || result->keptOffsets_[static_cast<size_t>(value)] >= 0) return;
-    result->keptOffsets_[static_cast<size_t>(value)] =
-        reserve(int64_t{paddedRows(result->mostKept_)} * shape.widths[static_cast<size_t>(value)]);
-  };
   std::vector<bool> later(shape.widths.size(), false);
-  for (size_t i = result->behindAttention_; i < result->steps_.size(); ++i) {
+  for (size_t i = result->behindAttention_; i < result->steps_.size() && result->mostKept_ > 0; ++i) {
     const Linear& linear = result->steps_[i].linear;
     for (const ValueId value : {linear.input, linear.residual}) {
-      if (value >= 0 && !later[static_cast<size_t>(value)]) keep(value);
+      const auto at = static_cast<size_t>(value);
+      if (value < 0 || later[at] || result->keptOffsets_[at] >= 0) continue;
+      result->keptOffsets_[at] = reserve(int64_t{paddedRows(result->mostKept_)} * shape.widths[at]);
     }
     later[static_cast<size_t>(linear.output)] = true;
   }
